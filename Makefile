@@ -1,0 +1,49 @@
+# The two commands: `make repro` runs the pipeline, `make test` the tests.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/installed
+
+.PHONY: help setup repro report verify test lint format clean distclean
+
+help:  ## Show this list
+	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  \1\t/' | expand -t 14
+
+setup: $(READY)  ## Create .venv and install the pinned requirements
+
+$(READY): requirements.txt
+	@command -v $(PYTHON) >/dev/null || { echo "make: error: no $(PYTHON) found; install Python 3.11 or name it: make PYTHON=..." >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-compile -r requirements.txt
+	$(BIN)/python -m compileall -q -j 0 $(VENV)/lib || true
+	@touch $@
+
+repro: setup  ## Run what has changed of the pipeline and print the results
+	@$(BIN)/python -m stages.distil.parameters params.yaml
+	$(BIN)/dvc repro
+	@$(BIN)/python -m stages.distil.report
+
+report: setup  ## Print the results of the last run
+	@$(BIN)/python -m stages.distil.report
+
+verify: setup  ## Compare dvc.lock and the metrics with the committed ones
+	@$(BIN)/python -m stages.distil.verify
+
+test: setup  ## Run all tests
+	$(BIN)/python -m pytest -q tests
+
+lint: setup  ## Check format, style and types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: setup  ## Format the code
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:  ## Remove what the stages wrote; DVC's cache can bring it back
+	rm -rf data models results/predictions.parquet results/times .cache dvc_plots
+	rm -rf .pytest_cache .ruff_cache .mypy_cache .hypothesis
+
+distclean: clean  ## Remove also .venv and DVC's cache
+	rm -rf $(VENV) .dvc/cache .dvc/tmp

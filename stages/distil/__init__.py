@@ -1,0 +1,1 @@
+"""What the stages share, split by subject; nothing here imports a stage."""

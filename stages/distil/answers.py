@@ -1,0 +1,53 @@
+"""When two answers are the same, and which answer a text gives: decided here and nowhere else."""
+
+import re
+import string
+import unicodedata
+from collections.abc import Sequence
+
+
+def normalise(text: str) -> str:
+    """Fold case, compatibility forms and white space; drop outer punctuation, a leading article.
+
+    Milder than SQuAD's exact match (Rajpurkar et al., EMNLP 2016): what stands inside the text
+    stays, so that `mother-in-law` keeps its hyphens, `1.5` its point and `vitamin A` its A.
+    """
+    text = " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+    text = text.strip(string.punctuation + " ")
+    return re.sub(r"^(a|an|the) ", "", text)
+
+
+def same(prediction: str, answer: str) -> bool:
+    """Return whether two answers are equal once normalised."""
+    return normalise(prediction) == normalise(answer)
+
+
+def find_options(text: str, options: Sequence[str]) -> list[str]:
+    """Return the options that the text names as whole words, in order; the longest match wins."""
+    names = {normalise(option): option for option in options if normalise(option)}
+    if not names:
+        return []
+    longest_first = sorted(names, key=len, reverse=True)
+    pattern = rf"(?<![\w-])(?:{'|'.join(map(re.escape, longest_first))})(?![\w-])"
+    return [names[match] for match in re.findall(pattern, normalise(text))]
+
+
+def parse_answer(text: str, options: Sequence[str]) -> str:
+    """Return the answer that a generated text gives.
+
+    The first line counts. It is the option that equals it, else the one option that it names
+    ("The answer is aunt."), else the line as it stands.
+    """
+    line = next((line.strip() for line in text.splitlines() if line.strip()), "")
+    for option in options:
+        if same(line, option):
+            return option
+    named = set(find_options(line, options))
+    return named.pop() if len(named) == 1 else line
+
+
+def conclusion(rationale: str, options: Sequence[str]) -> str | None:
+    """Return the option that a rationale ends on: the last one its last sentence names."""
+    sentences = [s for s in re.split(r"(?<=[.!?])\s+|\n+", rationale.strip()) if s.strip()]
+    named = find_options(sentences[-1], options) if sentences else []
+    return named[-1] if named else None

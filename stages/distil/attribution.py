@@ -1,0 +1,133 @@
+"""Gradient attribution by Captum: how much each input token moves the label's log-probability.
+
+One forward and one backward pass score a whole batch: the label's log-probability is summed over
+its tokens before the gradient is taken, and gradient × input is linear in the gradient. Knows token
+ids and characters; knows nothing of words or tables.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from captum.attr import LayerGradientXActivation
+from torch import Tensor
+from torch.nn import functional
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from stages.distil.errors import UserError
+from stages.distil.prompts import Messages
+
+METHOD = "input_x_gradient"
+BATCH = 16
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """Token ids of a prompt and of its label; `spans[i]` are the characters of token `tokens[i]`.
+
+    Only tokens of the question's own text have a span; a span counts from the text's start.
+    """
+
+    ids: list[int]
+    label: list[int]
+    tokens: list[int]
+    spans: list[tuple[int, int]]
+
+
+def load_teacher(
+    folder: Path, dtype: torch.dtype
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Load a frozen teacher whose embeddings carry a gradient."""
+    if not (folder / "config.json").is_file():
+        raise UserError(f"{folder}: no model there; `dvc repro` fetches it")
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, use_safetensors=True)
+    freeze(model)
+    return model, AutoTokenizer.from_pretrained(folder)
+
+
+def freeze(model: PreTrainedModel) -> None:
+    """Let gradients flow to the embeddings' output only: no weight needs one."""
+    model.eval()
+    model.requires_grad_(False)
+    model.enable_input_require_grads()
+
+
+def encode_prompt(
+    tokenizer: PreTrainedTokenizerBase, messages: Messages, text: str, label: str
+) -> Prompt:
+    """Encode a chat prompt that holds `text` and asks for `label`."""
+    rendered = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    start = rendered.rindex(text)
+    encoded = tokenizer(rendered, add_special_tokens=False, return_offsets_mapping=True)
+    inside = [
+        (i, (max(a - start, 0), min(b - start, len(text))))
+        for i, (a, b) in enumerate(encoded["offset_mapping"])
+        if a < start + len(text) and b > start and b > a
+    ]
+    return Prompt(
+        ids=encoded["input_ids"],
+        label=tokenizer.encode(label, add_special_tokens=False),
+        tokens=[i for i, _ in inside],
+        spans=[span for _, span in inside],
+    )
+
+
+def attribute(
+    model: PreTrainedModel, prompts: Sequence[Prompt], padding: int, batch_size: int = BATCH
+) -> Iterator[tuple[int, list[float]]]:
+    """Yield (index of the prompt, score of each of its `tokens`), the longest prompts first.
+
+    The score of a token is Σ_d e_d · ∂ log p(label | prompt) / ∂ e_d over its embedding e
+    (gradient × input; Shrikumar et al., 2016, as in Ballout et al., NLDB 2024).
+    """
+    method = LayerGradientXActivation(
+        lambda ids, *rest: label_log_probability(model, ids, *rest), model.get_input_embeddings()
+    )
+    order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i].ids) - len(prompts[i].label))
+    for start in range(0, len(order), batch_size):
+        chosen = order[start : start + batch_size]
+        ids, mask, labels = (
+            t.to(model.device) for t in _pad([prompts[i] for i in chosen], padding)
+        )
+        scores = method.attribute(ids, additional_forward_args=(mask, labels)).float().sum(-1)
+        width = ids.shape[1]
+        for row, i in zip(scores.tolist(), chosen, strict=True):
+            first = width - len(prompts[i].ids) - len(prompts[i].label) + 1
+            yield i, [row[first + token] for token in prompts[i].tokens]
+
+
+def label_log_probability(
+    model: PreTrainedModel, ids: Tensor, mask: Tensor, labels: Tensor
+) -> Tensor:
+    """Return the summed log-probability of each row's label, shape (B,).
+
+    `ids` and `mask` are (B, N), padded on the left, without the label's last token; `labels` is
+    (B, T), the label's tokens padded on the left with -1. Logits are computed for the last T
+    positions only.
+    """
+    positions = (mask.cumsum(-1) - 1).clamp(min=0)
+    logits = model(
+        input_ids=ids,
+        attention_mask=mask,
+        position_ids=positions,
+        use_cache=False,
+        logits_to_keep=labels.shape[1],
+    ).logits
+    log_probabilities = functional.log_softmax(logits.float(), dim=-1)
+    picked = log_probabilities.gather(-1, labels.clamp(min=0)[..., None])[..., 0]
+    return (picked * (labels >= 0)).sum(-1)
+
+
+def _pad(prompts: Sequence[Prompt], padding: int) -> tuple[Tensor, Tensor, Tensor]:
+    rows = [p.ids + p.label[:-1] for p in prompts]
+    width, height = max(map(len, rows)), max(len(p.label) for p in prompts)
+    ids = torch.tensor([[padding] * (width - len(row)) + row for row in rows])
+    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
+    labels = torch.tensor([[-1] * (height - len(p.label)) + p.label for p in prompts])
+    return ids, mask, labels

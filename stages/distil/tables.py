@@ -1,0 +1,160 @@
+"""The Parquet tables that stages hand to each other: names, schemas, reading and writing.
+
+A table is written under a temporary name and renamed, so a reader never meets half a file, and its
+bytes depend on its rows alone. Knows nothing of what the columns mean to a model.
+"""
+
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from stages.distil.errors import UserError
+from stages.distil.examples import Example
+
+EXAMPLES = Path("data/examples.parquet")
+REJECTED = Path("data/rejected.parquet")
+RATIONALES = Path("data/rationales")  # one table a teacher
+SALIENCY = Path("data/saliency.parquet")
+DISTILL = Path("data/distill")  # one table a split
+PREDICTIONS = Path("results/predictions.parquet")
+
+_text = pa.field("text", pa.string(), nullable=False)
+_teacher_text = pa.struct([pa.field("teacher", pa.string(), nullable=False), _text])
+
+
+def _schema(**columns: pa.DataType | tuple[pa.DataType, None]) -> pa.Schema:
+    """Build a schema; a type paired with None may be null."""
+    return pa.schema(
+        [
+            pa.field(name, kind[0] if isinstance(kind, tuple) else kind, isinstance(kind, tuple))
+            for name, kind in columns.items()
+        ]
+    )
+
+
+SCHEMAS = {
+    EXAMPLES: _schema(
+        id=pa.string(),
+        split=pa.string(),
+        question=pa.string(),
+        options=pa.list_(pa.string()),
+        answer=pa.string(),
+        rationales=pa.list_(_teacher_text),
+    ),
+    REJECTED: _schema(source=pa.string(), row=pa.int64(), reason=pa.string(), text=pa.string()),
+    # A train question has a rationale and its status, a test question the teacher's own answer.
+    RATIONALES: _schema(
+        id=pa.string(),
+        split=pa.string(),
+        rationale=(pa.string(), None),
+        status=(pa.string(), None),
+        answer=(pa.string(), None),
+        finish_reason=pa.string(),
+        prompt_tokens=pa.int32(),
+        output_tokens=pa.int32(),
+    ),
+    # `start` and `end` count characters of `text`, end exclusive.
+    SALIENCY: _schema(
+        id=pa.string(),
+        text=pa.string(),
+        words=pa.list_(
+            pa.struct(
+                [
+                    pa.field("start", pa.int32(), nullable=False),
+                    pa.field("end", pa.int32(), nullable=False),
+                    pa.field("score", pa.float32(), nullable=False),
+                ]
+            )
+        ),
+        method=pa.string(),
+    ),
+    DISTILL: _schema(
+        id=pa.string(),
+        context=pa.string(),
+        options=pa.list_(pa.string()),
+        answer=pa.string(),
+        rationales=pa.list_(_teacher_text),
+        saliency=pa.list_(pa.string()),
+    ),
+    PREDICTIONS: _schema(
+        id=pa.string(),
+        question=pa.string(),
+        options=pa.list_(pa.string()),
+        answer=pa.string(),
+        prediction=pa.string(),
+        correct=pa.bool_(),
+    ),
+}
+
+
+def write_table(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write rows to a table of the schema declared for `path` or for its folder."""
+    table = pa.Table.from_pylist([dict(row) for row in rows], schema=_schema_of(path))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        pq.write_table(table, temporary, compression="zstd", store_schema=False)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_table(path: Path) -> list[dict[str, Any]]:
+    """Read a table; raise `UserError` where it is missing or has other columns than declared."""
+    try:
+        table = pq.read_table(path, partitioning=None)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such table; `dvc repro` makes it") from None
+    except (pa.ArrowInvalid, OSError) as error:
+        raise UserError(
+            f"{path}: not a Parquet table ({error}); delete it and `dvc repro`"
+        ) from None
+    expected = _schema_of(path)
+    if table.schema.names != expected.names:
+        raise UserError(
+            f"{path}: expected columns {', '.join(expected.names)}, found "
+            f"{', '.join(table.schema.names)}; delete it and `dvc repro`"
+        )
+    return table.to_pylist()
+
+
+def read_examples(*splits: str) -> list[Example]:
+    """Read the questions of the named splits, of all where none is named."""
+    return [
+        Example(**row | {"rationales": {r["teacher"]: r["text"] for r in row["rationales"]}})
+        for row in read_table(EXAMPLES)
+        if not splits or row["split"] in splits
+    ]
+
+
+def write_examples(examples: Iterable[Example]) -> None:
+    """Write the table of questions."""
+    write_table(
+        EXAMPLES,
+        (
+            vars(e) | {"rationales": [{"teacher": t, "text": x} for t, x in e.rationales.items()]}
+            for e in examples
+        ),
+    )
+
+
+def rationale_table(teacher: str) -> Path:
+    """Return the path of a teacher's rationales."""
+    return RATIONALES / f"{teacher}.parquet"
+
+
+def distill_table(split: str) -> Path:
+    """Return the path of a split of the assembled data set."""
+    return DISTILL / f"{split}.parquet"
+
+
+def _schema_of(path: Path) -> pa.Schema:
+    for name in (path, path.parent):
+        for declared, schema in SCHEMAS.items():
+            if name.parts[-len(declared.parts) :] == declared.parts:
+                return schema
+    raise KeyError(f"no schema is declared for {path}")

@@ -1,0 +1,97 @@
+"""The vLLM engine that teachers run on: chat messages in, completions out.
+
+Knows models in local folders and the machine; knows nothing of questions or of rationales.
+"""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import torch
+
+from stages.distil.errors import UserError
+from stages.distil.prompts import Messages
+
+MAX_SEQUENCES = 64
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Completion:
+    """A generated text; `finish_reason` is `stop`, or `length` where the token limit cut it."""
+
+    text: str
+    finish_reason: str
+    prompt_tokens: int
+    output_tokens: int
+
+
+class Teacher:
+    """A teacher on vLLM in process: greedy decoding with a prefix cache.
+
+    On a CPU it runs eagerly (compiling takes longer than it saves below some ten thousand tokens),
+    on all cores, with a KV cache sized to the free memory.
+    """
+
+    def __init__(self, folder: Path):
+        if not (folder / "config.json").is_file():
+            raise UserError(f"{folder}: no model there; `dvc repro` fetches it")
+        on_cpu = not torch.cuda.is_available()
+        if on_cpu:
+            _use_whole_machine(folder)
+        from vllm import LLM  # reads the environment when imported
+
+        self._engine = LLM(
+            model=str(folder),
+            dtype="bfloat16",
+            enforce_eager=on_cpu,
+            max_num_seqs=MAX_SEQUENCES,
+            max_model_len=min(4096, _context_length(folder)),
+            enable_prefix_caching=True,
+            seed=0,
+            disable_log_stats=True,
+        )
+        self._tokenizer = self._engine.get_tokenizer()
+        if self._tokenizer.chat_template is None:
+            raise UserError(
+                f"{folder}: the tokenizer has no chat template; choose an instruct model"
+            )
+
+    def complete(self, conversations: Sequence[Messages], max_tokens: int) -> list[Completion]:
+        """Complete each conversation greedily, in the order given."""
+        from vllm import SamplingParams
+
+        if not conversations:
+            return []
+        outputs = self._engine.chat(
+            list(conversations),
+            SamplingParams(temperature=0.0, max_tokens=max_tokens),
+            use_tqdm=True,
+        )
+        return [
+            Completion(
+                text=output.outputs[0].text,
+                finish_reason=output.outputs[0].finish_reason or "stop",
+                prompt_tokens=len(output.prompt_token_ids),
+                output_tokens=len(output.outputs[0].token_ids),
+            )
+            for output in outputs
+        ]
+
+
+def _use_whole_machine(folder: Path) -> None:
+    """Set what vLLM reads of its CPU backend from the environment; the user's own values stay."""
+    cores = ",".join(map(str, sorted(os.sched_getaffinity(0))))
+    # By default vLLM keeps one core free, which is half of a small machine.
+    os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", cores)
+    weights = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+    free = psutil.virtual_memory().available - weights
+    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(max(1, min(16, int(free / 4 / GIB)))))
+
+
+def _context_length(folder: Path) -> int:
+    from transformers import AutoConfig
+
+    return AutoConfig.from_pretrained(folder).max_position_embeddings

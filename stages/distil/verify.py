@@ -1,0 +1,82 @@
+"""Compare a run with the committed one: what CI holds a pull request against.
+
+Models and questions must be the same bytes. What a floating-point kernel has touched may differ
+between machines, so accuracies are compared within a tolerance.
+"""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+
+from stages.distil.command import report_errors
+from stages.distil.errors import UserError
+
+LOCK, METRICS = Path("dvc.lock"), Path("results/metrics.json")
+EXACT = ("fetch", "prepare")  # stages whose outputs are the same bytes everywhere
+TOLERANCE = 0.06  # of an accuracy; two standard errors on 300 questions
+
+
+def verify() -> None:
+    """Compare dvc.lock and metrics.json of the working tree with those of the last commit."""
+    differences = compare_locks(*_both(LOCK)) + compare_metrics(*_both(METRICS))
+    if differences:
+        raise UserError(f"this run is not the committed one: {'; '.join(differences)}")
+    print("verified: same models and questions, accuracies within the tolerance")
+
+
+def compare_locks(committed: str, found: str) -> list[str]:
+    """Return what differs between two dvc.lock files: stages, and outputs that must be equal."""
+    before, after = (YAML(typ="safe").load(text)["stages"] for text in (committed, found))
+    differences = [f"stage {s} has not run" for s in sorted(before.keys() - after.keys())]
+    differences += [f"stage {s} is not committed" for s in sorted(after.keys() - before.keys())]
+    for name in sorted(before.keys() & after.keys()):
+        if before[name].get("params") != after[name].get("params"):
+            differences.append(f"stage {name} has other parameters")
+        if name.split("@")[0] in EXACT:
+            sums = [{out["path"]: out["md5"] for out in s[name]["outs"]} for s in (before, after)]
+            differences += [
+                f"{path} is not the committed one"
+                for path in sorted(sums[0].keys() | sums[1].keys())
+                if sums[0].get(path) != sums[1].get(path)
+            ]
+    return differences
+
+
+def compare_metrics(committed: str, found: str, tolerance: float = TOLERANCE) -> list[str]:
+    """Return the accuracies beyond the tolerance, and those that only one side has."""
+    before, after = (_accuracies(json.loads(text)) for text in (committed, found))
+    differences = []
+    for name in sorted(before.keys() | after.keys()):
+        if name not in before or name not in after:
+            differences.append(f"{name} is in one of the metrics only")
+        elif abs(before[name] - after[name]) > tolerance:
+            differences.append(
+                f"{name} is {after[name]:.3f}, committed {before[name]:.3f} ± {tolerance}"
+            )
+    return differences
+
+
+def _accuracies(metrics: dict[str, Any], prefix: str = "") -> dict[str, float]:
+    found = {}
+    for key, value in metrics.items():
+        name = f"{prefix}.{key}" if prefix else key
+        if isinstance(value, dict):
+            found |= _accuracies(value, name)
+        elif key == "accuracy":
+            found[name] = value
+    return found
+
+
+def _both(path: Path) -> tuple[str, str]:
+    run = subprocess.run(["git", "show", f"HEAD:{path}"], capture_output=True, text=True)
+    if run.returncode:
+        raise UserError(f"{path}: not committed; commit it after a run that is to be the measure")
+    return run.stdout, path.read_text(encoding="utf-8")
+
+
+if __name__ == "__main__":
+    sys.exit(report_errors("verify", "--debug" in sys.argv, verify))

@@ -1,0 +1,75 @@
+"""Stage `evaluate`: answer the test questions and count, for the student and for each teacher."""
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from stages.distil import tables
+from stages.distil.answers import parse_answer
+from stages.distil.command import run_stage
+from stages.distil.parameters import Parameters
+from stages.distil.quality import STATUSES
+from stages.distil.scoring import is_correct, score
+
+METRICS = Path("results/metrics.json")
+ACCURACY = Path("results/accuracy.csv")
+
+
+def evaluate(parameters: Parameters) -> None:
+    """Write metrics, predictions and the accuracy plot's data: no times, no paths."""
+    questions = tables.read_examples("test")
+    rows = tables.read_table(tables.distill_table("test"))
+    teachers = {
+        name: tables.read_table(tables.rationale_table(name)) for name in parameters.teachers
+    }
+    from stages.distil.models import STUDENT
+    from stages.distil.student import generate_answers, load_student
+
+    model, tokenizer = load_student(STUDENT)
+    texts = generate_answers(model, tokenizer, rows, parameters.evaluate.max_tokens)
+    correct = [is_correct(text, row) for text, row in zip(texts, rows, strict=True)]
+    metrics: dict[str, Any] = {"student": score(correct), "teachers": {}}
+    by_id = {row["id"]: row for row in rows}
+    for name, table in teachers.items():
+        counts = Counter(row["status"] for row in table if row["status"])
+        metrics["teachers"][name] = {"rationales": {s: counts[s] for s in STATUSES}}
+        answered = [row for row in table if row["answer"] is not None]
+        if answered:
+            right = [is_correct(row["answer"], by_id[row["id"]]) for row in answered]
+            metrics["teachers"][name] |= score(right)
+    tables.write_table(
+        tables.PREDICTIONS,
+        (
+            {
+                "id": example.id,
+                "question": example.question,
+                "options": example.options,
+                "answer": example.answer,
+                "prediction": parse_answer(text, example.options),
+                "correct": right,
+            }
+            for example, text, right in zip(questions, texts, correct, strict=True)
+        ),
+    )
+    _write_text(METRICS, json.dumps(metrics, indent=2) + "\n")
+    bars = [("student", metrics["student"])]
+    bars += [(name, entry) for name, entry in metrics["teachers"].items() if "accuracy" in entry]
+    lines = [f"{name},{entry['accuracy']},{entry['low']},{entry['high']}\n" for name, entry in bars]
+    _write_text(ACCURACY, "model,accuracy,low,high\n" + "".join(lines))
+    student = metrics["student"]
+    print(
+        f"student: {student['accuracy']:.3f} ({student['low']:.3f} to {student['high']:.3f}) on "
+        f"{student['questions']} questions"
+    )
+
+
+def _write_text(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)
+
+
+if __name__ == "__main__":
+    run_stage(evaluate, __doc__)

