@@ -1,23 +1,25 @@
 """Stage `prepare`: make the table of questions from the data set in use."""
 
+from collections.abc import Iterator
 from dataclasses import asdict
 
 from stages.distil import tables
 from stages.distil.command import run_stage
 from stages.distil.errors import UserError
 from stages.distil.examples import SPLITS, Example
-from stages.distil.parameters import Parameters
+from stages.distil.parameters import Kinship, Parameters
 from stages.distil.sources import jsonl, kinship
-
-SOURCES = {"kinship": kinship.read, "jsonl": jsonl.read}
 
 
 def prepare(parameters: Parameters) -> None:
     """Write `examples` and `rejected`; stop when too many rows are refused."""
-    settings = parameters.data_set
-    examples, rejected = [], []
-    for row in SOURCES[settings.source](settings, parameters.seed):
-        (examples if isinstance(row, Example) else rejected).append(row)
+    examples: list[Example] = []
+    rejected: list[jsonl.Rejected] = []
+    for row in _read(parameters):
+        if isinstance(row, Example):
+            examples.append(row)
+        else:
+            rejected.append(row)
     share = len(rejected) / max(1, len(examples) + len(rejected))
     if share > parameters.data.max_rejected:
         first = rejected[0]
@@ -36,6 +38,13 @@ def prepare(parameters: Parameters) -> None:
     tables.write_table(tables.REJECTED, (asdict(row) for row in rejected))
     counts = ", ".join(f"{len(rows)} {split}" for split, rows in order.items() if rows)
     print(f"{parameters.data.name}: {counts}; {len(rejected)} rejected")
+
+
+def _read(parameters: Parameters) -> Iterator[Example | jsonl.Rejected]:
+    settings = parameters.data_set
+    if isinstance(settings, Kinship):
+        return kinship.read(settings, parameters.seed)
+    return jsonl.read(settings)
 
 
 if __name__ == "__main__":

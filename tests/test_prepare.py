@@ -91,9 +91,7 @@ def test_a_missing_or_empty_file_is_named(tmp_path, write_params, run_stage, spl
     assert (done.returncode, len(done.stderr.splitlines())) == (1, 1)
 
 
-def test_a_mistyped_parameter_is_one_line_and_a_traceback_only_when_asked(
-    write_params, run_stage
-):
+def test_a_mistyped_parameter_is_one_line_and_a_traceback_only_when_asked(write_params, run_stage):
     write_params({"data/nmae": "arc"})
     done = run_stage("prepare")
     assert done.returncode == 1

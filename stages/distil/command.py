@@ -65,7 +65,7 @@ def quiet_libraries(debug: bool) -> None:
     if not sys.stderr.isatty():
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
         os.environ.setdefault("TQDM_MININTERVAL", "30")
-    logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s")
+    logging.basicConfig(level=logging.ERROR, format="%(name)s: %(message)s")
     warnings.simplefilter("ignore")
 
 

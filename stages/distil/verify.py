@@ -61,7 +61,7 @@ def compare_metrics(committed: str, found: str, tolerance: float = TOLERANCE) ->
 
 
 def _accuracies(metrics: dict[str, Any], prefix: str = "") -> dict[str, float]:
-    found = {}
+    found: dict[str, float] = {}
     for key, value in metrics.items():
         name = f"{prefix}.{key}" if prefix else key
         if isinstance(value, dict):

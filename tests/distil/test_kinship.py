@@ -10,9 +10,7 @@ SIZES = {"train": 60, "validation": 20, "test": 20, "pool": 10}
 
 
 def settings(hops=(2, 3), distractors=2, **sizes) -> Kinship:
-    return Kinship(
-        source="kinship", sizes=SIZES | sizes, hops=list(hops), distractors=distractors
-    )
+    return Kinship(source="kinship", sizes=SIZES | sizes, hops=list(hops), distractors=distractors)
 
 
 def test_the_answer_follows_from_the_facts_and_no_other_option_does():
@@ -27,10 +25,7 @@ def test_the_answer_follows_from_the_facts_and_no_other_option_does():
         assert len({option in FEMALE for option in options}) == 1, "options of both sexes"
         answers.add(answer)
     assert answers == {
-        word
-        for kind, pair in kinship.WORDS.items()
-        if kind not in kinship.CLOSE
-        for word in pair
+        word for kind, pair in kinship.WORDS.items() if kind not in kinship.CLOSE for word in pair
     }
 
 

