@@ -16,6 +16,7 @@ from stages.distil.errors import UserError
 from stages.distil.prompts import Messages
 
 MAX_SEQUENCES = 64
+LONGEST = 8192  # tokens of prompt and text; the cache holds one such sequence at least
 CACHE_BLOCK = 32  # tokens; vLLM's 128 on a CPU leaves much of a short shared prefix uncached
 GIB = 2**30
 
@@ -38,6 +39,7 @@ class Teacher:
     """
 
     def __init__(self, folder: Path):
+        self._folder = folder
         if not (folder / "config.json").is_file():
             raise UserError(f"{folder}: no model there; `dvc repro` fetches it")
         on_cpu = not torch.cuda.is_available()
@@ -50,7 +52,7 @@ class Teacher:
             dtype="bfloat16",
             enforce_eager=on_cpu,
             max_num_seqs=MAX_SEQUENCES,
-            max_model_len=min(4096, _context_length(folder)),
+            max_model_len=min(LONGEST, _context_length(folder)),
             enable_prefix_caching=True,
             block_size=CACHE_BLOCK,
             seed=0,
@@ -67,11 +69,11 @@ class Teacher:
 
         if not conversations:
             return []
-        outputs = self._engine.chat(
-            list(conversations),
-            SamplingParams(temperature=0.0, max_tokens=max_tokens),
-            use_tqdm=True,
-        )
+        sampling = SamplingParams(temperature=0.0, max_tokens=max_tokens)
+        try:
+            outputs = self._engine.chat(list(conversations), sampling, use_tqdm=True)
+        except ValueError as error:  # such as a prompt longer than the model reads
+            raise UserError(f"{self._folder}: the teacher refused a prompt: {error}") from error
         return [
             Completion(
                 text=output.outputs[0].text,
