@@ -88,6 +88,9 @@ def _row(example: Example, completion: Any = None, **texts: str) -> dict[str, An
     return {
         "id": example.id,
         "split": example.split,
+        "rationale": None,
+        "status": None,
+        "answer": None,
         "finish_reason": completion.finish_reason if completion else "provided",
         "prompt_tokens": completion.prompt_tokens if completion else 0,
         "output_tokens": completion.output_tokens if completion else 0,

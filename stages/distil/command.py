@@ -1,4 +1,4 @@
-"""How a stage runs from a shell: arguments, one-line errors, exit code, time spent.
+"""How a stage runs from a shell: arguments, exit code, time spent.
 
 Knows nothing of what a stage does.
 """
@@ -7,13 +7,14 @@ import argparse
 import json
 import logging
 import os
+import signal
 import sys
 import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 
-from stages.distil.errors import UserError
+from stages.distil.errors import report_errors
 from stages.distil.parameters import Parameters, load_parameters
 
 TIMES = Path("results/times")  # not an output of DVC: a clock is never the same twice
@@ -35,25 +36,12 @@ def run_stage(
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     arguments = parser.parse_args()
     quiet_libraries(arguments.debug)
+    # Leave in good order when asked to stop, so that an engine's own processes end too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     chosen = [getattr(arguments, item[0])] if item else []
     sys.exit(
         report_errors(name, arguments.debug, lambda: _timed(stage, name, arguments.params, chosen))
     )
-
-
-def report_errors(name: str, debug: bool, action: Callable[[], None]) -> int:
-    """Run the action; print a user's error as one line; return the exit code."""
-    try:
-        action()
-    except (UserError, OSError) as error:
-        if debug:
-            raise
-        print(f"{name}: error: {_one_line(error)}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print(f"{name}: interrupted", file=sys.stderr)
-        return 130
-    return 0
 
 
 def quiet_libraries(debug: bool) -> None:
@@ -78,10 +66,3 @@ def _timed(stage: Callable[..., None], name: str, params: str, chosen: list[str]
     label = "@".join([name, *chosen])
     (TIMES / f"{label}.json").write_text(json.dumps({"seconds": round(seconds, 1)}) + "\n")
     print(f"{label}: done in {seconds:.0f} s", file=sys.stderr)
-
-
-def _one_line(error: BaseException) -> str:
-    if isinstance(error, OSError) and error.strerror:
-        where = f"{error.filename}: " if error.filename else ""
-        return f"{where}{error.strerror}"
-    return " ".join(str(error).split())

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from ruamel.yaml import YAML, YAMLError
 
-from stages.distil.errors import UserError
+from stages.distil.errors import UserError, report_errors
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]  # DVC splits a key on its dots
 RESERVED = "student"  # models/student is what `train` writes
@@ -275,7 +275,5 @@ def _unknown(name: str, known: Any, kind: str) -> str:
 
 if __name__ == "__main__":
     import sys
-
-    from stages.distil.command import report_errors
 
     sys.exit(report_errors("parameters", False, lambda: check_parameters(sys.argv[1])))

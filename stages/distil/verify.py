@@ -12,8 +12,7 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from stages.distil.command import report_errors
-from stages.distil.errors import UserError
+from stages.distil.errors import UserError, report_errors
 
 LOCK, METRICS = Path("dvc.lock"), Path("results/metrics.json")
 EXACT = ("fetch", "prepare")  # stages whose outputs are the same bytes everywhere
