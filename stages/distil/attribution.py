@@ -21,6 +21,7 @@ from transformers import (
 )
 
 from stages.distil.errors import UserError
+from stages.distil.hardware import attention
 from stages.distil.prompts import Messages
 
 METHOD = "input_x_gradient"
@@ -46,7 +47,9 @@ def load_teacher(
     """Load a frozen teacher whose embeddings carry a gradient."""
     if not (folder / "config.json").is_file():
         raise UserError(f"{folder}: no model there; `dvc repro` fetches it")
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, use_safetensors=True)
+    model = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=dtype, use_safetensors=True, attn_implementation=attention()
+    )
     freeze(model)
     return model, AutoTokenizer.from_pretrained(folder)
 
@@ -108,20 +111,19 @@ def label_log_probability(
     """Return the summed log-probability of each row's label, shape (B,).
 
     `ids` and `mask` are (B, N), padded on the left, without the label's last token; `labels` is
-    (B, T), the label's tokens padded on the left with -1. Logits are computed for the last T
+    (B, T), the label's tokens padded on the left with -1. Logits are computed at the label's
     positions only.
     """
     positions = (mask.cumsum(-1) - 1).clamp(min=0)
-    logits = model(
-        input_ids=ids,
-        attention_mask=mask,
-        position_ids=positions,
-        use_cache=False,
-        logits_to_keep=labels.shape[1],
-    ).logits
-    log_probabilities = functional.log_softmax(logits.float(), dim=-1)
-    picked = log_probabilities.gather(-1, labels.clamp(min=0)[..., None])[..., 0]
-    return (picked * (labels >= 0)).sum(-1)
+    hidden = model.base_model(
+        input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False
+    ).last_hidden_state[:, -labels.shape[1] :]
+    wanted = labels >= 0
+    # One flat product: a batched one would copy the vocabulary's weights for every row.
+    logits = model.get_output_embeddings()(hidden[wanted]).float()
+    picked = -functional.cross_entropy(logits, labels[wanted], reduction="none")
+    rows = torch.arange(len(labels), device=labels.device)[:, None].expand_as(labels)[wanted]
+    return picked.new_zeros(len(labels)).index_add(0, rows, picked)
 
 
 def _pad(prompts: Sequence[Prompt], padding: int) -> tuple[Tensor, Tensor, Tensor]:

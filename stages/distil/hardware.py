@@ -3,6 +3,14 @@
 import torch
 
 
+def attention() -> str:
+    """Return the attention to train with: torch's fused one where its backward pass is fast.
+
+    On a CPU that pass takes longer than the plain products, whatever the mask.
+    """
+    return "sdpa" if torch.cuda.is_available() else "eager"
+
+
 def has_bfloat16() -> bool:
     """Return whether this machine multiplies bfloat16 matrices in hardware."""
     if torch.cuda.is_available():

@@ -19,7 +19,7 @@ from transformers import (
 )
 
 from stages.distil.errors import UserError
-from stages.distil.hardware import has_bfloat16
+from stages.distil.hardware import attention, has_bfloat16
 from stages.distil.prompts import ANSWER_TASK, SALIENCY_TASK, rationale_task
 
 IGNORED = -100  # torch's label for a position without a target
@@ -53,8 +53,7 @@ def load_student(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase
         folder,
         dtype=torch.float32,
         use_safetensors=True,
-        # On a CPU the backward pass of torch's fused attention is the slower one, with any mask.
-        attn_implementation="sdpa" if torch.cuda.is_available() else "eager",
+        attn_implementation=attention(),
     )
     return model, AutoTokenizer.from_pretrained(folder)
 
