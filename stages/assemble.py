@@ -8,7 +8,6 @@ from stages.distil.command import run_stage
 from stages.distil.errors import UserError
 from stages.distil.parameters import Parameters
 from stages.distil.prompts import student_context
-from stages.distil.quality import OK
 from stages.distil.words import top_words
 
 
@@ -24,7 +23,7 @@ def assemble(parameters: Parameters) -> None:
     rationales: dict[str, list[dict[str, str]]] = {}
     for teacher in parameters.teachers:
         for row in tables.read_table(tables.rationale_table(teacher)):
-            if row["status"] == OK:
+            if row["status"] in parameters.assemble.statuses:
                 target = {"teacher": teacher, "text": row["rationale"]}
                 rationales.setdefault(row["id"], []).append(target)
     salient = {
@@ -52,8 +51,8 @@ def _report(rows: list[dict[str, Any]], teachers: list[str]) -> None:
     counts = Counter(r["teacher"] for row in rows for r in row["rationales"])
     if not counts:
         raise UserError(
-            f"no rationale of {', '.join(teachers)} passed the quality gate; raise "
-            "rationales.max_tokens, or see the status column in data/rationales"
+            f"no rationale of {', '.join(teachers)} passed the quality gate; see the "
+            "status column in data/rationales, and assemble.statuses"
         )
     print(
         f"{len(rows)} train questions; rationales of "

@@ -19,6 +19,7 @@ PARAMETERS = {
     "teachers": ["one", "two"],
     "rationales": {"examples": "none", "num_examples": 1, "max_tokens": 8},
     "saliency": {"teacher": "tiny", "top_k": 2, "weight": 0.5},
+    "assemble": {"statuses": ["ok"]},
     "student": {"model": "tiny"},
     "train": {"epochs": 1, "learning_rate": 0.01, "batch_size": 4},
     "evaluate": {"max_tokens": 4},

@@ -13,6 +13,7 @@ from ruamel.yaml import YAML, YAMLError
 from stages.distil.errors import UserError, report_errors
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]  # DVC splits a key on its dots
+STATUSES = ("ok", "empty", "truncated", "contradicts", "inconclusive")  # of a rationale
 RESERVED = "student"  # models/student is what `train` writes
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
@@ -121,6 +122,12 @@ class Saliency(_Settings):
     weight: Weight
 
 
+class Assemble(_Settings):
+    """What becomes a training target."""
+
+    statuses: list[Literal["ok", "truncated", "contradicts", "inconclusive"]] = Field(min_length=1)
+
+
 class Student(_Settings):
     """The model that learns."""
 
@@ -151,6 +158,7 @@ class Parameters(_Settings):
     teachers: list[Name] = Field(min_length=1)
     rationales: Rationales
     saliency: Saliency
+    assemble: Assemble
     student: Student
     train: Train
     evaluate: Evaluate

@@ -58,7 +58,8 @@ def test_a_rationale_concludes_in_the_last_option_of_its_last_sentence():
     ("text", "finish", "status"),
     [
         ("So Ann is the aunt of Bo.", "stop", "ok"),
-        ("Ann grew up with Bo's father.", "stop", "ok"),
+        ("Ann grew up with Bo's father.", "stop", "inconclusive"),
+        ("So Ann is the aunt of Bo. Clear.", "stop", "inconclusive"),
         (" \n", "stop", "empty"),
         ("So Ann is the aunt of", "length", "truncated"),
         ("So Ann is the niece of Bo.", "stop", "contradicts"),
@@ -67,3 +68,7 @@ def test_a_rationale_concludes_in_the_last_option_of_its_last_sentence():
 )
 def test_the_quality_gate_says_what_became_of_a_rationale(text, finish, status):
     assert rationale_status(text, finish, KIN, "aunt") == status
+
+
+def test_a_rationale_of_a_free_form_answer_need_not_name_it():
+    assert rationale_status("Three and four make seven.", "stop", [], "7") == "ok"
