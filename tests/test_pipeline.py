@@ -65,7 +65,10 @@ def dvc(folder: Path, *arguments: str) -> str:
     done = subprocess.run(
         [DVC, *arguments],
         cwd=folder,
-        env=os.environ | {"PATH": f"{python}:{os.environ['PATH']}", "VIRTUAL_ENV": sys.prefix},
+        # transformers writes whether it was offline into the tokenizer's configuration.
+        env=os.environ
+        | {"VIRTUAL_ENV": sys.prefix, "HF_HUB_OFFLINE": "1"}
+        | {"PATH": f"{python}:{os.environ['PATH']}"},
         capture_output=True,
         text=True,
     )
