@@ -270,7 +270,6 @@ def _fields(keys: list[str], values: dict[str, Any]) -> list[str]:
             )
         elif settings is not None and key in settings.model_fields:
             settings = settings.model_fields[key].annotation
-        settings = settings if hasattr(settings, "model_fields") else settings
     return list(settings.model_fields) if hasattr(settings, "model_fields") else []
 
 
