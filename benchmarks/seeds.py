@@ -34,7 +34,9 @@ def accuracies(seeds: int) -> dict[str, list[float]]:
                 done = {row["Experiment"]: row for row in dvc.api.exp_show()}
                 if name not in done:
                     PARAMS.write_text(before)
-                    sets = [part for c in [*changes, f"train.seed={seed}"] for part in ("-S", c)]
+                    # Seed 0 is that of params.yaml: its default run may be there already.
+                    changed = [*changes, *([f"train.seed={seed}"] if seed else [])]
+                    sets = [part for change in changed for part in ("-S", change)]
                     subprocess.run([DVC, "exp", "run", "--name", name, *sets], check=True)
                     done = {row["Experiment"]: row for row in dvc.api.exp_show()}
                 accuracy = float(done[name]["student.accuracy"])

@@ -22,18 +22,18 @@ def assemble(parameters: Parameters) -> None:
     statuses, least = parameters.assemble.statuses, parameters.assemble.min_share
     shares = {teacher: accepted_share(teacher, statuses) for teacher in parameters.teachers}
     teachers = [teacher for teacher, share in shares.items() if share >= least]
-    rows = {}
-    for split in ("train", "validation", "test"):
-        joined = join_targets(split, teachers, statuses, parameters.saliency.top_k, tally)
-        rows[split] = tables.write_shards(tables.distill_table(split), joined)
-    used = {t: sum(tally[f"{t}: {status}"] for status in statuses) for t in teachers}
-    if not any(used.values()):
+    if not any(shares[teacher] for teacher in teachers):
         raise UserError(
             f"no rationale of {', '.join(parameters.teachers)} passed the quality gate; see the "
             "status column in data/rationales, assemble.statuses and assemble.min_share"
         )
+    rows = {}
+    for split in ("train", "validation", "test"):
+        joined = join_targets(split, teachers, statuses, parameters.saliency.top_k, tally)
+        rows[split] = tables.write_shards(tables.distill_table(split), joined)
     print(", ".join(f"{count:,} {split}" for split, count in rows.items()))
-    for teacher, count in used.items():
+    for teacher in teachers:
+        count = sum(tally[f"{teacher}: {status}"] for status in statuses)
         lost = [
             f"{number:,} {status}"
             for status in (*STATUSES, "no row")

@@ -1,12 +1,17 @@
 """Gradient attribution by Captum: how much each input token moves the label's log-probability.
 
 One forward and one backward pass score a whole batch: the label's log-probability is summed over
-its tokens before the gradient is taken, and gradient × input is linear in the gradient. Knows token
-ids and characters; knows nothing of words or tables.
+its tokens before the gradient is taken, and gradient × input is linear in the gradient. What stands
+before every question, such as the system's text, is computed once and kept as a cache of keys and
+values: no scored token changes it.
+
+Knows token ids and characters; knows nothing of words or tables.
 """
 
+import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from os.path import commonprefix
 from pathlib import Path
 
 import torch
@@ -16,6 +21,7 @@ from torch.nn import functional
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
+    Cache,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -89,6 +95,8 @@ def attribute(
     The score of a token is Σ_d e_d · ∂ log p(label | prompt) / ∂ e_d over its embedding e
     (gradient × input; Shrikumar et al., 2016, as in Ballout et al., NLDB 2024).
     """
+    shared = commonprefix([p.ids[: min(p.tokens, default=0)] for p in prompts])
+    prefix = _read(model, shared) if shared else None
     method = LayerGradientXActivation(
         lambda ids, *rest: label_log_probability(model, ids, *rest), model.get_input_embeddings()
     )
@@ -96,27 +104,35 @@ def attribute(
     for start in range(0, len(order), batch_size):
         chosen = order[start : start + batch_size]
         ids, mask, labels = (
-            t.to(model.device) for t in _pad([prompts[i] for i in chosen], padding)
+            t.to(model.device) for t in _pad([prompts[i] for i in chosen], len(shared), padding)
         )
-        scores = method.attribute(ids, additional_forward_args=(mask, labels)).float().sum(-1)
-        width = ids.shape[1]
-        for row, i in zip(scores.tolist(), chosen, strict=True):
-            first = width - len(prompts[i].ids) - len(prompts[i].label) + 1
+        scores = method.attribute(ids, additional_forward_args=(mask, labels, prefix))
+        width = len(shared) + ids.shape[1]
+        for row, i in zip(scores.float().sum(-1).tolist(), chosen, strict=True):
+            first = width - len(prompts[i].ids) - len(prompts[i].label) + 1 - len(shared)
             yield i, [row[first + token] for token in prompts[i].tokens]
 
 
 def label_log_probability(
-    model: PreTrainedModel, ids: Tensor, mask: Tensor, labels: Tensor
+    model: PreTrainedModel, ids: Tensor, mask: Tensor, labels: Tensor, prefix: Cache | None = None
 ) -> Tensor:
     """Return the summed log-probability of each row's label, shape (B,).
 
-    `ids` and `mask` are (B, N), padded on the left, without the label's last token; `labels` is
-    (B, T), the label's tokens padded on the left with -1. Logits are computed at the label's
-    positions only.
+    `ids` are (B, N), padded on the left, without the label's last token; `prefix` holds P tokens
+    before them, the same for all rows; `mask` is (B, P + N); `labels` is (B, T), the label's tokens
+    padded on the left with -1. Logits are computed at the label's positions only.
     """
-    positions = (mask.cumsum(-1) - 1).clamp(min=0)
+    positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, -ids.shape[1] :]
+    cache = None
+    if prefix is not None:  # a copy: the pass adds its own keys and values
+        cache = copy.deepcopy(prefix)
+        cache.batch_repeat_interleave(len(ids))
     hidden = model.base_model(
-        input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False
+        input_ids=ids,
+        attention_mask=mask,
+        position_ids=positions,
+        past_key_values=cache,
+        use_cache=cache is not None,
     ).last_hidden_state[:, -labels.shape[1] :]
     wanted = labels >= 0
     # One flat product: a batched one would copy the vocabulary's weights for every row.
@@ -126,10 +142,17 @@ def label_log_probability(
     return picked.new_zeros(len(labels)).index_add(0, rows, picked)
 
 
-def _pad(prompts: Sequence[Prompt], padding: int) -> tuple[Tensor, Tensor, Tensor]:
-    rows = [p.ids + p.label[:-1] for p in prompts]
+@torch.no_grad()
+def _read(model: PreTrainedModel, ids: list[int]) -> Cache:
+    tokens = torch.tensor([ids], device=model.device)
+    return model.base_model(input_ids=tokens, use_cache=True).past_key_values
+
+
+def _pad(prompts: Sequence[Prompt], shared: int, padding: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Lay prompts and labels out without the `shared` first tokens, which the mask counts."""
+    rows = [(p.ids + p.label[:-1])[shared:] for p in prompts]
     width, height = max(map(len, rows)), max(len(p.label) for p in prompts)
     ids = torch.tensor([[padding] * (width - len(row)) + row for row in rows])
-    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
+    mask = torch.tensor([[1] * shared + [0] * (width - len(r)) + [1] * len(r) for r in rows])
     labels = torch.tensor([[-1] * (height - len(p.label)) + p.label for p in prompts])
     return ids, mask, labels

@@ -96,6 +96,6 @@ ANSWER_TASK = "\nAnswer:"
 SALIENCY_TASK = "\nKey words:"
 
 
-def rationale_task(teacher: str) -> str:
-    """Return the task prefix that asks the student for the rationale of a teacher."""
-    return f"\nRationale of {teacher}:"
+def rationale_task(number: int) -> str:
+    """Return the task prefix that asks the student for the rationale of its `number`th teacher."""
+    return f"\nReason {number}:"

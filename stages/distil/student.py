@@ -69,7 +69,8 @@ def encode_sample(
 ) -> Sample:
     """Encode a row of `distill`; a task of weight 0 gets no branch.
 
-    `weights` maps a task (`answer`, `saliency`, or a teacher's name) to its weight in the loss.
+    `weights` maps a task (`answer`, `saliency`, or a teacher's name) to its weight in the loss; the
+    order of the teachers there numbers their rationales.
     Raises `UserError` for a row longer than `limit` tokens, the model's context.
     """
 
@@ -77,7 +78,11 @@ def encode_sample(
         return tokenizer.encode(text, add_special_tokens=False)
 
     texts = [(ANSWER, ANSWER_TASK, row["answer"])]
-    texts += [(r["teacher"], rationale_task(r["teacher"]), r["text"]) for r in row["rationales"]]
+    teachers = [task for task in weights if task not in (ANSWER, SALIENCY)]
+    for r in row["rationales"]:
+        if r["teacher"] in teachers:
+            number = teachers.index(r["teacher"]) + 1
+            texts.append((r["teacher"], rationale_task(number), r["text"]))
     texts += [(SALIENCY, SALIENCY_TASK, ", ".join(row["saliency"]))] if row["saliency"] else []
     sample = Sample(
         row["id"],
