@@ -12,7 +12,7 @@ from tqdm import tqdm
 from stages.distil import sources, tables
 from stages.distil.command import run_stage
 from stages.distil.errors import UserError
-from stages.distil.examples import REPEATED, SPLITS, Example
+from stages.distil.examples import SPLITS, Example
 from stages.distil.parameters import Parameters
 from stages.distil.subset import choose_subset
 
@@ -47,7 +47,7 @@ def prepare(parameters: Parameters) -> None:
                     parts[row.split].write(tables.example_row(row))
                 else:
                     rejected.write(asdict(row))
-                    if row.reason.startswith(REPEATED):
+                    if row.repeated:
                         tally["repeated"] += 1
                         continue
                     first = first or f"{row.source}, row {row.row}: {row.reason}"

@@ -10,7 +10,8 @@ from stages.distil import tables
 from stages.distil.assembly import join_targets
 from stages.distil.errors import UserError
 from stages.distil.prompts import student_context
-from stages.distil.words import WORD, top_words
+from stages.distil.words import WORD
+from tests.distil.test_words import plain_top_words
 
 TEACHERS = ["one", "two"]
 STATUSES = ["ok", "truncated"]
@@ -99,7 +100,7 @@ def test_streams_give_what_a_plain_join_gives(drawn, split):
                     for t, r in found
                     if r and r["status"] in STATUSES
                 ],
-                "saliency": top_words(scored["text"], scored["words"], 2) if scored else [],
+                "saliency": plain_top_words(scored["text"], scored["words"], 2) if scored else [],
             }
         )
     assert assembled(split) == expected

@@ -2,9 +2,9 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
-import time
 
 import psutil
 import pytest
@@ -36,23 +36,25 @@ def workspace(tmp_path, tmp_path_factory, write_params, run_stage):
     return tmp_path
 
 
-def test_a_teacher_that_is_stopped_takes_its_engine_along(workspace, run_stage):
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+def test_a_teacher_that_is_stopped_leaves_no_process_and_no_table(workspace, run_stage, how):
     assert run_stage("prepare").returncode == 0
     process = subprocess.Popen(
         [sys.executable, "-m", "stages.rationales", "--teacher", TEACHER],
         cwd=workspace,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
-        stderr=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
     )
-    engine: list[psutil.Process] = []
-    while not engine:
-        assert process.poll() is None, "ended before its engine ran"
+    with process, process.stderr as spoken:
+        heard = b""
+        while b"Processed prompts" not in heard:  # the engine is at work
+            part = spoken.read1()
+            assert part, f"ended before its engine ran: {heard.decode()}"
+            heard += part
         children = psutil.Process(process.pid).children(recursive=True)
-        engine = [child for child in children if "EngineCore" in child.name()]
-        time.sleep(0.2)
-    process.terminate()
-    assert process.wait(timeout=120) == 128 + 15
-    _, alive = psutil.wait_procs([*engine, *children], timeout=60)
+        process.send_signal(how)
+        assert process.wait(timeout=120) == (-9 if how == signal.SIGKILL else 128 + 15)
+    _, alive = psutil.wait_procs(children, timeout=60)
     assert not alive
     assert not (workspace / "data/rationales").exists()
 

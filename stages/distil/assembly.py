@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from stages.distil.errors import UserError
-from stages.distil.prompts import student_context
+from stages.distil.prompts import OPTIONS, student_context
 from stages.distil.tables import (
     DISTILL,
     EXAMPLES,
@@ -24,7 +24,9 @@ from stages.distil.tables import (
     open_table,
     rationale_table,
 )
-from stages.distil.words import top_words_of_rows
+from stages.distil.words import top_words
+
+NO_WORDS = pa.array([[]], pa.list_(pa.string()))
 
 
 class Follower:
@@ -122,24 +124,20 @@ def _join(
                 good = pc.is_in(rows["status"], value_set=pa.array(statuses, pa.string()))
                 kept = good.to_numpy()
                 parts.append((teacher, places[kept], rows["rationale"].filter(good)))
-        options = questions["options"].to_pylist()
-        texts = zip(questions["question"].to_pylist(), options, strict=True)
-        salient: list[list[str]] = [[]] * size
+        salient = NO_WORDS.take(pa.array(np.zeros(size, np.int64)))
         if scored is not None:
             rows, places = scored.rows_of(ids)
             tally["saliency: no row"] += size - len(places)
             if rows is not None:
-                chosen = top_words_of_rows(rows["text"].to_pylist(), *_words(rows), top_k)
-                for place, words in zip(places, chosen, strict=True):
-                    salient[place] = words
+                salient = _salient(rows, places, size, top_k)
         yield pa.table(
             {
                 "id": ids,
-                "context": pa.array([student_context(*text) for text in texts], pa.string()),
+                "context": _contexts(questions),
                 "options": questions["options"],
                 "answer": questions["answer"],
                 "rationales": _rationales(parts, size),
-                "saliency": pa.array(salient, pa.list_(pa.string())),
+                "saliency": salient,
             }
         ).cast(SCHEMAS[DISTILL])
     for follower in (*written.values(), *([scored] if scored else [])):
@@ -183,13 +181,20 @@ def _rationales(parts: list[tuple[str, np.ndarray, pa.ChunkedArray]], size: int)
     return pa.ListArray.from_arrays(pa.array(ends, pa.int32()), pairs)
 
 
-def _words(rows: pa.Table) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Return how many words each row has, and starts, ends and scores of all of them."""
-    words = rows["words"].combine_chunks()
-    counts = words.value_lengths().to_numpy(zero_copy_only=False)
-    flat = words.flatten()
-    starts, ends, scores = (flat.field(n).to_numpy() for n in ("start", "end", "score"))
-    return counts, starts, ends, scores
+def _contexts(questions: pa.Table) -> pa.ChunkedArray:
+    """Return `student_context` of each question."""
+    options = questions["options"]
+    listed = pc.binary_join_element_wise(OPTIONS, pc.binary_join(options, ", "), "")
+    shown = pc.if_else(pc.greater(pc.list_value_length(options), 0), listed, "")
+    return pc.binary_join_element_wise(student_context("", []), questions["question"], shown, "")
+
+
+def _salient(rows: pa.Table, places: np.ndarray, size: int, top_k: int) -> pa.ListArray:
+    """Return for each of `size` questions its salient words; those without a row have none."""
+    words = top_words(rows["text"].combine_chunks(), rows["words"].combine_chunks(), top_k)
+    at = np.full(size, len(words))
+    at[places] = np.arange(len(words))
+    return pa.concat_arrays([words, NO_WORDS]).take(pa.array(at))
 
 
 def _count_statuses(statuses: pa.ChunkedArray, teacher: str, tally: Counter[str]) -> None:

@@ -38,14 +38,15 @@ class Record:
     error: str = ""
 
 
-REPEATED = "the same question stands"  # how the reason of a repeated question begins
-
-
 @dataclass(frozen=True)
 class Rejected:
-    """A row that is no question, or one met before: where it stands (rows count from 1) and why."""
+    """A row that is no question: where it stands (rows count from 1) and why.
+
+    `repeated` tells a sound question that was met before from a bad row.
+    """
 
     source: str
     row: int
     reason: str
     text: str
+    repeated: bool = False

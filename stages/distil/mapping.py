@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from hashlib import blake2b
 from typing import Any
 
-from stages.distil.examples import REPEATED, Example, Record, Rejected
+from stages.distil.examples import Example, Record, Rejected
 from stages.distil.parameters import Fields, Files, Hub
 
 PATH = re.compile(r"\{([^{}]+)\}")
@@ -19,6 +19,10 @@ CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ufffd\ud800-\udfff]")
 
 class BadRowError(ValueError):
     """Why a record is no question."""
+
+
+class _RepeatedError(BadRowError):
+    """The question was met before."""
 
 
 class Questions:
@@ -53,7 +57,8 @@ class Questions:
                 example, kind = to_example(record.value, settings.fields, record, number)
                 self._check(example)
             except BadRowError as error:
-                yield Rejected(record.source, record.row, str(error), record.text)
+                again = isinstance(error, _RepeatedError)
+                yield Rejected(record.source, record.row, str(error), record.text, again)
                 continue
             number += 1
             self._tally[f"answer by {kind}"] += 1
@@ -75,7 +80,7 @@ class Questions:
         )
         if split := self._questions.get(question):
             where = "on an earlier row" if split == example.split else f"in {split} too"
-            raise BadRowError(f"{REPEATED} {where}")
+            raise _RepeatedError(f"the same question stands {where}")
         self._ids.add(name)
         self._questions[question] = example.split
 

@@ -4,7 +4,6 @@ Knows models in local folders and the machine; knows nothing of questions or of 
 """
 
 import os
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +33,9 @@ class Completion:
 class Teacher:
     """A teacher on vLLM in process: greedy decoding with a prefix cache.
 
+    The engine takes requests in their order, not as they reach a process of its own: the batches,
+    and with them the rounding and the texts, are the same in every run.
+
     On a CPU it runs eagerly (compiling takes longer than it saves below some ten thousand tokens),
     on all cores, with a KV cache sized to the free memory.
     """
@@ -42,6 +44,8 @@ class Teacher:
         self._folder = folder
         if not (folder / "config.json").is_file():
             raise UserError(f"{folder}: no model there; `dvc repro` fetches it")
+        os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+        os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
         on_cpu = not torch.cuda.is_available()
         if on_cpu:
             _use_whole_machine(folder)
@@ -90,10 +94,6 @@ def _use_whole_machine(folder: Path) -> None:
     cores = ",".join(map(str, sorted(os.sched_getaffinity(0))))
     # By default vLLM keeps one core free, which is half of a small machine.
     os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", cores)
-    # The OpenMP runtime that vLLM recommends on a CPU; its processes load it when they start.
-    openmp = Path(sys.prefix) / "lib/libiomp5.so"
-    if openmp.is_file():
-        os.environ.setdefault("LD_PRELOAD", str(openmp))
     weights = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
     free = psutil.virtual_memory().available - weights
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(max(1, min(16, int(free / 4 / GIB)))))

@@ -1,7 +1,4 @@
 import hashlib
-import http.server
-import json
-import threading
 import zipfile
 from pathlib import Path
 
@@ -10,10 +7,10 @@ import pytest
 from stages.distil import models
 from stages.distil.errors import UserError
 from stages.distil.parameters import FolderModel, HubModel, PackageModel, ProvidedModel
+from tests.hub import REVISION, serve
 
 PARTS = [b"first part, ", b"second part"]
 SHA256 = hashlib.sha256(b"".join(PARTS)).hexdigest()
-REVISION = "0123456789abcdef0123456789abcdef01234567"
 
 
 @pytest.fixture(autouse=True)
@@ -154,72 +151,23 @@ def test_a_provided_teacher_has_a_folder_without_weights():
     assert models.count_parameters(folder) == 0
 
 
-class _Hub(http.server.BaseHTTPRequestHandler):
-    """What of the Hub's protocol a snapshot takes: the list of files, then each file."""
-
-    files: dict[str, bytes] = {}
-
-    def do_HEAD(self):  # noqa: N802
-        self.answer(body=False)
-
-    def do_GET(self):  # noqa: N802
-        self.answer(body=True)
-
-    def answer(self, body: bool) -> None:
-        path = self.path.split("?")[0]
-        name = path.rpartition(f"/resolve/{REVISION}/")[2]
-        if path == f"/api/models/some/model/revision/{REVISION}":
-            siblings = [{"rfilename": name} for name in self.files]
-            content = json.dumps({"id": "some/model", "sha": REVISION, "siblings": siblings})
-            self.send(200, content.encode(), body)
-        elif path.startswith(f"/api/models/some/model/tree/{REVISION}"):
-            tree = [
-                {"type": "file", "path": n, "size": len(c), "oid": etag(c)}
-                for n, c in self.files.items()
-            ]
-            self.send(200, json.dumps(tree).encode(), body)
-        elif name in self.files:
-            self.send(200, self.files[name], body)
-        else:
-            self.send(404, b"{}", body)
-
-    def send(self, status: int, content: bytes, body: bool) -> None:
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(content)))
-        self.send_header("ETag", f'"{etag(content)}"')
-        self.send_header("X-Repo-Commit", REVISION)
-        self.end_headers()
-        if body:
-            self.wfile.write(content)
-
-    def log_message(self, *_):
-        pass
-
-
-def etag(content: bytes) -> str:
-    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
-
-
 @pytest.fixture
 def hub(tiny_model, monkeypatch):
     """A local stand-in for the Hub that serves the tiny model."""
     import huggingface_hub.constants as constants
 
-    _Hub.files = {f.name: f.read_bytes() for f in tiny_model.iterdir()}
-    _Hub.files["pytorch_model.bin"] = b"a pickle"
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Hub)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    address = f"http://127.0.0.1:{server.server_port}"
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(constants, "ENDPOINT", address)
-    monkeypatch.setattr(
-        constants,
-        "HUGGINGFACE_CO_URL_TEMPLATE",
-        address + "/{repo_id}/resolve/{revision}/{filename}",
-    )
-    monkeypatch.setenv("HF_ENDPOINT", address)
-    yield server
-    server.shutdown()
+    files = {f.name: f.read_bytes() for f in tiny_model.iterdir()}
+    files["pytorch_model.bin"] = b"a pickle"
+    with serve({"models/some/model": files}) as address:
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(constants, "ENDPOINT", address)
+        monkeypatch.setattr(
+            constants,
+            "HUGGINGFACE_CO_URL_TEMPLATE",
+            address + "/{repo_id}/resolve/{revision}/{filename}",
+        )
+        monkeypatch.setenv("HF_ENDPOINT", address)
+        yield
 
 
 def hub_model(name: str = "some/model") -> HubModel:

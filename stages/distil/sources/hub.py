@@ -12,7 +12,7 @@ from stages.distil.errors import UserError
 from stages.distil.examples import Record
 from stages.distil.parameters import Hub
 
-CACHE = Path(".cache/datasets")
+CACHE = Path(".cache/datasets")  # a folder a revision: of another one, `datasets` makes do with it
 
 
 def read(settings: Hub, split: str) -> Iterator[Record]:
@@ -37,7 +37,7 @@ def _load(settings: Hub, name: str, part: str) -> Any:
             name=settings.config,
             split=part,
             revision=settings.revision,
-            cache_dir=str(CACHE),
+            cache_dir=str(CACHE / (settings.revision or "local")),
         )
     except (DatasetNotFoundError, FileNotFoundError, ConnectionError) as error:
         reason = str(error).splitlines()[0]

@@ -1,0 +1,93 @@
+"""A local stand-in for the Hugging Face Hub: what of its protocol a download takes."""
+
+import hashlib
+import http.server
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+REVISION = "0123456789abcdef0123456789abcdef01234567"
+Repositories = dict[str, dict[str, bytes]]  # models/OWNER/NAME or datasets/OWNER/NAME: its files
+
+
+@contextmanager
+def serve(repositories: Repositories) -> Iterator[str]:
+    """Serve repositories at REVISION on a free port; yield the address."""
+
+    class Handler(_Handler):
+        held = repositories
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+class _Handler(http.server.BaseHTTPRequestHandler):
+    held: Repositories = {}
+
+    def do_HEAD(self) -> None:  # noqa: N802
+        self._answer(body=False)
+
+    def do_GET(self) -> None:  # noqa: N802
+        self._answer(body=True)
+
+    def do_POST(self) -> None:  # noqa: N802
+        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self._answer(body=True, paths=asked.get("paths"))
+
+    def _answer(self, body: bool, paths: list[str] | None = None) -> None:
+        path, _, query = self.path.strip("/").partition("?")
+        for name, files in self.held.items():
+            plain = name.removeprefix("models/")  # files of a model stand without its kind
+            if path == f"api/{name}/revision/{REVISION}":
+                siblings = [{"rfilename": file} for file in files]
+                self._send_json({"id": plain, "sha": REVISION, "siblings": siblings}, body)
+            elif path.startswith(f"api/{name}/tree/{REVISION}"):
+                below = path.removeprefix(f"api/{name}/tree/{REVISION}").strip("/")
+                self._send_json(_listing(files, below, "recursive=true" in query.lower()), body)
+            elif path == f"api/{name}/paths-info/{REVISION}":
+                found = [e for e in _listing(files) if e["path"] in (paths or [])]
+                self._send_json(found, body)
+            elif path.removeprefix(f"{plain}/resolve/{REVISION}/") in files:
+                self._send(200, files[path.removeprefix(f"{plain}/resolve/{REVISION}/")], body)
+            else:
+                continue
+            return
+        self._send(404, b"{}", body)
+
+    def _send_json(self, value: object, body: bool) -> None:
+        self._send(200, json.dumps(value).encode(), body)
+
+    def _send(self, status: int, content: bytes, body: bool) -> None:
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(content)))
+        self.send_header("ETag", f'"{_etag(content)}"')
+        self.send_header("X-Repo-Commit", REVISION)
+        self.end_headers()
+        if body:
+            self.wfile.write(content)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def _listing(files: dict[str, bytes], below: str = "", recursive: bool = True) -> list[dict]:
+    """Return the files under a folder; only those in it, and its folders, if not recursive."""
+    start = f"{below}/" if below else ""
+    found = {}
+    for name, content in files.items():
+        rest = name.removeprefix(start)
+        if name.startswith(start) and ("/" not in rest or recursive):
+            entry = {"type": "file", "path": name, "size": len(content), "oid": _etag(content)}
+            found[name] = entry
+        elif name.startswith(start):
+            folder = start + rest.split("/")[0]
+            found[folder] = {"type": "directory", "path": folder, "oid": _etag(folder.encode())}
+    return list(found.values())
+
+
+def _etag(content: bytes) -> str:
+    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
