@@ -36,7 +36,7 @@ def run_stage(
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     arguments = parser.parse_args()
     quiet_libraries(arguments.debug)
-    # Leave in good order when asked to stop, so that an engine's own processes end too.
+    # Leave in good order when asked to stop: what was half written is removed.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     chosen = [getattr(arguments, item[0])] if item else []
     sys.exit(
