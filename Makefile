@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/installed
 
-.PHONY: help setup gym repro report verify test lint format clean distclean
+.PHONY: help setup gym repro report compare verify test lint format clean distclean
 
 help:  ## Show this list
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  \1\t/' | expand -t 14
@@ -30,6 +30,9 @@ repro: setup  ## Run what has changed of the pipeline and print the results
 
 report: setup  ## Print the results of the last run
 	@$(BIN)/python -m stages.distil.report
+
+compare: setup  ## Test whether two runs differ: make compare A=workspace B=EXPERIMENT
+	@$(BIN)/python -m stages.distil.compare $(A) $(B)
 
 verify: setup  ## Compare dvc.lock and the metrics with the committed ones
 	@$(BIN)/python -m stages.distil.verify
