@@ -50,8 +50,9 @@ format: setup  ## Format the code
 	$(BIN)/ruff check --fix .
 
 clean:  ## Remove what the stages wrote; DVC's cache can bring it back
-	rm -rf data models results/predictions.parquet results/times .cache dvc_plots
+	rm -rf data models results/predictions.parquet results/times dvc_plots
+	rm -rf .cache/datasets .cache/downloads .cache/prepare
 	rm -rf .pytest_cache .ruff_cache .mypy_cache .hypothesis
 
-distclean: clean  ## Remove also .venv and DVC's cache
-	rm -rf $(VENV) .dvc/cache .dvc/tmp
+distclean: clean  ## Remove also .venv, DVC's cache and all that teachers wrote
+	rm -rf $(VENV) .dvc/cache .dvc/tmp .cache

@@ -61,6 +61,7 @@ def draw_tables(rows: int, teachers: int) -> None:
     for teacher in TEACHERS[:teachers]:
         good = rng.random(GROUP) < 0.8
         drawn[tables.rationale_table(teacher)] = {
+            "sample": [0] * GROUP,
             "rationale": sentences(25),
             "status": ["ok" if ok else "contradicts" for ok in good],
             "answer": [None] * GROUP,

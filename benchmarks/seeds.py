@@ -26,6 +26,8 @@ PARAMS = Path("params.yaml")
 def accuracies(seeds: int) -> dict[str, list[float]]:
     """Run what has not run yet and return each method's accuracies, one a seed."""
     found: dict[str, list[float]] = {method: [] for method in METHODS}
+    if subprocess.run(["git", "diff", "--quiet", "HEAD", "--", str(PARAMS)]).returncode:
+        sys.exit(f"{PARAMS}: not the committed one; commit it, or `git checkout HEAD {PARAMS}`")
     before = PARAMS.read_text()
     try:
         for seed in range(seeds):

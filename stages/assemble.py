@@ -6,7 +6,7 @@ from stages.distil import tables
 from stages.distil.assembly import accepted_share, join_targets
 from stages.distil.command import run_stage
 from stages.distil.errors import UserError
-from stages.distil.parameters import STATUSES, Parameters
+from stages.distil.parameters import GOLD, STATUSES, VOTE, Parameters
 
 
 def assemble(parameters: Parameters) -> None:
@@ -27,10 +27,17 @@ def assemble(parameters: Parameters) -> None:
             f"no rationale of {', '.join(parameters.teachers)} passed the quality gate; see the "
             "status column in data/rationales, assemble.statuses and assemble.min_share"
         )
+    labellers = _labellers(parameters)
+    top_k = parameters.saliency.top_k
     rows = {}
     for split in ("train", "validation", "test"):
-        joined = join_targets(split, teachers, statuses, parameters.saliency.top_k, tally)
+        joined = join_targets(split, teachers, parameters.assemble, top_k, tally, labellers)
         rows[split] = tables.write_shards(tables.distill_table(split), joined)
+    if not rows["train"]:
+        raise UserError(
+            f"{', '.join(labellers)} answered no train question; see the answer column in "
+            "data/rationales and assemble.labels"
+        )
     print(", ".join(f"{count:,} {split}" for split, count in rows.items()))
     for teacher in teachers:
         count = sum(tally[f"{teacher}: {status}"] for status in statuses)
@@ -46,7 +53,20 @@ def assemble(parameters: Parameters) -> None:
                 f"{teacher}: left out, only {100 * share:.0f} % of its rationales are "
                 f"{' or '.join(statuses)} (assemble.min_share {least})"
             )
+    if labellers:
+        print(
+            f"labels of {', '.join(labellers)}: {tally['labels: not gold']:,} are not gold, "
+            f"{tally['labels: none']:,} questions left out without one"
+        )
     print(f"saliency: {rows['train'] - tally['saliency: no row']:,} train questions")
+
+
+def _labellers(parameters: Parameters) -> list[str]:
+    """Return the teachers whose answers are the labels; none where gold ones are."""
+    labels = parameters.assemble.labels
+    if labels == VOTE:
+        return [t for t in parameters.teachers if parameters.models[t].source != "provided"]
+    return [] if labels == GOLD else [labels]
 
 
 if __name__ == "__main__":

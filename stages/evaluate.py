@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from stages.distil import tables
-from stages.distil.answers import parse_answer
+from stages.distil.answers import parse_answer, same
 from stages.distil.command import run_stage
 from stages.distil.parameters import Parameters
 from stages.distil.quality import STATUSES
@@ -22,6 +22,7 @@ def evaluate(parameters: Parameters) -> None:
     teachers = {
         name: tables.read_table(tables.rationale_table(name)) for name in parameters.teachers
     }
+    gold = {e.id: e.answer for e in tables.scan_examples("train")}
     from stages.distil.models import STUDENT
     from stages.distil.student import generate_answers, load_student
 
@@ -33,10 +34,14 @@ def evaluate(parameters: Parameters) -> None:
     for name, table in teachers.items():
         counts = Counter(row["status"] for row in table if row["status"])
         metrics["teachers"][name] = {"rationales": {s: counts[s] for s in STATUSES}}
-        answered = [row for row in table if row["answer"] is not None]
+        answered = [row for row in table if row["split"] == "test"]
         if answered:
             right = [is_correct(row["answer"], by_id[row["id"]]) for row in answered]
             metrics["teachers"][name] |= score(right)
+        reasoned = [row for row in table if row["split"] == "train" and row["answer"] is not None]
+        if reasoned:  # without teacher forcing
+            right = [same(row["answer"], gold[row["id"]]) for row in reasoned]
+            metrics["teachers"][name]["train"] = score(right)
     tables.write_table(
         tables.PREDICTIONS,
         (

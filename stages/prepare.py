@@ -1,21 +1,25 @@
 """Stage `prepare`: make the table of questions from the data set in use."""
 
+import random
 import shutil
 import sys
 from collections import Counter
 from contextlib import ExitStack
 from dataclasses import asdict
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
 from stages.distil import sources, tables
 from stages.distil.command import run_stage
 from stages.distil.errors import UserError
-from stages.distil.examples import SPLITS, Example
+from stages.distil.examples import POOL, SPLITS, Example
 from stages.distil.parameters import Parameters
 from stages.distil.subset import choose_subset
 
+POOL_DRAWN_FROM = 4  # times as many questions, the first ones of train
 PARTS = Path(".cache/prepare")  # each split waits in a table of its own: test is read first
 
 
@@ -59,12 +63,29 @@ def prepare(parameters: Parameters) -> None:
             for place, written in enumerate(tables.scan_table(PARTS / f"{split}.parquet")):
                 if split != "train" or chosen is None or place in chosen:
                     examples.write(written)
+        if not ids[POOL]:
+            for written in _pool(parameters):
+                examples.write(written | {"split": POOL})
     sizes = {split: len(found) for split, found in ids.items()}
     if chosen is not None:
         sizes["train"] = len(chosen)
     counts = ", ".join(f"{size} {split}" for split, size in sizes.items() if size)
     notes = "".join(f"; {count} {what}" for what, count in sorted(tally.items()))
     print(f"{data.name}: {counts}{notes}")
+
+
+def _pool(parameters: Parameters) -> list[dict[str, Any]]:
+    """Choose train questions that prompts may show, for a data set without a pool of its own.
+
+    They are drawn from the first rows of the whole train split, those with a rationale where there
+    are any: a subset, or rows added at its end, leave the pool and with it every prompt as it is.
+    """
+    size = parameters.data.pool
+    first = list(islice(tables.scan_table(PARTS / "train.parquet"), POOL_DRAWN_FROM * size))
+    solved = [row for row in first if any(r["text"].strip() for r in row["rationales"])]
+    among = solved or first
+    draw = random.Random(f"pool {parameters.seed}")
+    return draw.sample(among, min(size, len(among)))
 
 
 def _check_counts(

@@ -10,11 +10,12 @@ from tqdm import tqdm
 from stages.distil import tables
 from stages.distil.attribution import METHOD, attribute, encode_prompt, load_teacher
 from stages.distil.command import run_stage
+from stages.distil.conversations import PromptFile
 from stages.distil.examples import Example
 from stages.distil.hardware import has_bfloat16
 from stages.distil.models import model_folder
 from stages.distil.parameters import Parameters
-from stages.distil.prompts import answer_messages, question_spans, question_text
+from stages.distil.prompts import question_spans, question_text
 from stages.distil.words import word_scores
 
 
@@ -25,11 +26,12 @@ def saliency(parameters: Parameters) -> None:
 
 def _scored(parameters: Parameters, examples: list[Example]) -> Iterator[dict[str, Any]]:
     dtype = torch.bfloat16 if has_bfloat16() else torch.float32
+    wording = PromptFile(parameters.rationales.prompts.answer)
     model, tokenizer = load_teacher(model_folder(parameters.saliency.teacher), dtype)
     prompts = [
         encode_prompt(
             tokenizer,
-            answer_messages(example),
+            wording.conversation(example).messages(),
             question_text(example.question, example.options),
             example.answer,
         )

@@ -5,8 +5,11 @@ import os
 import subprocess
 from pathlib import Path
 
+import hypothesis
 import pytest
 
+hypothesis.settings.register_profile("tests", deadline=None, derandomize=True)  # no clock, no luck
+hypothesis.settings.load_profile("tests")
 ROOT = Path(__file__).parent.parent
 CHAT = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
@@ -66,10 +69,13 @@ def tiny_model(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def parameter_values() -> dict:
-    """What the committed params.yaml holds, to be changed by a test."""
+    """What the committed params.yaml holds, to be changed by a test; prompts by full path."""
     from ruamel.yaml import YAML
 
-    return YAML(typ="safe").load(ROOT / "params.yaml")
+    values = YAML(typ="safe").load(ROOT / "params.yaml")
+    prompts = values["rationales"]["prompts"]
+    values["rationales"]["prompts"] = {name: str(ROOT / path) for name, path in prompts.items()}
+    return values
 
 
 @pytest.fixture

@@ -9,12 +9,14 @@ import pytest
 from stages.distil import tables
 from stages.distil.assembly import join_targets
 from stages.distil.errors import UserError
+from stages.distil.parameters import Assemble
 from stages.distil.prompts import student_context
 from stages.distil.words import WORD
 from tests.distil.test_words import plain_top_words
 
 TEACHERS = ["one", "two"]
-STATUSES = ["ok", "truncated"]
+SETTINGS = Assemble(statuses=["ok", "truncated"])
+STATUSES = SETTINGS.statuses
 
 
 @pytest.fixture
@@ -46,6 +48,7 @@ def drawn(tmp_path, monkeypatch) -> dict[str, dict]:
                 held[teacher][name] = {
                     "id": name,
                     "split": row["split"],
+                    "sample": 0,
                     "rationale": f"{teacher} on {name}" if train else None,
                     "status": str(rng.choice(["ok", "truncated", "empty"])) if train else None,
                     "answer": None,
@@ -76,7 +79,7 @@ def write(held: dict[str, dict]) -> None:
 
 
 def assembled(split: str, tally: Counter[str] | None = None) -> list[dict]:
-    rows = join_targets(split, TEACHERS, STATUSES, 2, Counter() if tally is None else tally)
+    rows = join_targets(split, TEACHERS, SETTINGS, 2, Counter() if tally is None else tally)
     tables.write_shards(tables.distill_table(split), rows)
     return tables.read_table(tables.distill_table(split))
 
@@ -104,6 +107,55 @@ def test_streams_give_what_a_plain_join_gives(drawn, split):
             }
         )
     assert assembled(split) == expected
+
+
+@pytest.mark.parametrize("labellers", [["two"], ["one", "two"], ["two", "one", "three"]])
+def test_teachers_answers_are_labels_where_asked_for(drawn, labellers):
+    """Against a vote counted one question at a time; the first teacher breaks a tie."""
+    rng = np.random.default_rng(1)
+    drawn["three"] = {name: dict(row) for name, row in drawn["one"].items()}
+    for teacher in (*TEACHERS, "three"):
+        for row in drawn[teacher].values():
+            if row["split"] == "train":
+                row["answer"] = rng.choice(["yes", "no", "No", None])
+    write(drawn)
+    tables.write_table(tables.rationale_table("three"), drawn["three"].values())
+    expected = {}
+    for name in (f"train-{n}" for n in range(100)):
+        given = [drawn[t][name]["answer"] for t in labellers if name in drawn[t]]
+        given = [answer for answer in given if answer]
+        votes = Counter(answer.lower() for answer in given)
+        if given:
+            most = max(votes.values())
+            expected[name] = next(a for a in given if votes[a.lower()] == most)
+    tally: Counter[str] = Counter()
+    rows = list(join_targets("train", TEACHERS, SETTINGS, 2, tally, labellers))
+    found = {row["id"]: row["answer"] for table in rows for row in table.to_pylist()}
+    assert found == expected
+    assert 0 < tally["labels: none"] == 100 - len(expected)
+    assert tally["labels: not gold"] == sum(answer != "yes" for answer in found.values())
+    assert len(assembled("validation")) == 3
+
+
+def test_a_dropped_or_empty_text_is_no_target(drawn):
+    for row in drawn["one"].values():
+        if row["status"] == "truncated":
+            row["rationale"] = None if row["id"].endswith("1") else ""
+    write(drawn)
+    kept = [r["text"] for row in assembled("train") for r in row["rationales"]]
+    assert kept and all(kept)
+
+
+def test_several_rationales_of_a_teacher_stand_together(drawn):
+    rows = [
+        row | {"sample": sample, "rationale": f"{row['id']} {sample}"}
+        for row in drawn["one"].values()
+        for sample in range(3 if row["split"] == "train" else 1)
+    ]
+    tables.write_table(tables.rationale_table("one"), rows)
+    for row in assembled("train"):
+        mine = [r["text"] for r in row["rationales"] if r["teacher"] == "one"]
+        assert mine in ([], [f"{row['id']} {sample}" for sample in range(3)])
 
 
 def test_a_split_is_a_folder_of_shards_and_the_same_bytes_twice(drawn):

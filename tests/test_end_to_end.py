@@ -2,13 +2,22 @@
 
 import json
 import os
+import signal
+import socket
+import sqlite3
 import subprocess
 import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
 
 import psutil
 import pytest
 
 from stages.distil import tables
+from stages.distil.generations import GENERATIONS
 from tests.conftest import ROOT
 
 TEACHER = "smollm2-135m"
@@ -35,25 +44,95 @@ def workspace(tmp_path, tmp_path_factory, write_params, run_stage):
     return tmp_path
 
 
-def test_a_teacher_that_is_killed_leaves_no_process_and_no_table(workspace, run_stage):
+def kept(workspace: Path) -> int:
+    """Count the texts in the row store."""
+    path = workspace / GENERATIONS
+    if not path.exists():
+        return 0
+    with closing(sqlite3.connect(path, timeout=60)) as store:
+        tables_there = store.execute("SELECT name FROM sqlite_master").fetchall()
+        found = "SELECT count(*) FROM generations" if tables_there else "SELECT 0"
+        return store.execute(found).fetchone()[0]
+
+
+def test_a_teacher_that_is_killed_leaves_no_process_and_goes_on_where_it_was(workspace, run_stage):
     assert run_stage("prepare").returncode == 0
     process = subprocess.Popen(
         [sys.executable, "-m", "stages.rationales", "--teacher", TEACHER],
         cwd=workspace,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
-        stderr=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
     )
-    with process, process.stderr as spoken:
-        heard = b""
-        while b"Processed prompts" not in heard:  # the engine is at work
-            part = spoken.read1()
-            assert part, f"ended before its engine ran: {heard.decode()}"
-            heard += part
-        children = psutil.Process(process.pid).children(recursive=True)
-        process.kill()
+    while not kept(workspace):
+        assert process.poll() is None, "ended before its engine ran"
+        time.sleep(0.1)
+    children = psutil.Process(process.pid).children(recursive=True)
+    process.kill()
+    process.wait()
     _, alive = psutil.wait_procs(children, timeout=60)
     assert not alive
     assert not (workspace / "data/rationales").exists()
+    before = kept(workspace)
+    done = run_stage("rationales", "--teacher", TEACHER)
+    assert done.returncode == 0, done.stderr
+    assert f"{14 - before} generated, {before} found" in done.stderr
+
+
+@contextmanager
+def vllm_serve(model: Path, name: str) -> Iterator[str]:
+    """Run vLLM's own server on a free port; yield the address for `url` when it is ready."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]
+    command += ["--model", str(model), "--served-model-name", name, "--dtype", "float32"]
+    command += ["--host", "127.0.0.1", "--port", str(port), "--enforce-eager"]
+    command += ["--generation-config", "vllm"]
+    command += ["--max-num-seqs", "64", "--max-model-len", "2048", "--block-size", "32"]
+    environment = os.environ | {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1"}
+    server = subprocess.Popen(
+        command,
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        while True:
+            assert server.poll() is None, "the server did not start"
+            try:
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/health")
+                break
+            except OSError:
+                time.sleep(0.5)
+        yield f"http://127.0.0.1:{port}/v1"
+    finally:
+        os.killpg(server.pid, signal.SIGKILL)
+        server.wait()
+
+
+def test_a_server_gives_the_texts_of_the_engine_in_process(workspace, write_params, run_stage):
+    sizes = {"train": 48, "validation": 3, "test": 16, "pool": 6}
+    # In bfloat16 a text hangs on what else is in its batch, and a server's batches are by arrival.
+    changes = {"rationales/max_tokens": 32, "rationales/dtype": "float32"}
+    write_params({"datasets/kinship/sizes": sizes} | changes)
+    assert run_stage("prepare").returncode == 0
+    done = run_stage("rationales", "--teacher", TEACHER)
+    assert done.returncode == 0, done.stderr
+    with vllm_serve(workspace / "models" / TEACHER, "small") as url:
+        served = {"source": "server", "url": url, "model": "small"}
+        write_params({"teachers": ["served"], "models/served": served})
+        done = run_stage("rationales", "--teacher", "served")
+    assert done.returncode == 0, done.stderr
+    tables_of = [
+        tables.read_table(workspace / tables.rationale_table(name)) for name in (TEACHER, "served")
+    ]
+    pairs = list(zip(*tables_of, strict=True))
+    same = sum(a["rationale"] == b["rationale"] and a["answer"] == b["answer"] for a, b in pairs)
+    print(f"{same} of {len(pairs)} texts are the same")
+    assert same >= 0.95 * len(pairs)
+    for ours, theirs in pairs:
+        assert ours["prompt_tokens"] == theirs["prompt_tokens"]
 
 
 def test_the_pipeline_runs_on_real_parts(workspace, run_stage, monkeypatch):

@@ -20,7 +20,14 @@ PARAMETERS = {
     "seed": 0,
     "data": {"name": "balls"},
     "teachers": ["one", "two"],
-    "rationales": {"examples": "none", "num_examples": 1, "max_tokens": 8},
+    "rationales": {
+        "examples": "none",
+        "num_examples": 1,
+        "max_tokens": 8,
+        "prompts": {
+            name: f"stages/prompts/{name}.jinja" for name in ("rationale", "reason", "answer")
+        },
+    },
     "saliency": {"teacher": "tiny", "top_k": 2, "weight": 0.5},
     "assemble": {"statuses": ["ok"]},
     "student": {"model": "tiny"},

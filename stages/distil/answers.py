@@ -65,3 +65,20 @@ def conclusion(rationale: str, options: Sequence[str]) -> str | None:
     sentences = [s for s in re.split(r"(?<=[.!?])\s+|\n+", rationale.strip()) if s.strip()]
     named = find_options(sentences[-1], options) if sentences else []
     return named[-1] if named else None
+
+
+def split_answer(text: str, options: Sequence[str]) -> tuple[str, str | None]:
+    """Return the rationale and the answer of a teacher that reasoned to an answer of its own.
+
+    The answer follows the last `Answer:`; without one it is the option that the text concludes in.
+    It is None where there are options and none is named.
+    """
+    marks = list(re.finditer(r"(?i)(?:^|(?<=[\s*_(]))answer[*_]*\s*:[*_]*", text))
+    if not marks:
+        return text.strip(), conclusion(text, options)
+    answer = parse_answer(text[marks[-1].end() :].strip(" \t*_"), options)
+    rationale = text[: marks[-1].start()].rstrip(" \n\t*_(")
+    if options:
+        known = [option for option in options if same(answer, option)]
+        return rationale.strip(), known[0] if known else None
+    return rationale.strip(), answer or None

@@ -13,7 +13,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from stages.distil.answers import same
 from stages.distil.errors import UserError
+from stages.distil.parameters import Assemble
 from stages.distil.prompts import OPTIONS, student_context
 from stages.distil.tables import (
     DISTILL,
@@ -91,37 +93,57 @@ def accepted_share(teacher: str, statuses: Sequence[str]) -> float:
 
 
 def join_targets(
-    split: str, teachers: Sequence[str], statuses: Sequence[str], top_k: int, tally: Counter[str]
+    split: str,
+    teachers: Sequence[str],
+    settings: Assemble,
+    top_k: int,
+    tally: Counter[str],
+    labellers: Sequence[str] = (),
 ) -> Iterator[pa.Table]:
     """Yield the rows of a split of `distill`, one a question, in the order of the questions.
 
-    Only train questions have rationales and salient words. `tally` counts, for each teacher and
+    Only train questions have rationales and salient words. Where there are `labellers`, the answer
+    to a train question is the one that most of these teachers gave (the first such in their order),
+    and a question without an answer of theirs is left out. `tally` counts, for each teacher and
     status, what became a target and what did not. Tables are read, and rows joined, while the
     caller works on what came before.
     """
-    return _ahead(_join(split, teachers, statuses, top_k, tally))
+    return _ahead(_join(split, teachers, settings, top_k, tally, labellers))
 
 
 def _join(
-    split: str, teachers: Sequence[str], statuses: Sequence[str], top_k: int, tally: Counter[str]
+    split: str,
+    teachers: Sequence[str],
+    settings: Assemble,
+    top_k: int,
+    tally: Counter[str],
+    labellers: Sequence[str],
 ) -> Iterator[pa.Table]:
     training = split == "train"
-    columns = ["id", "status", "rationale"]
-    written = {
-        t: Follower(rationale_table(t), columns, split) for t in (teachers if training else [])
-    }
+    columns = ["id", "status", "rationale", *(["sample", "answer"] if labellers else [])]
+    named = [*teachers, *(t for t in labellers if t not in teachers)]
+    written = {t: Follower(rationale_table(t), columns, split) for t in (named if training else [])}
     scored = Follower(SALIENCY, ["id", "text", "words"]) if training else None
     columns = ["id", "split", "question", "options", "answer"]
+    accepted = pa.array(settings.statuses, pa.string())
     for questions in _ahead(_batches(EXAMPLES, columns, split)):
         ids = questions["id"].combine_chunks()
         size = len(ids)
-        parts = []
+        parts, own = [], {}
         for teacher, table in written.items():
             rows, places = table.rows_of(ids)
-            tally[f"{teacher}: no row"] += size - len(places)
-            if rows is not None:
+            if teacher in teachers:
+                tally[f"{teacher}: no row"] += size - len(np.unique(places))
+            if rows is None:
+                continue
+            if teacher in labellers:
+                own[teacher] = (rows, places)
+            if teacher in teachers:
                 _count_statuses(rows["status"], teacher, tally)
-                good = pc.is_in(rows["status"], value_set=pa.array(statuses, pa.string()))
+                good = pc.and_(
+                    pc.is_in(rows["status"], value_set=accepted),
+                    pc.fill_null(pc.greater(pc.utf8_length(rows["rationale"]), 0), False),
+                )
                 kept = good.to_numpy()
                 parts.append((teacher, places[kept], rows["rationale"].filter(good)))
         salient = NO_WORDS.take(pa.array(np.zeros(size, np.int64)))
@@ -130,18 +152,43 @@ def _join(
             tally["saliency: no row"] += size - len(places)
             if rows is not None:
                 salient = _salient(rows, places, size, top_k)
-        yield pa.table(
+        answers = questions["answer"]
+        if training and labellers:
+            labels = _labels([own[t] for t in labellers if t in own], size)
+            tally["labels: none"] += labels.null_count
+            tally["labels: not gold"] += pc.sum(pc.not_equal(labels, answers)).as_py() or 0
+            answers = labels
+        joined = pa.table(
             {
                 "id": ids,
                 "context": _contexts(questions),
                 "options": questions["options"],
-                "answer": questions["answer"],
+                "answer": answers,
                 "rationales": _rationales(parts, size),
                 "saliency": salient,
             }
-        ).cast(SCHEMAS[DISTILL])
+        )
+        if training and labellers:
+            joined = joined.filter(pc.is_valid(joined["answer"]))
+        yield joined.cast(SCHEMAS[DISTILL])
     for follower in (*written.values(), *([scored] if scored else [])):
         follower.finish()
+
+
+def _labels(answered: Sequence[tuple[pa.Table, np.ndarray]], size: int) -> pa.StringArray:
+    """Return for each of `size` questions the answer that most teachers' first samples give."""
+    votes: list[list[str]] = [[] for _ in range(size)]
+    for rows, places in answered:
+        first = zip(rows["sample"].to_pylist(), rows["answer"].to_pylist(), places, strict=True)
+        for sample, answer, place in first:
+            if sample == 0 and answer:
+                votes[place].append(answer)
+    return pa.array([_most_frequent(given) for given in votes], pa.string())
+
+
+def _most_frequent(answers: Sequence[str]) -> str | None:
+    counts = [sum(same(answer, other) for other in answers) for answer in answers]
+    return answers[counts.index(max(counts))] if answers else None
 
 
 def _batches(path: Path, columns: Sequence[str], split: str | None) -> Iterator[pa.Table]:

@@ -26,9 +26,9 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from stages.distil.conversations import Messages
 from stages.distil.errors import UserError
 from stages.distil.hardware import attention
-from stages.distil.prompts import Messages
 
 METHOD = "input_x_gradient"
 BATCH = 16
@@ -70,9 +70,17 @@ def freeze(model: PreTrainedModel) -> None:
 def encode_prompt(
     tokenizer: PreTrainedTokenizerBase, messages: Messages, text: str, label: str
 ) -> Prompt:
-    """Encode a chat prompt that holds `text` and asks for `label`."""
+    """Encode a chat prompt that holds `text` and asks for `label`.
+
+    Raises `UserError` where the prompt does not hold the text as it is.
+    """
     rendered = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    start = rendered.rindex(text)
+    start = rendered.rfind(text)
+    if start < 0:
+        raise UserError(
+            "rationales.prompts.answer: expected the question and, on a line after it, "
+            f'"Options: " and the options with ", " between them, found {messages[-1]["content"]!r}'
+        )
     encoded = tokenizer(rendered, add_special_tokens=False, return_offsets_mapping=True)
     inside = [
         (i, (max(a - start, 0), min(b - start, len(text))))

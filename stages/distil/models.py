@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING
 
 from stages.distil.errors import UserError
 from stages.distil.parameters import (
+    NO_WEIGHTS,
     RESERVED,
     FolderModel,
     HubModel,
     Model,
     PackageModel,
-    ProvidedModel,
 )
 
 if TYPE_CHECKING:  # importing transformers takes seconds
@@ -205,8 +205,8 @@ def _save_dequantised(gguf: Path, folder: Path) -> None:
 
 
 def _check_folder(name: str, source: Model, folder: Path) -> None:
-    if isinstance(source, ProvidedModel):
-        note = "The data set carries this teacher's rationales; there is no model.\n"
+    if source.source in NO_WEIGHTS:
+        note = f"A teacher without weights here: its source is {source.source!r}.\n"
         (folder / "README.md").write_text(note)
         return
     if not (folder / "config.json").is_file():

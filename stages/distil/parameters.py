@@ -13,7 +13,18 @@ from ruamel.yaml import YAML, YAMLError
 from stages.distil.errors import UserError, report_errors
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]  # DVC splits a key on its dots
-STATUSES = ("ok", "empty", "truncated", "contradicts", "inconclusive")  # of a rationale
+# Of a rationale; stages/distil/quality.py says what each means.
+STATUSES = (
+    "ok",
+    "empty",
+    "truncated",
+    "repetitive",
+    "contradicts",
+    "inconclusive",
+    "too_long",
+)
+GOLD, VOTE = "gold", "vote"  # labels that are no teacher's
+NO_WEIGHTS = ("provided", "server")  # sources of teachers that are no model on this machine
 RESERVED = "student"  # models/student is what `train` writes
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
@@ -56,8 +67,25 @@ class ProvidedModel(_Settings):
     source: Literal["provided"]
 
 
+class ServerModel(_Settings):
+    """A teacher behind an OpenAI-compatible server, such as `vllm serve`."""
+
+    source: Literal["server"]
+    url: str = Field(pattern=r"^https?://[^\s@]+$", description="such as http://host:8000/v1")
+    model: str = Field(min_length=1, description="the name that the server serves it under")
+    revision: str | None = Field(None, description="change it when the server's weights change")
+    chat: bool = Field(True, description="false: a base model, asked by a plain text to go on with")
+    key: str = Field(
+        "OPENAI_API_KEY", pattern=r"^\w+$", description="environment variable that holds the key"
+    )
+    in_flight: Count = Field(32, description="requests at once")
+    timeout: float = Field(120, gt=0, description="seconds to wait for an answer")
+    tries: Count = Field(6, description="of a request that fails for a reason that may pass")
+
+
 Model = Annotated[
-    HubModel | FolderModel | PackageModel | ProvidedModel, Field(discriminator="source")
+    HubModel | FolderModel | PackageModel | ProvidedModel | ServerModel,
+    Field(discriminator="source"),
 ]
 
 
@@ -182,14 +210,39 @@ class Data(_Settings):
     limit: Count | None = Field(None, description="at most so many train questions")
     max_rejected: float = Field(0.0, ge=0, le=1, description="share of bad rows that is set aside")
     max_characters: Count = Field(50_000, description="of question and options together")
+    pool: Count = Field(32, description="train questions that prompts may show, solved")
+
+
+class PromptFiles(_Settings):
+    """The prompts: Jinja files with the blocks system, user, assistant and cue."""
+
+    rationale: Path = Field(description="with teacher forcing: the answer is given, why is asked")
+    reason: Path = Field(description="without: the teacher reasons to an answer of its own")
+    answer: Path = Field(description="the zero-shot question")
 
 
 class Rationales(_Settings):
     """How teachers write."""
 
-    examples: Literal["none", "random", "fixed"]
+    teacher_forcing: bool = Field(True, description="false: reason to an answer of one's own")
+    examples: Literal["none", "random", "fixed", "similar"]
     num_examples: Count
     max_tokens: Count
+    temperature: float = Field(0.0, ge=0, le=2)
+    samples: Count = Field(1, description="rationales of a question")
+    on_bad: Literal["keep", "drop", "retry"] = "keep"
+    retries: Count = Field(2, description="more attempts at a rationale that is not ok")
+    retry_temperature: float = Field(0.7, gt=0, le=2)
+    context: Count = Field(8192, description="tokens of prompt and text together, at most")
+    backend: Literal["auto", "vllm", "transformers"] = "auto"
+    dtype: Literal["bfloat16", "float32"] = Field("bfloat16", description="teachers' precision")
+    prompts: PromptFiles
+
+    @model_validator(mode="after")
+    def _samples_differ(self) -> "Rationales":
+        if self.samples > 1 and self.temperature == 0:
+            raise ValueError("samples above 1 are all the same at temperature 0; raise temperature")
+        return self
 
 
 class Saliency(_Settings):
@@ -203,10 +256,13 @@ class Saliency(_Settings):
 class Assemble(_Settings):
     """What becomes a training target."""
 
-    statuses: list[Literal["ok", "truncated", "contradicts", "inconclusive"]] = Field(min_length=1)
+    statuses: list[Literal["ok", "truncated", "repetitive", "contradicts", "inconclusive"]] = Field(
+        min_length=1
+    )
     min_share: float = Field(
         0.0, ge=0, le=1, description="a teacher with a smaller share of such rationales is left out"
     )
+    labels: str = Field(GOLD, description="gold, vote, or the teacher whose answers are learnt")
 
 
 class Student(_Settings):
@@ -255,8 +311,11 @@ class Parameters(_Settings):
         ]:
             if name not in self.models:
                 raise ValueError(f"{key}: {_unknown(name, self.models, 'model in `models`')}")
-            if not key.startswith("teachers") and self.models[name].source == "provided":
-                raise ValueError(f"{key}: {name!r} is no model, only rationales of a data set")
+            if not key.startswith("teachers") and self.models[name].source in NO_WEIGHTS:
+                raise ValueError(
+                    f"{key}: {name!r} has no weights here (source {self.models[name].source}); "
+                    "choose a model of another source"
+                )
         if RESERVED in self.models:
             raise ValueError(
                 f"models.{RESERVED}: this name is the trained student's; choose another"
@@ -275,7 +334,30 @@ class Parameters(_Settings):
                     raise ValueError(
                         f"alpha: no weight for teacher {name!r}; add it, 0 turns it off"
                     )
+        self._check_labels()
         return self
+
+    def _check_labels(self) -> None:
+        labels = self.assemble.labels
+        for name in (GOLD, VOTE):
+            if name in self.models:
+                raise ValueError(f"models.{name}: this name is a kind of label; choose another")
+        if labels == GOLD:
+            return
+        if labels != VOTE and labels not in self.teachers:
+            known = [GOLD, VOTE, *self.teachers]
+            raise ValueError(f"assemble.labels: {_unknown(labels, known, 'kind of label')}")
+        if self.rationales.teacher_forcing:
+            raise ValueError(
+                f"assemble.labels: {labels!r} needs answers of the teachers' own; set "
+                "rationales.teacher_forcing to false"
+            )
+        whose = self.teachers if labels == VOTE else [labels]
+        if all(self.models[name].source == "provided" for name in whose):
+            raise ValueError(
+                f"assemble.labels: {labels!r}: provided rationales come without answers of the "
+                "teacher's own; choose a teacher that writes, or gold"
+            )
 
     @property
     def data_set(self) -> Kinship | Gym | Files | Hub:

@@ -28,8 +28,11 @@ def print_report() -> None:
             print(f"{name:28} {entry['accuracy']:8.3f}  {interval:15} {size:>12}")
     print(f"{metrics['student']['questions']} test questions of {parameters.data.name}\n")
     for name, entry in metrics["teachers"].items():
-        counts = ", ".join(f"{n} {status}" for status, n in entry["rationales"].items())
+        counts = ", ".join(f"{n} {status}" for status, n in entry["rationales"].items() if n)
         print(f"rationales of {name}: {counts}")
+        if "train" in entry:
+            train = entry["train"]
+            print(f"  its own answers to train questions: {train['accuracy']:.3f} right")
     times = {
         file.stem: json.loads(file.read_text())["seconds"] for file in sorted(TIMES.glob("*.json"))
     }

@@ -6,6 +6,7 @@ bytes depend on its rows alone. Knows nothing of what the columns mean to a mode
 
 import os
 import shutil
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -52,10 +53,12 @@ SCHEMAS = {
         rationales=pa.list_(_teacher_text),
     ),
     REJECTED: _schema(source=pa.string(), row=pa.int64(), reason=pa.string(), text=pa.string()),
-    # A train question has a rationale and its status, a test question the teacher's own answer.
+    # A train question has a rationale and its status, and where the teacher reasons freely its
+    # own answer; a test question has the teacher's zero-shot answer.
     RATIONALES: _schema(
         id=pa.string(),
         split=pa.string(),
+        sample=pa.int32(),
         rationale=(pa.string(), None),
         status=(pa.string(), None),
         answer=(pa.string(), None),
@@ -180,18 +183,7 @@ def read_table(path: Path) -> list[dict[str, Any]]:
 
     Raises `UserError` where it is missing or has other columns than declared.
     """
-    rows: list[dict[str, Any]] = []
-    expected = _schema_of(path)
-    for file in _files(path):
-        with open_table(file) as opened:
-            table = opened.read()
-        if table.schema.names != expected.names:
-            raise UserError(
-                f"{file}: expected columns {', '.join(expected.names)}, found "
-                f"{', '.join(table.schema.names)}; delete it and `dvc repro`"
-            )
-        rows += table.to_pylist()
-    return rows
+    return list(scan_table(path, _schema_of(path)))
 
 
 def open_table(path: Path) -> pq.ParquetFile:
@@ -211,27 +203,49 @@ def check_exists(path: Path) -> None:
         raise UserError(f"{path}: no such table; `dvc repro` makes it")
 
 
-def scan_table(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the rows of a table, a file or a folder of them; memory holds one batch."""
+def scan_table(path: Path, expected: pa.Schema | None = None) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a table, a file or a folder of them; memory holds one batch.
+
+    Raises `UserError` where it is missing, or has other columns than expected.
+    """
     for file in _files(path):
         with open_table(file) as rows:
+            found = rows.schema_arrow.names
+            if expected is not None and found != expected.names:
+                raise UserError(
+                    f"{file}: expected columns {', '.join(expected.names)}, found "
+                    f"{', '.join(found)}; delete it and `dvc repro`"
+                )
             for batch in rows.iter_batches(ROW_GROUP):
                 yield from batch.to_pylist()
 
 
 def read_examples(*splits: str) -> list[Example]:
     """Read the questions of the named splits, of all where none is named."""
-    return [
-        Example(**row | {"rationales": {r["teacher"]: r["text"] for r in row["rationales"]}})
-        for row in read_table(EXAMPLES)
-        if not splits or row["split"] in splits
-    ]
+    return list(scan_examples(*splits))
+
+
+def scan_examples(*splits: str) -> Iterator[Example]:
+    """Yield the questions of the named splits, of all where none is named; memory holds a batch."""
+    for row in scan_table(EXAMPLES, SCHEMAS[EXAMPLES]):
+        if not splits or row["split"] in splits:
+            texts = {r["teacher"]: r["text"] for r in row["rationales"]}
+            yield Example(**row | {"rationales": texts})
 
 
 def example_row(example: Example) -> dict[str, Any]:
     """Return a question as a row of `examples`."""
     rationales = [{"teacher": t, "text": text} for t, text in example.rationales.items()]
     return vars(example) | {"rationales": rationales}
+
+
+def count_examples() -> Counter[str]:
+    """Return the number of questions of each split."""
+    counts: Counter[str] = Counter()
+    with open_table(EXAMPLES) as table:
+        for batch in table.iter_batches(ROW_GROUP, columns=["split"]):
+            counts.update(batch["split"].to_pylist())
+    return counts
 
 
 def write_text(path: Path, text: str) -> None:

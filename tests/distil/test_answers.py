@@ -1,7 +1,14 @@
 import pytest
 
-from stages.distil.answers import conclusion, find_options, normalise, parse_answer, same
-from stages.distil.quality import rationale_status
+from stages.distil.answers import (
+    conclusion,
+    find_options,
+    normalise,
+    parse_answer,
+    same,
+    split_answer,
+)
+from stages.distil.quality import is_repetitive, rationale_status, whole_sentences
 
 KIN = ["mother", "mother-in-law", "aunt", "niece"]
 
@@ -64,10 +71,58 @@ def test_a_rationale_concludes_in_the_last_option_of_its_last_sentence():
         ("So Ann is the aunt of", "length", "truncated"),
         ("So Ann is the niece of Bo.", "stop", "contradicts"),
         ("So Ann is the niece and aunt of Bo.", "stop", "ok"),
+        ("", "too_long", "too_long"),
+        ("So is Ann the aunt. " * 9, "length", "repetitive"),
+        ("So is Ann the aunt. " * 9, "stop", "repetitive"),
+        ("", "length", "truncated"),
     ],
 )
 def test_the_quality_gate_says_what_became_of_a_rationale(text, finish, status):
     assert rationale_status(text, finish, KIN, "aunt") == status
+
+
+def test_a_derivation_that_names_people_again_is_not_repetitive():
+    text = (
+        "Ann is the mother of Bo and Bo is the sister of Cy, so Ann is the mother of Cy. Ann is "
+        "the mother of Cy and Cy is the father of Di, so Ann is the grandmother of Di."
+    )
+    assert not is_repetitive(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        ("Ann is old. Bo is", "Ann is old."),
+        ("It is 3.5 m long! (So it fits.) And", "It is 3.5 m long! (So it fits.)"),
+        ("No sentence ends", ""),
+        ("Ann sagt: „Ja.“ Bo", "Ann sagt: „Ja.“"),
+        ("安是姐姐。博是", "安是姐姐。"),
+        ("", ""),
+    ],
+)
+def test_a_text_that_was_cut_off_keeps_its_whole_sentences(text, kept):
+    assert whole_sentences(text) == kept
+
+
+@pytest.mark.parametrize(
+    ("text", "rationale", "answer"),
+    [
+        ("She is his aunt's aunt.\nAnswer: aunt", "She is his aunt's aunt.", "aunt"),
+        ("So. **Answer:** The mother.", "So.", "mother"),
+        ("Answer: aunt. No.\nanswer: niece", "Answer: aunt. No.", "niece"),
+        ("So she is the niece.", "So she is the niece.", "niece"),
+        ("So. Answer: cousin", "So.", None),
+        ("I cannot tell.", "I cannot tell.", None),
+        ("Answer:", "", None),
+    ],
+)
+def test_a_teacher_that_reasons_freely_gives_its_answer_last(text, rationale, answer):
+    assert split_answer(text, KIN) == (rationale, answer)
+
+
+def test_a_free_form_answer_is_what_follows_the_mark():
+    assert split_answer("3 and 4 make 7. Answer: 7.0", []) == ("3 and 4 make 7.", "7.0")
+    assert split_answer("No idea", []) == ("No idea", None)
 
 
 def test_a_rationale_of_a_free_form_answer_need_not_name_it():

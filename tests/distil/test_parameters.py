@@ -27,7 +27,10 @@ def test_the_committed_parameters_are_valid():
         ({"alpha": -1}, "alpha"),
         ({"teachers": ["qwen-coder-1b"]}, "teachers[0]: unknown model in `models` 'qwen-coder-1b'"),
         ({"teachers": ["oracle", "oracle"]}, "teachers: a name stands twice"),
-        ({"saliency/teacher": "oracle"}, "saliency.teacher: 'oracle' is no model"),
+        (
+            {"saliency/teacher": "oracle"},
+            "saliency.teacher: 'oracle' has no weights here (source provided)",
+        ),
         ({"student/model": "smol"}, "student.model: unknown model in `models` 'smol'"),
         ({"data/name": "arcs"}, "data.name: unknown data set in `datasets` 'arcs'; did you mean"),
         ({"alpha": {"qwen-coder-1b5": 0.5}}, "alpha: no weight for teacher 'smollm2-135m'"),
@@ -42,6 +45,28 @@ def test_the_committed_parameters_are_valid():
         (
             {"datasets/kinship/sizes/tran": 3},
             "datasets.kinship.sizes.tran: unknown parameter 'tran'; did you mean 'train'?",
+        ),
+        (
+            {"rationales/samples": 2},
+            "rationales: samples above 1 are all the same at temperature 0",
+        ),
+        ({"assemble/labels": "votes"}, "assemble.labels: unknown kind of label 'votes'; did you"),
+        ({"assemble/labels": "vote"}, "set rationales.teacher_forcing to false"),
+        ({"models/gold": {"source": "provided"}}, "models.gold: this name is a kind of label"),
+        (
+            {"models/far": {"source": "server", "url": "http://k:secret@host/v1", "model": "m"}},
+            "models.far.url",
+        ),
+        (
+            {"models/far": {"source": "server", "url": "host", "modl": "m", "model": "m"}},
+            "models.far.modl: unknown parameter 'modl'; did you mean 'model'?",
+        ),
+        (
+            {
+                "models/far": {"source": "server", "url": "http://host/v1", "model": "m"},
+                "saliency/teacher": "far",
+            },
+            "saliency.teacher: 'far' has no weights here (source server)",
         ),
         ({"datasets/kinship/hops": [4]}, "datasets.kinship.hops.0"),
     ],

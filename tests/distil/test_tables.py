@@ -46,6 +46,7 @@ def test_each_teacher_and_split_has_a_table_of_its_own(tmp_path):
     rationale = {
         "id": "1",
         "split": "train",
+        "sample": 0,
         "rationale": "so",
         "status": "ok",
         "answer": None,

@@ -1,0 +1,168 @@
+"""What the stage costs over its engine: generated tokens a second, the engine's start left out.
+
+The stage's own path (prompts from files, the row store, streaming) against a bare `llm.generate`
+over the same prompts, and against transformers' `generate` in batches. Run from the project's
+folder after `make repro`:
+    stages/python -m benchmarks.rationales [--questions 256] [--teacher smollm2-135m]
+A small teacher is the harder case: less of its time is the engine's. The last line is one JSON
+object.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from ruamel.yaml import YAML
+
+PROJECT = Path(__file__).parent.parent
+REQUESTS = Path("requests.json")
+
+
+def parameters(teacher: str, questions: int) -> None:
+    """Write the committed parameters with so many train questions; run `prepare`."""
+    from stages import prepare
+    from stages.distil.parameters import load_parameters
+
+    values = YAML(typ="safe").load(PROJECT / "params.yaml")
+    values["teachers"] = [teacher]
+    values["data"]["name"] = "kinship"
+    values["datasets"]["kinship"]["sizes"] |= {"train": questions, "validation": 1, "test": 1}
+    prompts = values["rationales"]["prompts"]
+    values["rationales"]["prompts"] = {name: str(PROJECT / path) for name, path in prompts.items()}
+    with open("params.yaml", "w") as file:
+        YAML().dump(values, file)
+    Path("models").symlink_to(PROJECT / "models")
+    prepare.prepare(load_parameters("params.yaml"))
+
+
+def run_stage(teacher: str) -> tuple[int, float]:
+    """Write all texts as the stage does; return the tokens generated and the seconds."""
+    from stages.distil.generations import Generations
+    from stages.distil.models import model_folder
+    from stages.distil.parameters import load_parameters
+    from stages.distil.rationales import TeacherTexts
+    from stages.distil.teachers import Completion, Request, open_backend
+    from stages.distil.writing import Author
+
+    settings = load_parameters("params.yaml")
+    backend = open_backend(teacher, settings, model_folder(teacher))
+    asked: list[dict] = []
+    tokens = 0
+
+    class Noting:
+        def complete(self, requests: Iterable[Request]) -> Iterator[tuple[Request, Completion]]:
+            nonlocal tokens
+            for request, completion in backend.complete(requests):
+                messages = request.conversation.messages()
+                asked.append({"messages": messages, "max_tokens": request.max_tokens})
+                tokens += completion.output_tokens
+                yield request, completion
+
+    with Generations() as store:
+        texts = TeacherTexts(settings, teacher, Author(teacher, Noting, store))
+        start = time.perf_counter()
+        texts.write()
+        seconds = time.perf_counter() - start
+    REQUESTS.write_text(json.dumps(asked))
+    return tokens, seconds
+
+
+def run_vllm(teacher: str) -> tuple[int, float]:
+    """Generate the same texts by one call of `llm.generate`."""
+    from vllm import SamplingParams
+
+    from stages.distil.models import model_folder
+    from stages.distil.parameters import load_parameters
+    from stages.distil.teachers.engine import start_vllm
+
+    settings = load_parameters("params.yaml").rationales
+    llm = start_vllm(model_folder(teacher), settings.context, settings.dtype)
+    tokenizer = llm.get_tokenizer()
+    asked = json.loads(REQUESTS.read_text())
+    prompts = [
+        tokenizer.apply_chat_template(a["messages"], tokenize=False, add_generation_prompt=True)
+        for a in asked
+    ]
+    sampling = [SamplingParams(temperature=0.0, max_tokens=a["max_tokens"]) for a in asked]
+    start = time.perf_counter()
+    outputs = llm.generate(prompts, sampling)
+    seconds = time.perf_counter() - start
+    return sum(len(output.outputs[0].token_ids) for output in outputs), seconds
+
+
+def run_transformers(teacher: str) -> tuple[int, float]:
+    """Generate a quarter of the texts by the transformers backend."""
+    from stages.distil.conversations import Conversation
+    from stages.distil.models import model_folder
+    from stages.distil.parameters import load_parameters
+    from stages.distil.teachers import Request
+    from stages.distil.teachers.generate import Generator
+
+    settings = load_parameters("params.yaml").rationales
+    generator = Generator(model_folder(teacher), settings.context, settings.dtype)
+    requests = []
+    for asked in json.loads(REQUESTS.read_text())[::4]:
+        system, *turns, user = (message["content"] for message in asked["messages"])
+        shown = tuple(zip(turns[::2], turns[1::2], strict=True))
+        requests.append(Request(Conversation(system, shown, user, ""), asked["max_tokens"]))
+    start = time.perf_counter()
+    tokens = sum(completion.output_tokens for _, completion in generator.complete(requests))
+    return tokens, time.perf_counter() - start
+
+
+PARTS = {"stage": run_stage, "vllm": run_vllm, "transformers": run_transformers}
+
+
+def measure(part: str, teacher: str, folder: str) -> float:
+    """Run a part in a process of its own; return its tokens a second."""
+    run = subprocess.run(
+        [sys.executable, "-m", "benchmarks.rationales", "--part", part, "--teacher", teacher],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": str(PROJECT), "VLLM_LOGGING_LEVEL": "ERROR"},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    if run.returncode:
+        sys.exit(run.returncode)
+    tokens, seconds = json.loads(run.stdout.splitlines()[-1])
+    print(f"{part}: {tokens} tokens in {seconds:.1f} s, {tokens / seconds:.1f} a second")
+    return tokens / seconds
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--questions", type=int, default=256, help="prompts (%(default)s)")
+    parser.add_argument("--teacher", default="smollm2-135m", help="(%(default)s)")
+    parser.add_argument("--part", choices=PARTS, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.part:
+        print(json.dumps(PARTS[arguments.part](arguments.teacher)))
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        os.chdir(folder)
+        parameters(arguments.teacher, arguments.questions)
+        speed = {part: measure(part, arguments.teacher, folder) for part in PARTS}
+        os.chdir(PROJECT)
+    print(
+        json.dumps(
+            {
+                "vs_raw_vllm": round(speed["stage"] / speed["vllm"], 3),
+                "vs_transformers": round(speed["stage"] / speed["transformers"], 2),
+                "tokens_per_second": round(speed["stage"], 1),
+                "questions": arguments.questions,
+                "teacher": arguments.teacher,
+            }
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,166 @@
+"""Everything that one teacher writes for a data set: examples' rationales, rationales, answers.
+
+Knows questions, prompts and the quality gate; knows nothing of engines.
+"""
+
+from collections.abc import Callable, Iterator
+from hashlib import blake2b
+from typing import Any
+
+from stages.distil import tables
+from stages.distil.answers import split_answer
+from stages.distil.conversations import Conversation, PromptFile
+from stages.distil.errors import UserError
+from stages.distil.examples import POOL, Example
+from stages.distil.in_context import ExampleGenerator, Solved, data_rationale
+from stages.distil.parameters import Parameters
+from stages.distil.quality import OK, rationale_status, whole_sentences
+from stages.distil.teachers import Completion
+from stages.distil.writing import Author, Wanted
+
+
+class TeacherTexts:
+    """The texts of a teacher: `write` has them generated, `rows` yields its table."""
+
+    def __init__(self, parameters: Parameters, teacher: str, author: Author):
+        self._settings = parameters.rationales
+        self._teacher = teacher
+        self._author = author
+        self._seed = parameters.seed
+        self._answer_tokens = parameters.evaluate.max_tokens
+        self._data = parameters.data.name
+        prompts = self._settings.prompts
+        self._forced = PromptFile(prompts.rationale)
+        self._reason = PromptFile(prompts.reason)
+        self._answer = PromptFile(prompts.answer)
+        self._examples = ExampleGenerator([], "none", 0, 0)
+
+    def write(self) -> None:
+        """Generate what is missing: examples' rationales first, as the others' prompts show them.
+
+        Raises `UserError` where there are too few solved examples, a prompt file is wrong, or the
+        teacher's backend cannot go on; what is finished stays in the store.
+        """
+        counts = tables.count_examples()
+        self._examples = self._generator()
+        samples = counts["train"] * self._settings.samples
+        self._author.write(self._rationales, samples, f"{self._teacher}: rationales")
+        self._author.write(self._answers, counts["test"], f"{self._teacher}: answers")
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """Yield the rows of the teacher's table, in the order of the questions."""
+        for example in tables.scan_examples("train"):
+            for sample in range(self._settings.samples):
+                completion = self._author.read(self._rationale(example, sample))
+                rationale, answer, status = self._judge(example, completion)
+                kept = status == OK or self._settings.on_bad != "drop"
+                yield _row(example, completion, sample, rationale if kept else None, status, answer)
+        for example in tables.scan_examples("test"):
+            completion = self._author.read(self._zero_shot(example))
+            yield _row(example, completion, answer=completion.text.strip())
+
+    def _rationales(self) -> Iterator[Wanted]:
+        for example in tables.scan_examples("train"):
+            for sample in range(self._settings.samples):
+                yield self._rationale(example, sample)
+
+    def _answers(self) -> Iterator[Wanted]:
+        return map(self._zero_shot, tables.scan_examples("test"))
+
+    def _rationale(self, example: Example, sample: int) -> Wanted:
+        settings = self._settings
+        prompt = self._forced if settings.teacher_forcing else self._reason
+        attempts = [(settings.temperature, self._draw(sample, 0))]
+        if settings.on_bad == "retry":
+            hot = max(settings.temperature, settings.retry_temperature)
+            attempts += [(hot, self._draw(sample, n)) for n in range(1, settings.retries + 1)]
+        return Wanted(
+            _fewer_and_fewer(prompt, example, self._examples.choose),
+            settings.max_tokens,
+            tuple(attempts),
+            lambda completion: self._judge(example, completion)[2] == OK,
+        )
+
+    def _zero_shot(self, example: Example) -> Wanted:
+        return Wanted(lambda: iter([self._answer.conversation(example)]), self._answer_tokens)
+
+    def _judge(
+        self, example: Example, completion: Completion, forced: bool = False
+    ) -> tuple[str, str | None, str]:
+        """Return rationale, the teacher's own answer and the rationale's status."""
+        text, answer = completion.text.strip(), None
+        if not (forced or self._settings.teacher_forcing):
+            text, answer = split_answer(text, example.options)
+        reason = completion.finish_reason
+        status = rationale_status(text, reason, example.options, example.answer, answer)
+        return whole_sentences(text) if reason == "length" else text, answer, status
+
+    def _generator(self) -> ExampleGenerator:
+        how, count = self._settings.examples, self._settings.num_examples
+        pool: list[Solved] = []
+        if how != "none":
+            pool = self._solved_pool()
+            if len(pool) <= count:
+                raise UserError(
+                    f"rationales.examples: {how!r} needs more than {count} solved questions, data "
+                    f"set {self._data!r} has {len(pool)} whose rationale passes the quality gate; "
+                    "raise data.pool, lower rationales.num_examples, or set rationales.examples to "
+                    "none"
+                )
+        return ExampleGenerator(pool, how, count, self._seed)
+
+    def _solved_pool(self) -> list[Solved]:
+        """Return the pool's questions with rationales: the data's, or this teacher's own."""
+        pool = tables.read_examples(POOL)
+        solved = [(e, text) for e in pool if (text := data_rationale(e, self._teacher))]
+        if solved or not pool:
+            return solved
+
+        def wanted(example: Example) -> Wanted:
+            return Wanted(
+                lambda: iter([self._forced.conversation(example)]), self._settings.max_tokens
+            )
+
+        label = f"{self._teacher}: examples"
+        self._author.write(lambda: map(wanted, pool), len(pool), label)
+        for example in pool:
+            completion = self._author.read(wanted(example))
+            text, _, status = self._judge(example, completion, forced=True)
+            if status == OK:
+                solved.append((example, text))
+        return solved
+
+    def _draw(self, sample: int, attempt: int) -> int:
+        text = f"rationale {self._seed} {sample} {attempt}"
+        return int.from_bytes(blake2b(text.encode(), digest_size=4).digest()) >> 1
+
+
+def _fewer_and_fewer(
+    prompt: PromptFile, example: Example, choose: Callable[[Example], list[Solved]]
+) -> Callable[[], Iterator[Conversation]]:
+    def conversations() -> Iterator[Conversation]:
+        shown = choose(example)
+        return (prompt.conversation(example, shown[first:]) for first in range(len(shown) + 1))
+
+    return conversations
+
+
+def _row(
+    example: Example,
+    completion: Completion,
+    sample: int = 0,
+    rationale: str | None = None,
+    status: str | None = None,
+    answer: str | None = None,
+) -> dict[str, Any]:
+    return {
+        "id": example.id,
+        "split": example.split,
+        "sample": sample,
+        "rationale": rationale,
+        "status": status,
+        "answer": answer,
+        "finish_reason": completion.finish_reason,
+        "prompt_tokens": completion.prompt_tokens,
+        "output_tokens": completion.output_tokens,
+    }

@@ -1,0 +1,132 @@
+"""Teachers' backends behind one interface: requests in, completions out, in the order of finishing.
+
+Knows conversations and models; knows nothing of questions, rationales or tables.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from stages.distil.conversations import Conversation
+from stages.distil.errors import UserError
+from stages.distil.parameters import FolderModel, Model, Parameters, Rationales, ServerModel
+
+if TYPE_CHECKING:  # importing transformers takes seconds
+    from transformers import PreTrainedTokenizerBase
+
+TOO_LONG = "too_long"
+
+
+@dataclass(frozen=True)
+class Request:
+    """A conversation to go on with, and how; `seed` counts where the temperature is above 0."""
+
+    conversation: Conversation
+    max_tokens: int
+    temperature: float = 0.0
+    seed: int = 0
+
+    def key(self, teacher: str) -> bytes:
+        """Return a digest of everything that determines the text; `teacher` is its `identity`."""
+        values = asdict(self) | ({} if self.temperature else {"seed": None})
+        text = json.dumps([teacher, values], ensure_ascii=False, sort_keys=True)
+        return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
+
+
+@dataclass(frozen=True)
+class Completion:
+    """A generated text.
+
+    `finish_reason` is `stop`, `length` where the token limit cut it, or TOO_LONG where prompt and
+    limit together are more than the teacher reads: nothing was generated then.
+    """
+
+    text: str
+    finish_reason: str
+    prompt_tokens: int
+    output_tokens: int
+
+
+class Backend(Protocol):
+    """Whatever a teacher runs on."""
+
+    def complete(self, requests: Iterable[Request]) -> Iterator[tuple[Request, Completion]]:
+        """Yield each request with its completion as it finishes.
+
+        Requests are taken as they are needed, so that memory holds those in flight. Raises
+        `UserError` for what the user can mend, at the end where others can still be completed.
+        """
+        ...
+
+
+def identity(source: Model, settings: Rationales, folder: Path) -> str:
+    """Return what tells a teacher's texts from another's: weights, revision, backend, precision.
+
+    A local folder is known by its files' content, a server by what it is asked for.
+    """
+    if isinstance(source, ServerModel):
+        where = {"url", "timeout", "in_flight", "tries", "key"}
+        return json.dumps(source.model_dump(mode="json", exclude=where), sort_keys=True)
+    known: object = source.model_dump(mode="json")
+    if isinstance(source, FolderModel):
+        known = _digest(folder)
+    kind = backend_of(source, settings.backend, folder)
+    return json.dumps([kind, settings.dtype, known], sort_keys=True)
+
+
+def backend_of(source: Model, wanted: str, folder: Path) -> str:
+    """Return the backend that a model runs on: `server`, `vllm` or `transformers`.
+
+    `auto` takes vLLM but for encoder-decoder models, which it does not run.
+    """
+    if isinstance(source, ServerModel):
+        return "server"
+    if wanted != "auto":
+        return wanted
+    config = folder / "config.json"
+    if not config.is_file():
+        raise UserError(f"{folder}: no model there; `dvc repro` fetches it")
+    encoder_decoder = json.loads(config.read_text(encoding="utf-8")).get("is_encoder_decoder")
+    return "transformers" if encoder_decoder else "vllm"
+
+
+def open_backend(name: str, parameters: Parameters, folder: Path) -> Backend:
+    """Start the backend of a teacher; `folder` holds the fetched model."""
+    source, settings = parameters.models[name], parameters.rationales
+    kind = backend_of(source, settings.backend, folder)
+    if isinstance(source, ServerModel):
+        from stages.distil.teachers.server import Server
+
+        return Server(name, source)
+    if kind == "transformers":
+        from stages.distil.teachers.generate import Generator
+
+        return Generator(folder, settings.context, settings.dtype)
+    from stages.distil.teachers.engine import Engine
+
+    return Engine(folder, settings.context, settings.dtype)
+
+
+def encode(tokenizer: "PreTrainedTokenizerBase", conversation: Conversation) -> list[int]:
+    """Encode a conversation for a model's chat template, or as a text where it has none."""
+    if not tokenizer.chat_template:
+        return tokenizer.encode(conversation.text())
+    text = tokenizer.apply_chat_template(
+        conversation.messages(), tokenize=False, add_generation_prompt=True
+    )
+    return tokenizer.encode(text, add_special_tokens=False)
+
+
+def _digest(folder: Path) -> str:
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no model there; `dvc repro` fetches it")
+    digest = hashlib.sha256()
+    for file in sorted(folder.iterdir()):
+        if file.is_file():
+            with file.open("rb") as stream:
+                digest.update(f"{file.name}\0".encode())
+                digest.update(hashlib.file_digest(stream, "sha256").digest())
+    return digest.hexdigest()
