@@ -38,7 +38,7 @@ verify: setup  ## Compare dvc.lock and the metrics with the committed ones
 	@$(BIN)/python -m stages.distil.verify
 
 test: setup  ## Run all tests
-	$(BIN)/python -m pytest -q tests
+	$(BIN)/python -m pytest -q --numprocesses 2 --dist loadfile --no-loadscope-reorder tests
 
 lint: setup  ## Check format, style and types
 	$(BIN)/ruff format --check .
