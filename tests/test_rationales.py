@@ -93,7 +93,7 @@ def test_a_killed_stage_goes_on_where_it_was_and_writes_the_same_bytes(project, 
             )
             while len(set(teacher.answered)) < moment:
                 assert process.poll() is None
-                time.sleep(0.001)
+                time.sleep(0.01)
             process.kill()
             process.wait()
             assert not tables.rationale_table("far").exists()
