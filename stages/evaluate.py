@@ -22,7 +22,6 @@ def evaluate(parameters: Parameters) -> None:
     teachers = {
         name: tables.read_table(tables.rationale_table(name)) for name in parameters.teachers
     }
-    gold = {e.id: e.answer for e in tables.scan_examples("train")}
     from stages.distil.models import STUDENT
     from stages.distil.student import generate_answers, load_student
 
@@ -40,6 +39,7 @@ def evaluate(parameters: Parameters) -> None:
             metrics["teachers"][name] |= score(right)
         reasoned = [row for row in table if row["split"] == "train" and row["answer"] is not None]
         if reasoned:  # without teacher forcing
+            gold = {e.id: e.answer for e in tables.scan_examples("train")}
             right = [same(row["answer"], gold[row["id"]]) for row in reasoned]
             metrics["teachers"][name]["train"] = score(right)
     tables.write_table(

@@ -13,8 +13,8 @@ from stages.distil.generations import Generations
 from stages.distil.models import model_folder
 from stages.distil.parameters import Parameters
 from stages.distil.quality import STATUSES, rationale_status
-from stages.distil.rationales import TeacherTexts
-from stages.distil.teachers import identity, open_backend
+from stages.distil.rationales import TeacherTexts, rationale_row
+from stages.distil.teachers import Completion, identity, open_backend
 from stages.distil.writing import Author
 
 
@@ -63,17 +63,9 @@ def _provided(parameters: Parameters, teacher: str) -> Iterator[dict[str, Any]]:
     for example in tables.scan_examples("train"):
         text = example.rationales.get(teacher, "").strip()
         found = found or bool(text)
-        yield {
-            "id": example.id,
-            "split": example.split,
-            "sample": 0,
-            "rationale": text,
-            "status": rationale_status(text, "stop", example.options, example.answer),
-            "answer": None,
-            "finish_reason": "provided",
-            "prompt_tokens": 0,
-            "output_tokens": 0,
-        }
+        status = rationale_status(text, "stop", example.options, example.answer)
+        completion = Completion(text, "provided", 0, 0)
+        yield rationale_row(example, completion, rationale=text, status=status)
     if not found:
         raise UserError(
             f"teacher {teacher!r}: data set {parameters.data.name!r} carries no rationales of that "

@@ -81,6 +81,9 @@ def serve(teacher: Teacher) -> Iterator[str]:
             finally:
                 with teacher.lock:
                     teacher.at_once -= 1
+            if status == 200:
+                with teacher.lock:
+                    teacher.answered.append(json.dumps(body, sort_keys=True))
             self.send_response(status)
             for name, value in {"Content-Type": "application/json", **headers}.items():
                 self.send_header(name, value)
@@ -91,9 +94,6 @@ def serve(teacher: Teacher) -> Iterator[str]:
                 self.wfile.flush()
             except OSError:
                 return  # the one who asked is gone
-            if status == 200:
-                with teacher.lock:
-                    teacher.answered.append(json.dumps(body, sort_keys=True))
 
         def log_message(self, *_: object) -> None:
             """Stay quiet."""

@@ -2,6 +2,7 @@
 
 import os
 import random
+import shutil
 import subprocess
 import sys
 import time
@@ -10,6 +11,7 @@ from collections import Counter
 import pytest
 
 from stages.distil import tables
+from stages.distil.generations import GENERATIONS
 from tests.conftest import ROOT, question, write_jsonl
 from tests.openai_server import Teacher, refusal, serve
 
@@ -71,20 +73,15 @@ def test_the_table_holds_every_question_in_order_whatever_finishes_first(project
 
 def test_a_killed_stage_goes_on_where_it_was_and_writes_the_same_bytes(project, tmp_path):
     """Twenty times kill -9, each at a moment drawn anew."""
-    with serve(Teacher()) as url:
-        project(url)
-    whole = (tmp_path / tables.rationale_table("far")).read_bytes()
-    (tmp_path / tables.rationale_table("far")).unlink()
-    for file in (tmp_path / ".cache/generations").iterdir():
-        file.unlink()
-
     teacher = Teacher()
-    teacher.delay = 0.01
     moments = sorted(random.Random(0).sample(range(1, TRAIN + TEST - 4), 20))
     with serve(teacher) as url:
-        (tmp_path / "params.yaml").write_text(
-            (tmp_path / "params.yaml").read_text().replace(_url(tmp_path), url)
-        )
+        project(url)
+        whole = (tmp_path / tables.rationale_table("far")).read_bytes()
+        (tmp_path / tables.rationale_table("far")).unlink()
+        shutil.rmtree(tmp_path / GENERATIONS.parent)
+        teacher.answered.clear()
+        teacher.delay = 0.01
         command = [sys.executable, "-m", "stages.rationales", "--teacher", "far"]
         environment = os.environ | {"PYTHONPATH": str(ROOT)}
         for moment in moments:
@@ -103,11 +100,6 @@ def test_a_killed_stage_goes_on_where_it_was_and_writes_the_same_bytes(project, 
     times = Counter(teacher.answered)
     assert len(times) == TRAIN + TEST
     assert sum(count - 1 for count in times.values()) <= 4 * len(moments)  # those in flight
-
-
-def _url(folder) -> str:
-    lines = (folder / "params.yaml").read_text().splitlines()
-    return [line.split("url: ")[1] for line in lines if "url: http" in line][-1]  # of `far`
 
 
 def test_a_larger_data_set_costs_its_new_questions_only(project):

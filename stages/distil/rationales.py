@@ -3,8 +3,9 @@
 Knows questions, prompts and the quality gate; knows nothing of engines.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from hashlib import blake2b
+from itertools import starmap
 from typing import Any
 
 from stages.distil import tables
@@ -33,7 +34,7 @@ class TeacherTexts:
         self._forced = PromptFile(prompts.rationale)
         self._reason = PromptFile(prompts.reason)
         self._answer = PromptFile(prompts.answer)
-        self._examples = ExampleGenerator([], "none", 0, 0)
+        self._examples: ExampleGenerator  # of `write`, which may have to generate rationales
 
     def write(self) -> None:
         """Generate what is missing: examples' rationales first, as the others' prompts show them.
@@ -49,20 +50,23 @@ class TeacherTexts:
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """Yield the rows of the teacher's table, in the order of the questions."""
-        for example in tables.scan_examples("train"):
-            for sample in range(self._settings.samples):
-                completion = self._author.read(self._rationale(example, sample))
-                rationale, answer, status = self._judge(example, completion)
-                kept = status == OK or self._settings.on_bad != "drop"
-                yield _row(example, completion, sample, rationale if kept else None, status, answer)
+        for example, sample in self._samples():
+            completion = self._author.read(self._rationale(example, sample))
+            text, answer, status = self._judge(example, completion)
+            kept = status == OK or self._settings.on_bad != "drop"
+            yield rationale_row(example, completion, sample, text if kept else None, status, answer)
         for example in tables.scan_examples("test"):
             completion = self._author.read(self._zero_shot(example))
-            yield _row(example, completion, answer=completion.text.strip())
+            yield rationale_row(example, completion, answer=completion.text.strip())
 
-    def _rationales(self) -> Iterator[Wanted]:
+    def _samples(self) -> Iterator[tuple[Example, int]]:
+        """Yield each train question as often as it gets a rationale, with the sample's number."""
         for example in tables.scan_examples("train"):
             for sample in range(self._settings.samples):
-                yield self._rationale(example, sample)
+                yield example, sample
+
+    def _rationales(self) -> Iterator[Wanted]:
+        return starmap(self._rationale, self._samples())
 
     def _answers(self) -> Iterator[Wanted]:
         return map(self._zero_shot, tables.scan_examples("test"))
@@ -75,14 +79,14 @@ class TeacherTexts:
             hot = max(settings.temperature, settings.retry_temperature)
             attempts += [(hot, self._draw(sample, n)) for n in range(1, settings.retries + 1)]
         return Wanted(
-            _fewer_and_fewer(prompt, example, self._examples.choose),
+            lambda: _fewer_and_fewer(prompt, example, self._examples.choose(example)),
             settings.max_tokens,
             tuple(attempts),
             lambda completion: self._judge(example, completion)[2] == OK,
         )
 
     def _zero_shot(self, example: Example) -> Wanted:
-        return Wanted(lambda: iter([self._answer.conversation(example)]), self._answer_tokens)
+        return Wanted(lambda: _fewer_and_fewer(self._answer, example, []), self._answer_tokens)
 
     def _judge(
         self, example: Example, completion: Completion, forced: bool = False
@@ -117,9 +121,8 @@ class TeacherTexts:
             return solved
 
         def wanted(example: Example) -> Wanted:
-            return Wanted(
-                lambda: iter([self._forced.conversation(example)]), self._settings.max_tokens
-            )
+            tokens = self._settings.max_tokens
+            return Wanted(lambda: _fewer_and_fewer(self._forced, example, []), tokens)
 
         label = f"{self._teacher}: examples"
         self._author.write(lambda: map(wanted, pool), len(pool), label)
@@ -136,16 +139,12 @@ class TeacherTexts:
 
 
 def _fewer_and_fewer(
-    prompt: PromptFile, example: Example, choose: Callable[[Example], list[Solved]]
-) -> Callable[[], Iterator[Conversation]]:
-    def conversations() -> Iterator[Conversation]:
-        shown = choose(example)
-        return (prompt.conversation(example, shown[first:]) for first in range(len(shown) + 1))
-
-    return conversations
+    prompt: PromptFile, example: Example, shown: list[Solved]
+) -> Iterator[Conversation]:
+    return (prompt.conversation(example, shown[first:]) for first in range(len(shown) + 1))
 
 
-def _row(
+def rationale_row(
     example: Example,
     completion: Completion,
     sample: int = 0,
@@ -153,6 +152,7 @@ def _row(
     status: str | None = None,
     answer: str | None = None,
 ) -> dict[str, Any]:
+    """Return a row of a teacher's table; a test question has an answer alone."""
     return {
         "id": example.id,
         "split": example.split,

@@ -70,25 +70,23 @@ def identity(source: Model, settings: Rationales, folder: Path) -> str:
     if isinstance(source, ServerModel):
         where = {"url", "timeout", "in_flight", "tries", "key"}
         return json.dumps(source.model_dump(mode="json", exclude=where), sort_keys=True)
-    known: object = source.model_dump(mode="json")
-    if isinstance(source, FolderModel):
-        known = _digest(folder)
-    kind = backend_of(source, settings.backend, folder)
+    kind = backend_of(settings.backend, folder)
+    local = isinstance(source, FolderModel)
+    known = _digest(folder) if local else source.model_dump(mode="json")
     return json.dumps([kind, settings.dtype, known], sort_keys=True)
 
 
-def backend_of(source: Model, wanted: str, folder: Path) -> str:
-    """Return the backend that a model runs on: `server`, `vllm` or `transformers`.
+def backend_of(wanted: str, folder: Path) -> str:
+    """Return the backend that a fetched model runs on: `vllm` or `transformers`.
 
-    `auto` takes vLLM but for encoder-decoder models, which it does not run.
+    `auto` takes vLLM but for encoder-decoder models, which it does not run. Raises `UserError`
+    where there is no model.
     """
-    if isinstance(source, ServerModel):
-        return "server"
-    if wanted != "auto":
-        return wanted
     config = folder / "config.json"
     if not config.is_file():
         raise UserError(f"{folder}: no model there; `dvc repro` fetches it")
+    if wanted != "auto":
+        return wanted
     encoder_decoder = json.loads(config.read_text(encoding="utf-8")).get("is_encoder_decoder")
     return "transformers" if encoder_decoder else "vllm"
 
@@ -96,12 +94,11 @@ def backend_of(source: Model, wanted: str, folder: Path) -> str:
 def open_backend(name: str, parameters: Parameters, folder: Path) -> Backend:
     """Start the backend of a teacher; `folder` holds the fetched model."""
     source, settings = parameters.models[name], parameters.rationales
-    kind = backend_of(source, settings.backend, folder)
     if isinstance(source, ServerModel):
         from stages.distil.teachers.server import Server
 
         return Server(name, source)
-    if kind == "transformers":
+    if backend_of(settings.backend, folder) == "transformers":
         from stages.distil.teachers.generate import Generator
 
         return Generator(folder, settings.context, settings.dtype)
@@ -121,8 +118,6 @@ def encode(tokenizer: "PreTrainedTokenizerBase", conversation: Conversation) -> 
 
 
 def _digest(folder: Path) -> str:
-    if not folder.is_dir():
-        raise UserError(f"{folder}: no model there; `dvc repro` fetches it")
     digest = hashlib.sha256()
     for file in sorted(folder.iterdir()):
         if file.is_file():

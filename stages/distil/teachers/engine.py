@@ -38,8 +38,6 @@ class Engine:
 
         `dtype` is its precision, `bfloat16` or `float32`.
         """
-        if not (folder / "config.json").is_file():
-            raise UserError(f"{folder}: no model there; `dvc repro` fetches it")
         self._folder = folder
         self._context = min(context, _context_length(folder))
         llm = start_vllm(folder, self._context, dtype)

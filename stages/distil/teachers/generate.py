@@ -37,8 +37,6 @@ class Generator:
             AutoTokenizer,
         )
 
-        if not (folder / "config.json").is_file():
-            raise UserError(f"{folder}: no model there; `dvc repro` fetches it")
         config = AutoConfig.from_pretrained(folder)
         self._two_parts = config.is_encoder_decoder
         kind = AutoModelForSeq2SeqLM if self._two_parts else AutoModelForCausalLM
@@ -70,10 +68,12 @@ class Generator:
     def _generate(
         self, batch: list[tuple[Request, list[int]]]
     ) -> Iterator[tuple[Request, Completion]]:
-        padding = self._tokenizer.pad_token_id
         ends = self._ends()
+        padding = self._tokenizer.pad_token_id
+        if padding is None:
+            padding = min(ends)
         width = max(len(tokens) for _, tokens in batch)
-        ids = torch.full((len(batch), width), padding if padding is not None else min(ends))
+        ids = torch.full((len(batch), width), padding)
         mask = torch.zeros_like(ids)
         for row, (_, tokens) in enumerate(batch):
             here = slice(0, len(tokens)) if self._two_parts else slice(width - len(tokens), width)
@@ -94,7 +94,7 @@ class Generator:
                 input_ids=ids.to(self._device),
                 attention_mask=mask.to(self._device),
                 max_new_tokens=max(request.max_tokens for request, _ in batch),
-                pad_token_id=padding if padding is not None else min(ends),
+                pad_token_id=padding,
                 num_beams=1,
                 **sampling,
             )

@@ -117,9 +117,9 @@ def test_an_encoder_decoder_teacher_runs_through_the_stage(
 def test_a_folder_is_known_by_its_content(tmp_path, tiny_t5, tiny_model, parameter_values):
     settings = Rationales.model_validate(parameter_values["rationales"])
     source = FolderModel(source="folder", path="anywhere")
-    assert backend_of(source, "auto", tiny_t5) == "transformers"
-    assert backend_of(source, "auto", tiny_model) == "vllm"
-    assert backend_of(source, "transformers", tiny_model) == "transformers"
+    assert backend_of("auto", tiny_t5) == "transformers"
+    assert backend_of("auto", tiny_model) == "vllm"
+    assert backend_of("transformers", tiny_model) == "transformers"
     config = {"is_encoder_decoder": True}
     (tmp_path / "config.json").write_text(json.dumps(config))
     before = identity(source, settings, tmp_path)
