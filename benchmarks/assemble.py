@@ -56,7 +56,13 @@ def draw_tables(rows: int, teachers: int) -> None:
             "answer": [choice[0] for choice in options],
             "rationales": [[]] * GROUP,
         },
-        tables.SALIENCY: {"text": texts, "words": words, "method": ["drawn"] * GROUP},
+        tables.SALIENCY: {
+            "text": texts,
+            "words": words,
+            "method": ["drawn"] * GROUP,
+            "target": ["any"] * GROUP,
+            "delta": [None] * GROUP,
+        },
     }
     for teacher in TEACHERS[:teachers]:
         good = rng.random(GROUP) < 0.8

@@ -77,12 +77,13 @@ def run_vllm(teacher: str) -> tuple[int, float]:
     """Generate the same texts by one call of `llm.generate`."""
     from vllm import SamplingParams
 
+    from stages.distil.hardware import precision
     from stages.distil.models import model_folder
     from stages.distil.parameters import load_parameters
     from stages.distil.teachers.engine import start_vllm
 
     settings = load_parameters("params.yaml").rationales
-    llm = start_vllm(model_folder(teacher), settings.context, settings.dtype)
+    llm = start_vllm(model_folder(teacher), settings.context, precision(settings.dtype))
     tokenizer = llm.get_tokenizer()
     asked = json.loads(REQUESTS.read_text())
     prompts = [
@@ -99,13 +100,14 @@ def run_vllm(teacher: str) -> tuple[int, float]:
 def run_transformers(teacher: str) -> tuple[int, float]:
     """Generate a quarter of the texts by the transformers backend."""
     from stages.distil.conversations import Conversation
+    from stages.distil.hardware import precision
     from stages.distil.models import model_folder
     from stages.distil.parameters import load_parameters
     from stages.distil.teachers import Request
     from stages.distil.teachers.generate import Generator
 
     settings = load_parameters("params.yaml").rationales
-    generator = Generator(model_folder(teacher), settings.context, settings.dtype)
+    generator = Generator(model_folder(teacher), settings.context, precision(settings.dtype))
     requests = []
     for asked in json.loads(REQUESTS.read_text())[::4]:
         system, *turns, user = (message["content"] for message in asked["messages"])

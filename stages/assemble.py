@@ -28,10 +28,10 @@ def assemble(parameters: Parameters) -> None:
             "status column in data/rationales, assemble.statuses and assemble.min_share"
         )
     labellers = _labellers(parameters)
-    top_k = parameters.saliency.top_k
+    saliency = parameters.saliency
     rows = {}
     for split in ("train", "validation", "test"):
-        joined = join_targets(split, teachers, parameters.assemble, top_k, tally, labellers)
+        joined = join_targets(split, teachers, parameters.assemble, saliency, tally, labellers)
         rows[split] = tables.write_shards(tables.distill_table(split), joined)
     if not rows["train"]:
         raise UserError(

@@ -8,6 +8,7 @@ from typing import Any
 from stages.distil import tables
 from stages.distil.answers import parse_answer, same
 from stages.distil.command import run_stage
+from stages.distil.highlights import overlap, read_scored
 from stages.distil.parameters import Parameters
 from stages.distil.quality import STATUSES
 from stages.distil.scoring import is_correct, score
@@ -42,6 +43,7 @@ def evaluate(parameters: Parameters) -> None:
             gold = {e.id: e.answer for e in tables.scan_examples("train")}
             right = [same(row["answer"], gold[row["id"]]) for row in reasoned]
             metrics["teachers"][name]["train"] = score(right)
+    metrics["saliency"] = overlap(read_scored(), parameters.saliency)
     tables.write_table(
         tables.PREDICTIONS,
         (

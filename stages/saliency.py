@@ -1,54 +1,34 @@
 """Stage `saliency`: score every word of a train question by its influence on the answer."""
 
 import sys
-from collections.abc import Iterator
-from typing import Any
-
-import torch
-from tqdm import tqdm
 
 from stages.distil import tables
-from stages.distil.attribution import METHOD, attribute, encode_prompt, load_teacher
 from stages.distil.command import run_stage
-from stages.distil.conversations import PromptFile
-from stages.distil.examples import Example
-from stages.distil.hardware import has_bfloat16
-from stages.distil.models import model_folder
+from stages.distil.errors import UserError
 from stages.distil.parameters import Parameters
-from stages.distil.prompts import question_spans, question_text
-from stages.distil.words import word_scores
+from stages.distil.saliency import ATTRIBUTIONS, COLUMNS, WordScores
+from stages.distil.store import Store
 
 
 def saliency(parameters: Parameters) -> None:
     """Write the table of word scores, one row a train question."""
-    tables.write_table(tables.SALIENCY, _scored(parameters, tables.read_examples("train")))
-
-
-def _scored(parameters: Parameters, examples: list[Example]) -> Iterator[dict[str, Any]]:
-    dtype = torch.bfloat16 if has_bfloat16() else torch.float32
-    wording = PromptFile(parameters.rationales.prompts.answer)
-    model, tokenizer = load_teacher(model_folder(parameters.saliency.teacher), dtype)
-    prompts = [
-        encode_prompt(
-            tokenizer,
-            wording.conversation(example).messages(),
-            question_text(example.question, example.options),
-            example.answer,
-        )
-        for example in examples
-    ]
-    scores: list[list[float]] = [[] for _ in prompts]
-    progress = tqdm(total=len(prompts), desc="saliency", unit="row", file=sys.stderr)
-    for index, row in attribute(model, prompts, tokenizer.pad_token_id or 0):
-        scores[index] = row
-        progress.update()
-    progress.close()
-    for example, prompt, row in zip(examples, prompts, scores, strict=True):
-        text = question_text(example.question, example.options)
-        spans = question_spans(example.question, example.options)
-        words = word_scores(text, prompt.spans, row)
-        kept = [w for w in words if any(a <= w["start"] and w["end"] <= b for a, b in spans)]
-        yield {"id": example.id, "text": text, "words": kept, "method": METHOD}
+    total = tables.count_examples()["train"]
+    rows = 0
+    with Store(ATTRIBUTIONS, "attributions", COLUMNS) as store:
+        scores = WordScores(parameters, store)
+        try:
+            with tables.TableWriter(tables.SALIENCY) as table:
+                for row in scores.rows(tables.scan_examples("train"), total):
+                    table.write(row)
+                    rows += 1
+                if not rows:
+                    raise UserError(
+                        f"{parameters.saliency.teacher} answers no train question rightly; set "
+                        "saliency.only_correct to false or choose another saliency.teacher"
+                    )
+        finally:
+            print(f"saliency, batches: {store.summary()}", file=sys.stderr)
+    print(f"{rows:,} of {total:,} train questions scored by {parameters.saliency.method}")
 
 
 if __name__ == "__main__":

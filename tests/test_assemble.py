@@ -9,7 +9,7 @@ import pytest
 from stages.distil import tables
 from stages.distil.assembly import join_targets
 from stages.distil.errors import UserError
-from stages.distil.parameters import Assemble
+from stages.distil.parameters import Assemble, Saliency
 from stages.distil.prompts import student_context
 from stages.distil.words import WORD
 from tests.distil.test_words import plain_top_words
@@ -17,6 +17,7 @@ from tests.distil.test_words import plain_top_words
 TEACHERS = ["one", "two"]
 SETTINGS = Assemble(statuses=["ok", "truncated"])
 STATUSES = SETTINGS.statuses
+SALIENCY = Saliency(teacher="any", top_k=2, weight=1)
 
 
 @pytest.fixture
@@ -66,6 +67,8 @@ def drawn(tmp_path, monkeypatch) -> dict[str, dict]:
                     {"start": a, "end": b, "score": float(rng.integers(-3, 3))} for a, b in spans
                 ],
                 "method": "drawn",
+                "target": "any",
+                "delta": None,
             }
     write(held)
     return held
@@ -79,7 +82,7 @@ def write(held: dict[str, dict]) -> None:
 
 
 def assembled(split: str, tally: Counter[str] | None = None) -> list[dict]:
-    rows = join_targets(split, TEACHERS, SETTINGS, 2, Counter() if tally is None else tally)
+    rows = join_targets(split, TEACHERS, SETTINGS, SALIENCY, Counter() if tally is None else tally)
     tables.write_shards(tables.distill_table(split), rows)
     return tables.read_table(tables.distill_table(split))
 
@@ -129,7 +132,7 @@ def test_teachers_answers_are_labels_where_asked_for(drawn, labellers):
             most = max(votes.values())
             expected[name] = next(a for a in given if votes[a.lower()] == most)
     tally: Counter[str] = Counter()
-    rows = list(join_targets("train", TEACHERS, SETTINGS, 2, tally, labellers))
+    rows = list(join_targets("train", TEACHERS, SETTINGS, SALIENCY, tally, labellers))
     found = {row["id"]: row["answer"] for table in rows for row in table.to_pylist()}
     assert found == expected
     assert 0 < tally["labels: none"] == 100 - len(expected)

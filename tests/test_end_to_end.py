@@ -75,7 +75,7 @@ def test_a_teacher_that_is_killed_leaves_no_process_and_goes_on_where_it_was(wor
     before = kept(workspace)
     done = run_stage("rationales", "--teacher", TEACHER)
     assert done.returncode == 0, done.stderr
-    assert f"{14 - before} generated, {before} found" in done.stderr
+    assert f"{14 - before} new, {before} found" in done.stderr
 
 
 @contextmanager

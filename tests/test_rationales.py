@@ -109,7 +109,7 @@ def test_a_larger_data_set_costs_its_new_questions_only(project):
         assert len(teacher.asked) == 40 + TEST
         done = project(url, data__limit=44, rationales__examples="random")
         assert len(teacher.asked) == 44 + TEST
-        assert f"4 generated, {40 + TEST} found" in done.stderr
+        assert f"4 new, {40 + TEST} found" in done.stderr
         done = project(url, alpha=0.1, saliency__top_k=2)  # the other changes stay
         assert len(teacher.asked) == 44 + TEST
         assert "0 generated" in done.stderr

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from stages.distil.answers import same
 from stages.distil.errors import UserError
-from stages.distil.parameters import Assemble
+from stages.distil.parameters import Assemble, Saliency
 from stages.distil.prompts import OPTIONS, student_context
 from stages.distil.tables import (
     DISTILL,
@@ -96,7 +96,7 @@ def join_targets(
     split: str,
     teachers: Sequence[str],
     settings: Assemble,
-    top_k: int,
+    saliency: Saliency,
     tally: Counter[str],
     labellers: Sequence[str] = (),
 ) -> Iterator[pa.Table]:
@@ -108,14 +108,14 @@ def join_targets(
     status, what became a target and what did not. Tables are read, and rows joined, while the
     caller works on what came before.
     """
-    return _ahead(_join(split, teachers, settings, top_k, tally, labellers))
+    return _ahead(_join(split, teachers, settings, saliency, tally, labellers))
 
 
 def _join(
     split: str,
     teachers: Sequence[str],
     settings: Assemble,
-    top_k: int,
+    saliency: Saliency,
     tally: Counter[str],
     labellers: Sequence[str],
 ) -> Iterator[pa.Table]:
@@ -151,7 +151,7 @@ def _join(
             rows, places = scored.rows_of(ids)
             tally["saliency: no row"] += size - len(places)
             if rows is not None:
-                salient = _salient(rows, places, size, top_k)
+                salient = _salient(rows, places, size, saliency)
         answers = questions["answer"]
         if training and labellers:
             labels = _labels([own[t] for t in labellers if t in own], size)
@@ -236,9 +236,10 @@ def _contexts(questions: pa.Table) -> pa.ChunkedArray:
     return pc.binary_join_element_wise(student_context("", []), questions["question"], shown, "")
 
 
-def _salient(rows: pa.Table, places: np.ndarray, size: int, top_k: int) -> pa.ListArray:
+def _salient(rows: pa.Table, places: np.ndarray, size: int, saliency: Saliency) -> pa.ListArray:
     """Return for each of `size` questions its salient words; those without a row have none."""
-    words = top_words(rows["text"].combine_chunks(), rows["words"].combine_chunks(), top_k)
+    texts, scored = rows["text"].combine_chunks(), rows["words"].combine_chunks()
+    words = top_words(texts, scored, saliency.top_k, saliency.stop_words)
     at = np.full(size, len(words))
     at[places] = np.arange(len(words))
     return pa.concat_arrays([words, NO_WORDS]).take(pa.array(at))

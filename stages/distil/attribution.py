@@ -1,166 +1,386 @@
-"""Gradient attribution by Captum: how much each input token moves the label's log-probability.
+"""Attribution by Captum: how much each word of a prompt moves the label's log-probability.
 
-One forward and one backward pass score a whole batch: the label's log-probability is summed over
-its tokens before the gradient is taken, and gradient × input is linear in the gradient. What stands
-before every question, such as the system's text, is computed once and kept as a cache of keys and
-values: no scored token changes it.
+A batch of prompts is scored in one forward and one backward pass: the label's log-probability is
+summed over its tokens before the gradient is taken, and every method here is linear in the
+gradient. What stands before every question, such as the system's text, is computed once by a
+decoder-only model and kept as a cache of keys and values: no scored token changes it.
 
-Knows token ids and characters; knows nothing of words or tables.
+Knows token ids and which word a token belongs to; knows nothing of texts or tables.
 """
 
 import copy
-from collections.abc import Iterator, Sequence
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from os.path import commonprefix
 from pathlib import Path
 
+import numpy as np
 import torch
-from captum.attr import LayerGradientXActivation
+from captum.attr import (
+    FeatureAblation,
+    GradientShap,
+    InputXGradient,
+    IntegratedGradients,
+)
+from captum.attr import Saliency as AbsoluteGradient
 from torch import Tensor
 from torch.nn import functional
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
     AutoTokenizer,
     Cache,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 
-from stages.distil.conversations import Messages
 from stages.distil.errors import UserError
 from stages.distil.hardware import attention
-
-METHOD = "input_x_gradient"
-BATCH = 16
+from stages.distil.parameters import Saliency
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """Token ids of a prompt and of its label; `spans[i]` are the characters of token `tokens[i]`.
+    """Token ids of a prompt and of its label; token `tokens[i]` belongs to word `words[i]`.
 
-    Only tokens of the question's own text have a span; a span counts from the text's start.
+    Words are numbered from 0 in the order of the prompt; every number below `count` is one.
     """
 
     ids: list[int]
     label: list[int]
     tokens: list[int]
-    spans: list[tuple[int, int]]
+    words: list[int]
+    count: int
 
 
-def load_teacher(
-    folder: Path, dtype: torch.dtype
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Load a frozen teacher whose embeddings carry a gradient."""
+@dataclass(frozen=True)
+class Scores:
+    """A prompt's score of each word.
+
+    `delta` is what integrated gradients miss: the sum of the scores minus the difference between
+    the label's log-probabilities given the prompt and given its baseline.
+    """
+
+    words: list[float]
+    delta: float | None = None
+
+
+def load_teacher(folder: Path, dtype: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Load a frozen teacher, decoder-only or encoder-decoder; `dtype` is its precision."""
     if not (folder / "config.json").is_file():
         raise UserError(f"{folder}: no model there; `dvc repro` fetches it")
-    model = AutoModelForCausalLM.from_pretrained(
+    two_parts = AutoConfig.from_pretrained(folder).is_encoder_decoder
+    kind = AutoModelForSeq2SeqLM if two_parts else AutoModelForCausalLM
+    model = kind.from_pretrained(
         folder, dtype=dtype, use_safetensors=True, attn_implementation=attention()
     )
-    freeze(model)
+    model.to("cuda" if torch.cuda.is_available() else "cpu").eval().requires_grad_(False)
     return model, AutoTokenizer.from_pretrained(folder)
 
 
-def freeze(model: PreTrainedModel) -> None:
-    """Let gradients flow to the embeddings' output only: no weight needs one."""
-    model.eval()
-    model.requires_grad_(False)
-    model.enable_input_require_grads()
+class Attributor:
+    """A frozen teacher whose label log-probabilities are attributed to the words of its prompts.
 
-
-def encode_prompt(
-    tokenizer: PreTrainedTokenizerBase, messages: Messages, text: str, label: str
-) -> Prompt:
-    """Encode a chat prompt that holds `text` and asks for `label`.
-
-    Raises `UserError` where the prompt does not hold the text as it is.
+    `prompts` given to its methods begin alike up to their first scored token as far as `shared`
+    tokens go, which are computed once.
     """
-    rendered = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    start = rendered.rfind(text)
-    if start < 0:
-        raise UserError(
-            "rationales.prompts.answer: expected the question and, on a line after it, "
-            f'"Options: " and the options with ", " between them, found {messages[-1]["content"]!r}'
+
+    def __init__(self, model: PreTrainedModel, settings: Saliency, padding: int):
+        """Take a model as `load_teacher` gives it and the id of its padding token."""
+        self._model = model
+        self._settings = settings
+        self._padding = padding
+        self._two_parts = model.config.is_encoder_decoder
+        self._embed = model.get_input_embeddings()
+        self._no_word = self._baseline()
+        self._shared: list[int] = []
+        self._prefix: Cache | None = None
+
+    def share(self, prompts: Sequence[Prompt]) -> None:
+        """Compute once what all of these prompts begin with; call before the other methods."""
+        if not prompts:
+            return
+        starts = [p.ids[: min(p.tokens, default=len(p.ids) - 1)] for p in prompts]
+        shared = [] if self._two_parts else list(commonprefix(starts))
+        if shared != self._shared:
+            self._shared, self._prefix = shared, self._read(shared) if shared else None
+
+    def batches(self, prompts: Sequence[Prompt]) -> Iterator[list[int]]:
+        """Yield the numbers of the prompts to score together, longest first, by token budget."""
+        passes = {"integrated_gradients": self._settings.steps}.get(self._settings.method, 1)
+        alone = self._settings.method in ("gradient_shap", "occlusion")
+        return _batches(
+            [self._length(p) for p in prompts],
+            0 if alone else self._settings.batch_tokens // passes,
         )
-    encoded = tokenizer(rendered, add_special_tokens=False, return_offsets_mapping=True)
-    inside = [
-        (i, (max(a - start, 0), min(b - start, len(text))))
-        for i, (a, b) in enumerate(encoded["offset_mapping"])
-        if a < start + len(text) and b > start and b > a
-    ]
-    return Prompt(
-        ids=encoded["input_ids"],
-        label=tokenizer.encode(label, add_special_tokens=False),
-        tokens=[i for i, _ in inside],
-        spans=[span for _, span in inside],
-    )
 
+    def key(self, identity: str, prompts: Sequence[Prompt]) -> bytes:
+        """Return a digest of everything that determines a batch's scores, to the last bit.
 
-def attribute(
-    model: PreTrainedModel, prompts: Sequence[Prompt], padding: int, batch_size: int = BATCH
-) -> Iterator[tuple[int, list[float]]]:
-    """Yield (index of the prompt, score of each of its `tokens`), the longest prompts first.
+        `identity` tells the model and its precision from others.
+        """
+        settings = self._settings.model_dump(include=set(SCORING))
+        values = [identity, settings, len(self._shared), [vars(prompt) for prompt in prompts]]
+        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).digest()
 
-    The score of a token is Σ_d e_d · ∂ log p(label | prompt) / ∂ e_d over its embedding e
-    (gradient × input; Shrikumar et al., 2016, as in Ballout et al., NLDB 2024).
-    """
-    shared = commonprefix([p.ids[: min(p.tokens, default=0)] for p in prompts])
-    prefix = _read(model, shared) if shared else None
-    method = LayerGradientXActivation(
-        lambda ids, *rest: label_log_probability(model, ids, *rest), model.get_input_embeddings()
-    )
-    order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i].ids) - len(prompts[i].label))
-    for start in range(0, len(order), batch_size):
-        chosen = order[start : start + batch_size]
-        ids, mask, labels = (
-            t.to(model.device) for t in _pad([prompts[i] for i in chosen], len(shared), padding)
+    def score(self, prompts: Sequence[Prompt]) -> list[Scores]:
+        """Return the scores of a batch of prompts, in their order."""
+        if not any(prompt.count for prompt in prompts):
+            return [Scores([]) for _ in prompts]
+        batch = self._lay_out(prompts)
+        if self._settings.method == "occlusion":
+            return [Scores(self._occlusion(batch, prompts[0].count))]
+        tokens, deltas = METHODS[self._settings.method](self, batch)
+        rows = zip(prompts, batch.offsets, tokens.float().cpu(), deltas, strict=True)
+        return [
+            Scores(self._merge(prompt, row[[offset + t for t in prompt.tokens]].tolist()), delta)
+            for prompt, offset, row, delta in rows
+        ]
+
+    @torch.no_grad()
+    def log_probabilities(self, prompts: Sequence[Prompt]) -> list[float]:
+        """Return the summed log-probability of each prompt's label, computed by token budget."""
+        found = [0.0] * len(prompts)
+        for chosen in _batches([self._length(p) for p in prompts], self._settings.batch_tokens):
+            batch = self._lay_out([prompts[i] for i in chosen])
+            values = self._log_probability(batch.embeddings, batch.mask, batch.labels)
+            for i, value in zip(chosen, values.tolist(), strict=True):
+                found[i] = value
+        return found
+
+    @torch.no_grad()
+    def continuations(self, prompts: Sequence[Prompt], max_tokens: int) -> list[list[int]]:
+        """Return the tokens that the model writes greedily after each prompt, its label unread."""
+        found: list[list[int]] = [[] for _ in prompts]
+        for chosen in _batches([len(p.ids) for p in prompts], self._settings.batch_tokens):
+            rows = [prompts[i].ids for i in chosen]
+            width = max(map(len, rows))
+            ids = torch.full((len(rows), width), self._padding)
+            mask = torch.zeros_like(ids)
+            for n, row in enumerate(rows):
+                here = slice(0, len(row)) if self._two_parts else slice(width - len(row), width)
+                ids[n, here] = torch.tensor(row)
+                mask[n, here] = 1
+            written = self._model.generate(
+                input_ids=ids.to(self._model.device),
+                attention_mask=mask.to(self._model.device),
+                max_new_tokens=max_tokens,
+                do_sample=False,
+                num_beams=1,
+                pad_token_id=self._padding,
+            )
+            for i, row in zip(chosen, written.tolist(), strict=True):
+                found[i] = row if self._two_parts else row[width:]
+        return found
+
+    def _log_probability(self, embeddings: Tensor, mask: Tensor, labels: Tensor) -> Tensor:
+        """Return the summed log-probability of each row's label, shape (B,).
+
+        `embeddings` is (B, N, D), the prompts without what is shared; `mask` is (B, P + N) where P
+        tokens are; `labels` is (B, T), the label's tokens with -1 for padding. A decoder-only model
+        reads the label's tokens but the last at the end of `embeddings`, and its logits are
+        computed at the label's positions only.
+        """
+        size = labels.shape[1]
+        if self._two_parts:
+            read = self._model.prepare_decoder_input_ids_from_labels(
+                labels.masked_fill(labels < 0, -100)
+            )
+            logits = self._model(
+                inputs_embeds=embeddings,
+                attention_mask=mask,
+                decoder_input_ids=read,
+                use_cache=False,
+            ).logits
+        else:
+            cache = None
+            if self._prefix is not None:  # a copy: the pass adds its own keys and values
+                cache = copy.deepcopy(self._prefix)
+                cache.batch_repeat_interleave(len(embeddings))
+            width = embeddings.shape[1]
+            logits = self._model(
+                inputs_embeds=embeddings,
+                attention_mask=mask,
+                position_ids=(mask.cumsum(-1) - 1).clamp(min=0)[:, -width:],
+                past_key_values=cache,
+                use_cache=cache is not None,
+                logits_to_keep=torch.arange(width - size, width, device=mask.device),
+            ).logits[:, -size:]
+        wanted = labels >= 0
+        picked = -functional.cross_entropy(logits[wanted].float(), labels[wanted], reduction="none")
+        rows = torch.arange(len(labels), device=labels.device)[:, None].expand_as(labels)[wanted]
+        return picked.new_zeros(len(labels)).index_add(0, rows, picked)
+
+    def _occlusion(self, batch: "_Batch", count: int) -> list[float]:
+        """Return the log-probability that leaving out each word of one prompt costs.
+
+        A word is left out by its tokens' attention mask: those after it close up, so that a
+        decoder-only model reads the prompt without the word.
+        """
+
+        def without(present: Tensor, words: Tensor, *rest: Tensor) -> Tensor:
+            embeddings, mask, labels = rest
+            kept = functional.pad(present, (1, 0), value=1.0).gather(1, words + 1)
+            inside = functional.pad(kept, (mask.shape[1] - kept.shape[1], 0), value=1.0)
+            return self._log_probability(embeddings, mask * inside.long(), labels)
+
+        rest = (batch.words, batch.embeddings, batch.mask, batch.labels)
+        at_once = max(1, self._settings.batch_tokens // batch.embeddings.shape[1])
+        present = torch.ones(1, count, device=batch.mask.device)
+        scores = FeatureAblation(without).attribute(
+            present, additional_forward_args=rest, perturbations_per_eval=min(at_once, count)
         )
-        scores = method.attribute(ids, additional_forward_args=(mask, labels, prefix))
-        width = len(shared) + ids.shape[1]
-        for row, i in zip(scores.float().sum(-1).tolist(), chosen, strict=True):
-            first = width - len(prompts[i].ids) - len(prompts[i].label) + 1 - len(shared)
-            yield i, [row[first + token] for token in prompts[i].tokens]
+        return scores[0].tolist()
+
+    def _input_x_gradient(self, batch: "_Batch") -> tuple[Tensor, list[None]]:
+        """Σ_d e_d · ∂ log p(label | prompt) / ∂ e_d (Shrikumar et al., 2016)."""
+        scores = InputXGradient(self._log_probability).attribute(
+            batch.embeddings, additional_forward_args=(batch.mask, batch.labels)
+        )
+        return scores.float().sum(-1), [None] * len(scores)
+
+    def _saliency(self, batch: "_Batch") -> tuple[Tensor, list[None]]:
+        """‖∂ log p(label | prompt) / ∂ e‖₂ (Simonyan et al., 2014)."""
+        scores = AbsoluteGradient(self._log_probability).attribute(
+            batch.embeddings, additional_forward_args=(batch.mask, batch.labels)
+        )
+        return scores.float().norm(dim=-1), [None] * len(scores)
+
+    def _integrated_gradients(self, batch: "_Batch") -> tuple[Tensor, list[float]]:
+        """Mean gradient on the way from the baseline × that way (Sundararajan et al., 2017).
+
+        The baseline has other embeddings where the words' tokens stand, so the scores of the words
+        sum to what the words do to the log-probability.
+        """
+        rows, width = batch.embeddings.shape[:2]
+        scores, deltas = IntegratedGradients(self._log_probability).attribute(
+            batch.embeddings,
+            torch.where(batch.words[..., None] >= 0, self._no_word, batch.embeddings),
+            additional_forward_args=(batch.mask, batch.labels),
+            n_steps=self._settings.steps,
+            internal_batch_size=max(rows, self._settings.batch_tokens // width),
+            return_convergence_delta=True,
+        )
+        return scores.float().sum(-1), deltas.tolist()
+
+    def _gradient_shap(self, batch: "_Batch") -> tuple[Tensor, list[None]]:
+        """Take the gradient at points on the way from random tokens (Lundberg and Lee, 2017).
+
+        Each of `steps` baselines has random tokens of the vocabulary in the words' places, drawn
+        with a seed of the prompt's own.
+        """
+        steps = self._settings.steps
+        seed = hashlib.sha256(json.dumps(batch.ids.tolist()).encode()).digest()
+        random = np.random.default_rng(int.from_bytes(seed[:8]))
+        drawn = random.integers(self._embed.num_embeddings, size=(steps, batch.ids.shape[1]))
+        others = self._embed(torch.from_numpy(drawn).to(batch.ids.device))
+        baselines = torch.where(batch.words[..., None] >= 0, others, batch.embeddings)
+        np.random.seed(int.from_bytes(seed[:4]))  # what Captum draws the points with
+        torch.manual_seed(int.from_bytes(seed[:4]))
+        scores = GradientShap(self._log_probability).attribute(
+            batch.embeddings,
+            baselines,
+            n_samples=steps,
+            additional_forward_args=(batch.mask, batch.labels),
+        )
+        return scores.float().sum(-1), [None]
+
+    @torch.no_grad()
+    def _baseline(self) -> Tensor:
+        """Return the embedding that stands for no word, shape (D,)."""
+        weights = self._embed(torch.tensor([self._padding], device=self._model.device))[0]
+        if self._settings.baseline == "zero":
+            return torch.zeros_like(weights)
+        if self._settings.baseline == "padding":
+            return weights
+        every = torch.arange(self._embed.num_embeddings, device=self._model.device)
+        sums = [self._embed(part).float().sum(0) for part in every.split(4096)]
+        return (torch.stack(sums).sum(0) / len(every)).to(weights.dtype)
+
+    def _merge(self, prompt: Prompt, scores: Sequence[float]) -> list[float]:
+        """Return a score for each word: its tokens' sum, or the largest by absolute value."""
+        words = [0.0] * prompt.count
+        for word, score in zip(prompt.words, scores, strict=True):
+            if self._settings.merge == "sum":
+                words[word] += score
+            elif abs(score) > abs(words[word]):
+                words[word] = score
+        return words
+
+    def _length(self, prompt: Prompt) -> int:
+        read = 0 if self._two_parts else len(prompt.label) - 1
+        return len(prompt.ids) + read - len(self._shared)
+
+    @torch.no_grad()
+    def _read(self, ids: list[int]) -> Cache:
+        tokens = torch.tensor([ids], device=self._model.device)
+        return self._model.base_model(input_ids=tokens, use_cache=True).past_key_values
+
+    @torch.no_grad()
+    def _lay_out(self, prompts: Sequence[Prompt]) -> "_Batch":
+        """Lay prompts out without what they share, which the mask counts.
+
+        A decoder-only model's rows end with the label and are padded on the left, an
+        encoder-decoder model's on the right.
+        """
+        shared = len(self._shared)
+        rows = [p.ids if self._two_parts else (p.ids + p.label[:-1])[shared:] for p in prompts]
+        width, height = max(map(len, rows)), max(len(p.label) for p in prompts)
+        ids = torch.full((len(rows), width), self._padding)
+        mask = torch.zeros(len(rows), shared + width, dtype=torch.long)
+        words = torch.full((len(rows), width), -1)
+        labels = torch.full((len(rows), height), -1)
+        mask[:, :shared] = 1
+        offsets = []
+        for n, (prompt, row) in enumerate(zip(prompts, rows, strict=True)):
+            start = 0 if self._two_parts else width - len(row)
+            ids[n, start : start + len(row)] = torch.tensor(row)
+            mask[n, shared + start : shared + start + len(row)] = 1
+            offsets.append(start - shared)
+            words[n, [start - shared + t for t in prompt.tokens]] = torch.tensor(prompt.words)
+            first = 0 if self._two_parts else height - len(prompt.label)
+            labels[n, first : first + len(prompt.label)] = torch.tensor(prompt.label)
+        device = self._model.device
+        ids, mask, words, labels = (t.to(device) for t in (ids, mask, words, labels))
+        return _Batch(ids, self._embed(ids), mask, labels, words, offsets)
 
 
-def label_log_probability(
-    model: PreTrainedModel, ids: Tensor, mask: Tensor, labels: Tensor, prefix: Cache | None = None
-) -> Tensor:
-    """Return the summed log-probability of each row's label, shape (B,).
+@dataclass(frozen=True)
+class _Batch:
+    """Prompts laid out, B rows of N tokens after P shared ones.
 
-    `ids` are (B, N), padded on the left, without the label's last token; `prefix` holds P tokens
-    before them, the same for all rows; `mask` is (B, P + N); `labels` is (B, T), the label's tokens
-    padded on the left with -1. Logits are computed at the label's positions only.
+    `ids` (B, N); `embeddings` (B, N, D); `mask` (B, P + N); `labels` (B, T), -1 for padding;
+    `words` (B, N), a token's word or -1; token t of prompt n stands in column `offsets[n]` + t.
     """
-    positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, -ids.shape[1] :]
-    cache = None
-    if prefix is not None:  # a copy: the pass adds its own keys and values
-        cache = copy.deepcopy(prefix)
-        cache.batch_repeat_interleave(len(ids))
-    hidden = model.base_model(
-        input_ids=ids,
-        attention_mask=mask,
-        position_ids=positions,
-        past_key_values=cache,
-        use_cache=cache is not None,
-    ).last_hidden_state[:, -labels.shape[1] :]
-    wanted = labels >= 0
-    # One flat product: a batched one would copy the vocabulary's weights for every row.
-    logits = model.get_output_embeddings()(hidden[wanted]).float()
-    picked = -functional.cross_entropy(logits, labels[wanted], reduction="none")
-    rows = torch.arange(len(labels), device=labels.device)[:, None].expand_as(labels)[wanted]
-    return picked.new_zeros(len(labels)).index_add(0, rows, picked)
+
+    ids: Tensor
+    embeddings: Tensor
+    mask: Tensor
+    labels: Tensor
+    words: Tensor
+    offsets: list[int]
 
 
-@torch.no_grad()
-def _read(model: PreTrainedModel, ids: list[int]) -> Cache:
-    tokens = torch.tensor([ids], device=model.device)
-    return model.base_model(input_ids=tokens, use_cache=True).past_key_values
+METHODS: dict[str, Callable[[Attributor, _Batch], tuple[Tensor, Sequence[float | None]]]] = {
+    "input_x_gradient": Attributor._input_x_gradient,
+    "saliency": Attributor._saliency,
+    "integrated_gradients": Attributor._integrated_gradients,
+    "gradient_shap": Attributor._gradient_shap,
+}
+SCORING = ("method", "merge", "steps", "baseline", "batch_tokens")
 
 
-def _pad(prompts: Sequence[Prompt], shared: int, padding: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Lay prompts and labels out without the `shared` first tokens, which the mask counts."""
-    rows = [(p.ids + p.label[:-1])[shared:] for p in prompts]
-    width, height = max(map(len, rows)), max(len(p.label) for p in prompts)
-    ids = torch.tensor([[padding] * (width - len(row)) + row for row in rows])
-    mask = torch.tensor([[1] * shared + [0] * (width - len(r)) + [1] * len(r) for r in rows])
-    labels = torch.tensor([[-1] * (height - len(p.label)) + p.label for p in prompts])
-    return ids, mask, labels
+def _batches(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
+    """Yield numbers of rows of similar lengths whose padded tokens stay within the budget.
+
+    The longest rows come first; a row that is over the budget comes alone.
+    """
+    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
+    start = 0
+    while start < len(order):
+        rows = max(1, budget // lengths[order[start]])
+        yield order[start : start + rows]
+        start += rows

@@ -11,6 +11,13 @@ def attention() -> str:
     return "sdpa" if torch.cuda.is_available() else "eager"
 
 
+def precision(wanted: str) -> str:
+    """Return `bfloat16` or `float32`: what is wanted, or for `auto` what is fast here."""
+    if wanted != "auto":
+        return wanted
+    return "bfloat16" if has_bfloat16() else "float32"
+
+
 def has_bfloat16() -> bool:
     """Return whether this machine multiplies bfloat16 matrices in hardware."""
     if torch.cuda.is_available():

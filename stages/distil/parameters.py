@@ -28,6 +28,7 @@ NO_WEIGHTS = ("provided", "server")  # sources of teachers that are no model on 
 RESERVED = "student"  # models/student is what `train` writes
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
+Precision = Literal["auto", "bfloat16", "float32"]  # auto: what the machine multiplies in hardware
 
 
 class _Settings(BaseModel):
@@ -235,7 +236,7 @@ class Rationales(_Settings):
     retry_temperature: float = Field(0.7, gt=0, le=2)
     context: Count = Field(8192, description="tokens of prompt and text together, at most")
     backend: Literal["auto", "vllm", "transformers"] = "auto"
-    dtype: Literal["bfloat16", "float32"] = Field("bfloat16", description="teachers' precision")
+    dtype: Precision = Field("auto", description="teachers' precision")
     prompts: PromptFiles
 
     @model_validator(mode="after")
@@ -249,7 +250,20 @@ class Saliency(_Settings):
     """Which words of a question a teacher's answer hangs on."""
 
     teacher: Name
+    method: Literal[
+        "input_x_gradient", "saliency", "integrated_gradients", "gradient_shap", "occlusion"
+    ] = "input_x_gradient"
+    target: Literal["gold", "prediction"] = Field("gold", description="the answer that is scored")
+    only_correct: bool = Field(False, description="leave out what the teacher answers wrongly")
+    merge: Literal["sum", "max"] = Field("sum", description="a word's score from its tokens'")
+    steps: Count = Field(16, description="of integrated_gradients and gradient_shap")
+    baseline: Literal["zero", "padding", "mean"] = Field(
+        "zero", description="the embedding in a token's place where integrated_gradients start"
+    )
+    dtype: Precision = Field("auto", description="the attribution's precision")
+    batch_tokens: Count = Field(1024, description="tokens of a batch, padding counted")
     top_k: Count
+    stop_words: bool = Field(True, description="false: words such as `the` are not chosen")
     weight: Weight
 
 

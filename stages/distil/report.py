@@ -33,6 +33,11 @@ def print_report() -> None:
         if "train" in entry:
             train = entry["train"]
             print(f"  its own answers to train questions: {train['accuracy']:.3f} right")
+    salient = metrics["saliency"]
+    print(
+        f"salient words: {salient['overlap']:.3f} of the questions have a word of the answer among "
+        f"them ({salient['chance']:.3f} by chance)"
+    )
     times = {
         file.stem: json.loads(file.read_text())["seconds"] for file in sorted(TIMES.glob("*.json"))
     }

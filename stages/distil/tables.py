@@ -66,7 +66,8 @@ SCHEMAS = {
         prompt_tokens=pa.int32(),
         output_tokens=pa.int32(),
     ),
-    # `start` and `end` count characters of `text`, end exclusive.
+    # `start` and `end` count characters of `text`, end exclusive; `target` is the answer whose
+    # log-probability is attributed; `delta` is what integrated gradients miss.
     SALIENCY: _schema(
         id=pa.string(),
         text=pa.string(),
@@ -80,6 +81,8 @@ SCHEMAS = {
             )
         ),
         method=pa.string(),
+        target=pa.string(),
+        delta=(pa.float32(), None),
     ),
     DISTILL: _schema(
         id=pa.string(),

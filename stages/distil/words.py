@@ -1,46 +1,54 @@
 """Words of a text and their scores: from sub-word tokens to the top k, by character offsets."""
 
-import re
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import regex
 
-# A word is letters and digits, joined by hyphens, apostrophes or points inside it.
-WORD = re.compile(r"\w+(?:[-'’.]\w+)*")
+# A word is letters and digits, each with its combining marks and joiners; hyphens, apostrophes or
+# points inside it join it.
+_PART = r"[\p{L}\p{N}_][\p{L}\p{N}\p{M}_\u200c\u200d]*"
+WORD = regex.compile(rf"{_PART}(?:[-'’.]{_PART})*")
 
 
-def word_scores(
-    text: str, tokens: Sequence[tuple[int, int]], scores: Sequence[float]
-) -> list[dict[str, Any]]:
-    """Return the words of `text` with `start`, `end` and `score`, in the order of the text.
+def find_words(text: str, spans: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Return the words of `text` that stand whole in one of `spans`, as character spans."""
+    found = [match.span() for match in WORD.finditer(text)]
+    return [(a, b) for a, b in found if any(start <= a and b <= end for start, end in spans)]
 
-    A word's score is the sum over the tokens (character spans of `text`) that overlap it; a token
-    over two words counts for the one it covers more of. Tokens outside all words are left out.
+
+def owners(words: Sequence[tuple[int, int]], tokens: Sequence[tuple[int, int]]) -> list[int | None]:
+    """Return for each token the number of the word it belongs to, None for one in no word.
+
+    Words and tokens are character spans in the order of their starts. A token over two words
+    belongs to the one it covers more of, the earlier where both have the same.
     """
-    words = [{"start": m.start(), "end": m.end(), "score": 0.0} for m in WORD.finditer(text)]
+    found: list[int | None] = []
     first = 0
-    for (start, end), score in zip(tokens, scores, strict=True):
-        while first < len(words) and words[first]["end"] <= start:
+    for start, end in tokens:
+        while first < len(words) and words[first][1] <= start:
             first += 1
         covered = [
-            (min(end, word["end"]) - max(start, word["start"]), -number, word)
-            for number, word in enumerate(words[first : first + end - start + 1])
-            if word["start"] < end and word["end"] > start
+            (min(end, b) - max(start, a), -number)
+            for number, (a, b) in enumerate(words[first : first + end - start + 1], start=first)
+            if a < end and b > start
         ]
-        if covered:
-            max(covered)[2]["score"] += score
-    return words
+        found.append(-max(covered)[1] if covered else None)
+    return found
 
 
-def top_words(texts: pa.StringArray, words: pa.ListArray, k: int) -> pa.ListArray:
+def top_words(
+    texts: pa.StringArray, words: pa.ListArray, k: int, stop_words: bool = True
+) -> pa.ListArray:
     """Return for each text its k distinct words of the largest absolute score, in the text's order.
 
     `words` has for each text the list of its words in their order: `start`, `end` (characters of
     the text) and `score`. A word that stands twice, in whatever case, counts once, at its larger
-    score; ties go to the earlier word.
+    score; ties go to the earlier word. English stop words are chosen only with `stop_words`.
     """
+    if not stop_words:
+        words = _content_words(texts, words)
     counts = words.value_lengths().to_numpy(zero_copy_only=False)
     flat = words.flatten()
     starts, ends, scores = (flat.field(n).to_numpy() for n in ("start", "end", "score"))
@@ -68,6 +76,22 @@ def top_words(texts: pa.StringArray, words: pa.ListArray, k: int) -> pa.ListArra
     ends_of_rows = np.cumsum(np.bincount(owner, minlength=len(texts)))
     offsets = pa.array(np.concatenate([[0], ends_of_rows]), pa.int32())
     return pa.ListArray.from_arrays(offsets, pa.concat_arrays(chosen).take(pa.array(order)))
+
+
+def _content_words(texts: pa.StringArray, words: pa.ListArray) -> pa.ListArray:
+    """Return each text's words but those that scikit-learn lists as English stop words."""
+    from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS  # takes a second
+
+    counts = words.value_lengths().to_numpy(zero_copy_only=False)
+    flat = words.flatten()
+    starts, ends = (flat.field(name).to_numpy() for name in ("start", "end"))
+    rows = np.repeat(np.arange(len(texts)), counts)
+    found = _slices(texts, rows, starts, ends).dictionary_encode()
+    listed = [word.casefold() in ENGLISH_STOP_WORDS for word in found.dictionary.to_pylist()]
+    kept = ~np.array(listed, bool)[found.indices.to_numpy()]
+    ends_of_rows = np.cumsum(np.bincount(rows[kept], minlength=len(texts)))
+    offsets = pa.array(np.concatenate([[0], ends_of_rows]), pa.int32())
+    return pa.ListArray.from_arrays(offsets, flat.filter(pa.array(kept)))
 
 
 def _first_of_each(owner: np.ndarray, word: np.ndarray) -> np.ndarray:

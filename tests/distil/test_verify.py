@@ -2,7 +2,13 @@ import json
 
 import pytest
 
-from stages.distil.verify import STUDENT_TOLERANCE, TOLERANCE, compare_locks, compare_metrics
+from stages.distil.verify import (
+    STUDENT_TOLERANCE,
+    TOLERANCE,
+    compare_locks,
+    compare_metrics,
+    has_same_data,
+)
 
 LOCK = """
 schema: '2.0'
@@ -23,7 +29,7 @@ METRICS = {"student": {"accuracy": 0.7, "low": 0.6}, "teachers": {"a": {"accurac
 
 def test_a_run_equals_itself():
     assert compare_locks(LOCK, LOCK) == []
-    assert compare_metrics(json.dumps(METRICS), json.dumps(METRICS)) == []
+    assert compare_metrics(json.dumps(METRICS), json.dumps(METRICS), True) == []
 
 
 @pytest.mark.parametrize(
@@ -50,14 +56,28 @@ def test_an_accuracy_beyond_the_tolerance_is_named(who, tolerance):
     found = json.loads(json.dumps(METRICS))
     entry = found["student"] if who == "student" else found["teachers"]["a"]
     entry["accuracy"] -= tolerance / 2
-    assert compare_metrics(json.dumps(METRICS), json.dumps(found)) == []
+    assert compare_metrics(json.dumps(METRICS), json.dumps(found), True) == []
     entry["accuracy"] -= tolerance
-    (line,) = compare_metrics(json.dumps(METRICS), json.dumps(found))
+    (line,) = compare_metrics(json.dumps(METRICS), json.dumps(found), True)
     assert "accuracy is" in line
 
 
 def test_a_missing_accuracy_is_named():
     found = {"student": METRICS["student"], "teachers": {}}
-    assert compare_metrics(json.dumps(METRICS), json.dumps(found)) == [
+    assert compare_metrics(json.dumps(METRICS), json.dumps(found), True) == [
         "teachers.a.accuracy is in one of the metrics only"
     ]
+
+
+@pytest.mark.parametrize(("accuracy", "expected"), [(0.31, 0), (0.3, 1), (0.1, 1)])
+def test_a_student_of_other_data_must_only_be_better_than_its_teachers(accuracy, expected):
+    found = METRICS | {"student": {"accuracy": accuracy}}
+    lines = compare_metrics(json.dumps(METRICS), json.dumps(found), False)
+    assert len(lines) == expected
+    assert all("not above teachers.a.accuracy of 0.300" in line for line in lines)
+
+
+def test_the_students_data_are_those_that_were_assembled():
+    lock = "stages: {assemble: {outs: [{path: data/distill, md5: aa.dir}]}}"
+    assert has_same_data(lock, lock)
+    assert not has_same_data(lock, lock.replace("aa", "bb"))

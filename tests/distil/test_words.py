@@ -6,12 +6,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stages.distil.tables import SALIENCY, SCHEMAS
-from stages.distil.words import WORD, top_words, word_scores
+from stages.distil.words import WORD, find_words, owners, top_words
 
 
 def top_words_of(texts: list[str], words: list[list[dict[str, Any]]], k: int) -> list[list[str]]:
     kind = SCHEMAS[SALIENCY].field("words").type
     return top_words(pa.array(texts, pa.string()), pa.array(words, kind), k).to_pylist()
+
+
+def words_of(text: str, scores: list[float]) -> list[dict[str, Any]]:
+    spans = find_words(text, [(0, len(text))])
+    return [
+        {"start": start, "end": end, "score": score}
+        for (start, end), score in zip(spans, scores, strict=True)
+    ]
 
 
 def plain_top_words(text: str, words: list[dict[str, Any]], k: int) -> list[str]:
@@ -24,31 +32,62 @@ def plain_top_words(text: str, words: list[dict[str, Any]], k: int) -> list[str]
     return [word for _, word in sorted(best.values())]
 
 
-def scored(text: str, pieces: list[str], scores: list[float]) -> list[tuple[str, float]]:
+def owned(text: str, pieces: list[str]) -> list[tuple[str, str | None]]:
     spans, at = [], 0
     for piece in pieces:
         spans.append((at, at + len(piece)))
         at += len(piece)
     assert at == len(text)
-    return [(text[w["start"] : w["end"]], w["score"]) for w in word_scores(text, spans, scores)]
-
-
-def test_a_words_score_is_the_sum_over_its_pieces_and_punctuation_is_left_out():
-    found = scored("Ann, mother-in-law.", ["An", "n", ",", " mother", "-in", "-law", "."], range(7))
-    assert found == [("Ann", 1.0), ("mother-in-law", 12.0)]
-
-
-def test_a_piece_over_two_words_counts_for_the_one_it_covers_more_of():
-    assert scored("ab c d", ["a", "b c", " d"], [1.0, 2.0, 4.0]) == [
-        ("ab", 3.0),
-        ("c", 0.0),
-        ("d", 4.0),
+    words = find_words(text, [(0, len(text))])
+    return [
+        (piece, text[slice(*words[number])] if number is not None else None)
+        for piece, number in zip(pieces, owners(words, spans), strict=True)
     ]
 
 
-def test_several_tokens_of_one_character_all_count():
-    words = word_scores("é x", [(0, 1), (0, 1), (1, 3)], [1.0, 2.0, 3.0])
-    assert [w["score"] for w in words] == [3.0, 3.0]
+def test_a_words_pieces_belong_to_it_and_punctuation_to_none():
+    pieces = ["An", "n", ",", " mother", "-in", "-law", "."]
+    long = "mother-in-law"
+    assert [word for _, word in owned("Ann, mother-in-law.", pieces)] == [
+        *["Ann", "Ann", None],
+        *[long, long, long, None],
+    ]
+
+
+def test_a_piece_over_two_words_belongs_to_the_one_it_covers_more_of():
+    assert owned("ab cd e", ["a", "b cd", " e"]) == [("a", "ab"), ("b cd", "cd"), (" e", "e")]
+    assert owned("ab cd", ["a", "b c", "d"])[1] == ("b c", "ab")
+
+
+def test_several_tokens_of_one_character_belong_to_the_same_word():
+    assert owners(find_words("é x", [(0, 3)]), [(0, 1), (0, 1), (1, 3)]) == [0, 0, 1]
+
+
+def test_tokens_before_and_after_the_words_belong_to_none():
+    assert owners([(0, 2), (3, 5)], [(-9, -5), (-1, 2), (3, 5), (5, 8), (0, 0)]) == [
+        *[None, 0, 1],
+        *[None, None],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (
+            "e\u0301te\u0301 it's mother-in-law, 1.5",
+            ["e\u0301te\u0301", "it's", "mother-in-law", "1.5"],
+        ),
+        ("हिन्दी भाषा।", ["हिन्दी", "भाषा"]),
+        ("👩\u200d👧 👍🏽\ufe0f a_b - . ’", ["a_b"]),
+        ("می\u200cخواهم\tdas\u00a0Wort", ["می\u200cخواهم", "das", "Wort"]),
+    ],
+)
+def test_words_of_many_scripts(text, words):
+    assert [text[a:b] for a, b in find_words(text, [(0, len(text))])] == words
+
+
+def test_words_stand_whole_in_a_span():
+    assert find_words("one two three", [(0, 5), (8, 13)]) == [(0, 3), (8, 13)]
 
 
 @pytest.mark.parametrize(
@@ -68,8 +107,17 @@ def test_the_top_words_stand_in_the_order_of_the_text(k, expected):
 
 def test_a_repeated_word_counts_once_and_ties_go_to_the_earlier():
     text = "the cat The dog"
-    words = word_scores(text, [(0, 3), (4, 7), (8, 11), (12, 15)], [1.0, 1.0, 5.0, 1.0])
+    words = words_of(text, [1.0, 1.0, 5.0, 1.0])
     assert top_words_of([text], [words], 2) == [["cat", "The"]]
+
+
+def test_stop_words_are_left_out_where_they_are_not_wanted():
+    text = "The cat is WITH the dog"
+    kind = SCHEMAS[SALIENCY].field("words").type
+    words = pa.array([words_of(text, [9.0, 2.0, 8.0, 7.0, 6.0, 1.0]), []], kind)
+    texts = pa.array([text, ""])
+    assert top_words(texts, words, 5, stop_words=False).to_pylist() == [["cat", "dog"], []]
+    assert top_words(texts, words, 2).to_pylist() == [["The", "is"], []]
 
 
 @given(

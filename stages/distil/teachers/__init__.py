@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Protocol
 
 from stages.distil.conversations import Conversation
 from stages.distil.errors import UserError
-from stages.distil.parameters import FolderModel, Model, Parameters, Rationales, ServerModel
+from stages.distil.fingerprint import fingerprint
+from stages.distil.parameters import Model, Parameters, Rationales, ServerModel
 
 if TYPE_CHECKING:  # importing transformers takes seconds
     from transformers import PreTrainedTokenizerBase
@@ -70,10 +71,11 @@ def identity(source: Model, settings: Rationales, folder: Path) -> str:
     if isinstance(source, ServerModel):
         where = {"url", "timeout", "in_flight", "tries", "key"}
         return json.dumps(source.model_dump(mode="json", exclude=where), sort_keys=True)
+    from stages.distil.hardware import precision  # importing torch takes seconds
+
     kind = backend_of(settings.backend, folder)
-    local = isinstance(source, FolderModel)
-    known = _digest(folder) if local else source.model_dump(mode="json")
-    return json.dumps([kind, settings.dtype, known], sort_keys=True)
+    dtype = precision(settings.dtype)
+    return json.dumps([kind, dtype, fingerprint(source, folder)], sort_keys=True)
 
 
 def backend_of(wanted: str, folder: Path) -> str:
@@ -98,13 +100,16 @@ def open_backend(name: str, parameters: Parameters, folder: Path) -> Backend:
         from stages.distil.teachers.server import Server
 
         return Server(name, source)
+    from stages.distil.hardware import precision
+
+    dtype = precision(settings.dtype)
     if backend_of(settings.backend, folder) == "transformers":
         from stages.distil.teachers.generate import Generator
 
-        return Generator(folder, settings.context, settings.dtype)
+        return Generator(folder, settings.context, dtype)
     from stages.distil.teachers.engine import Engine
 
-    return Engine(folder, settings.context, settings.dtype)
+    return Engine(folder, settings.context, dtype)
 
 
 def encode(tokenizer: "PreTrainedTokenizerBase", conversation: Conversation) -> list[int]:
@@ -115,13 +120,3 @@ def encode(tokenizer: "PreTrainedTokenizerBase", conversation: Conversation) -> 
         conversation.messages(), tokenize=False, add_generation_prompt=True
     )
     return tokenizer.encode(text, add_special_tokens=False)
-
-
-def _digest(folder: Path) -> str:
-    digest = hashlib.sha256()
-    for file in sorted(folder.iterdir()):
-        if file.is_file():
-            with file.open("rb") as stream:
-                digest.update(f"{file.name}\0".encode())
-                digest.update(hashlib.file_digest(stream, "sha256").digest())
-    return digest.hexdigest()

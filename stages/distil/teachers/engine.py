@@ -12,6 +12,7 @@ import psutil
 import torch
 
 from stages.distil.errors import UserError
+from stages.distil.models import count_parameters
 from stages.distil.teachers import TOO_LONG, Completion, Request, encode
 
 if TYPE_CHECKING:
@@ -52,8 +53,9 @@ class Engine:
         coming = iter(requests)
         running: dict[str, Request] = {}
         number = 0
+        room = 1  # the first request alone: what others share with it, they find in the cache
         while True:
-            while len(running) < IN_FLIGHT and (request := next(coming, None)) is not None:
+            while len(running) < room and (request := next(coming, None)) is not None:
                 tokens = encode(self._tokenizer, request.conversation)
                 if len(tokens) + request.max_tokens > self._context:
                     yield request, Completion("", TOO_LONG, len(tokens), 0)
@@ -75,6 +77,7 @@ class Engine:
                 outputs = self._engine.step()
             except RuntimeError as error:
                 raise UserError(f"{self._folder}: vLLM stopped: {_advice(error)}") from error
+            room = IN_FLIGHT
             for output in outputs:
                 if output.finished:
                     text = output.outputs[0]
@@ -95,7 +98,7 @@ def start_vllm(folder: Path, context: int, dtype: str) -> "LLM":
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     on_cpu = not torch.cuda.is_available()
     if on_cpu:
-        _use_whole_machine(folder)
+        _use_whole_machine(folder, dtype)
     from vllm import LLM  # reads the environment when imported
 
     try:
@@ -114,12 +117,12 @@ def start_vllm(folder: Path, context: int, dtype: str) -> "LLM":
         raise UserError(f"{folder}: vLLM does not start: {_advice(error)}") from error
 
 
-def _use_whole_machine(folder: Path) -> None:
+def _use_whole_machine(folder: Path, dtype: str) -> None:
     """Set what vLLM reads of its CPU backend from the environment; the user's own values stay."""
     cores = ",".join(map(str, sorted(os.sched_getaffinity(0))))
     # By default vLLM keeps one core free, which is half of a small machine.
     os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", cores)
-    weights = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+    weights = count_parameters(folder) * (4 if dtype == "float32" else 2)
     free = psutil.virtual_memory().available - weights
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(max(1, min(16, int(free / 4 / GIB)))))
 

@@ -1,0 +1,184 @@
+"""Which words of a question an answer hangs on: prompts, batches, and the store of their scores.
+
+Scores are computed batch by batch and kept, so that a run which was killed goes on where it was.
+Knows questions, attribution and words; knows nothing of how the words are chosen or learnt.
+"""
+
+import json
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+from transformers import PreTrainedTokenizerBase
+
+from stages.distil.answers import parse_answer, same
+from stages.distil.attribution import Attributor, Prompt, Scores, load_teacher
+from stages.distil.conversations import Conversation, PromptFile
+from stages.distil.errors import UserError
+from stages.distil.examples import Example
+from stages.distil.fingerprint import fingerprint
+from stages.distil.hardware import precision
+from stages.distil.models import model_folder
+from stages.distil.parameters import Parameters
+from stages.distil.prompts import question_spans, question_text
+from stages.distil.store import Store
+from stages.distil.words import find_words, owners
+
+ATTRIBUTIONS = Path(".cache/attributions/attributions.sqlite")  # `make clean` keeps it
+COLUMNS = {"result": "TEXT"}
+WINDOW = 2048  # questions that are sorted by length together
+ASKED = 64  # questions whose predictions are kept together
+ANSWER_TOKENS = 32  # of a prediction where there are no options
+
+
+class WordScores:
+    """A teacher's scores of the words of questions."""
+
+    def __init__(self, parameters: Parameters, store: Store):
+        """Load the teacher."""
+        self._settings = parameters.saliency
+        self._store = store
+        self._wording = PromptFile(parameters.rationales.prompts.answer)
+        folder = model_folder(self._settings.teacher)
+        dtype = precision(self._settings.dtype)
+        model, self._tokenizer = load_teacher(folder, dtype)
+        known = fingerprint(parameters.models[self._settings.teacher], folder)
+        self._identity = json.dumps([dtype, known], sort_keys=True)
+        padding = self._tokenizer.pad_token_id
+        self._attributor = Attributor(model, self._settings, 0 if padding is None else padding)
+
+    def rows(self, examples: Iterable[Example], total: int) -> Iterator[dict[str, Any]]:
+        """Yield a row of `saliency` for each of `total` questions, in their order.
+
+        A question that the teacher answers wrongly is left out where only right ones count.
+        """
+        coming = iter(examples)
+        with tqdm(total=total, desc="saliency", unit="row", file=sys.stderr) as progress:
+            while window := list(islice(coming, WINDOW)):
+                targets = self._targets(window)
+                chosen = [(e, t) for e, t in zip(window, targets, strict=True) if t is not None]
+                progress.update(len(window) - len(chosen))
+                prompts = [self._prompt(example, target) for example, target in chosen]
+                scored = self._scores(prompts, progress)
+                for (example, target), scores in zip(chosen, scored, strict=True):
+                    yield self._row(example, target, scores)
+
+    def _row(self, example: Example, target: str, scores: Scores) -> dict[str, Any]:
+        text = question_text(example.question, example.options)
+        words = find_words(text, question_spans(example.question, example.options))
+        return {
+            "id": example.id,
+            "text": text,
+            "words": [
+                {"start": start, "end": end, "score": score}
+                for (start, end), score in zip(words, scores.words, strict=True)
+            ],
+            "method": self._settings.method,
+            "target": target,
+            "delta": scores.delta,
+        }
+
+    def _scores(self, prompts: Sequence[Prompt], progress: tqdm) -> list[Scores]:
+        scores = [Scores([])] * len(prompts)
+        self._attributor.share(prompts)
+        for chosen in self._attributor.batches(prompts):
+            batch = [prompts[i] for i in chosen]
+            key = self._attributor.key(self._identity, batch)
+            if kept := self._store.select(key):
+                self._store.found += 1
+                found = [Scores(*values) for values in json.loads(kept[0])]
+            else:
+                found = self._attributor.score(batch)
+                values = [[score.words, score.delta] for score in found]
+                self._store.insert(key, [json.dumps(values)])
+            for i, score in zip(chosen, found, strict=True):
+                scores[i] = score
+            progress.update(len(chosen))
+        return scores
+
+    def _targets(self, examples: Sequence[Example]) -> list[str | None]:
+        """Return the answer to attribute for each question; None for one that is left out."""
+        settings = self._settings
+        if settings.target == "gold" and not settings.only_correct:
+            return [example.answer for example in examples]
+        targets: list[str | None] = []
+        for start in range(0, len(examples), ASKED):
+            asked = examples[start : start + ASKED]
+            for example, prediction in zip(asked, self._predictions(asked), strict=True):
+                right = same(prediction, example.answer)
+                wanted = prediction if settings.target == "prediction" else example.answer
+                targets.append(wanted if right or not settings.only_correct else None)
+        return targets
+
+    def _predictions(self, examples: Sequence[Example]) -> list[str]:
+        """Return the teacher's own answers.
+
+        The option of the largest mean log-probability of its tokens; without options, what the
+        teacher writes greedily.
+        """
+        asked = [(n, o) for n, example in enumerate(examples) for o in example.options]
+        prompts = [self._prompt(examples[n], option) for n, option in asked]
+        free = [n for n, example in enumerate(examples) if not example.options]
+        open_ended = [self._prompt(examples[n], examples[n].answer) for n in free]
+        self._attributor.share(prompts + open_ended)
+        key = self._attributor.key(f"{self._identity} predictions", prompts + open_ended)
+        if kept := self._store.select(key):
+            return json.loads(kept[0])
+        best: dict[int, tuple[float, str]] = {}
+        values = self._attributor.log_probabilities(prompts)
+        for (n, option), prompt, value in zip(asked, prompts, values, strict=True):
+            mean = value / len(prompt.label)
+            if n not in best or mean > best[n][0]:
+                best[n] = (mean, option)
+        texts = self._attributor.continuations(open_ended, ANSWER_TOKENS)
+        for n, tokens in zip(free, texts, strict=True):
+            text = self._tokenizer.decode(tokens, skip_special_tokens=True)
+            best[n] = (0.0, parse_answer(text, []))
+        predictions = [best[n][1] for n in range(len(examples))]
+        self._store.insert(key, [json.dumps(predictions)])
+        return predictions
+
+    def _prompt(self, example: Example, label: str) -> Prompt:
+        return encode_prompt(self._tokenizer, self._wording.conversation(example), example, label)
+
+
+def encode_prompt(
+    tokenizer: PreTrainedTokenizerBase, conversation: Conversation, example: Example, label: str
+) -> Prompt:
+    """Encode a conversation that ends with a question and asks for `label`.
+
+    Words are those of question and options; a token that is in none of them has no score. Raises
+    `UserError` where the conversation does not hold the question as `question_text` has it.
+    """
+    text = question_text(example.question, example.options)
+    if tokenizer.chat_template:
+        messages = conversation.messages()
+        rendered = tokenizer.apply_chat_template(
+            messages, tokenize=False, add_generation_prompt=True
+        )
+    else:
+        rendered, label = conversation.text(), f" {label}"
+    start = rendered.rfind(text)
+    if start < 0:
+        raise UserError(
+            "rationales.prompts.answer: expected the question and, on a line after it, "
+            f'"Options: " and the options with ", " between them, found {conversation.user!r}'
+        )
+    encoded = tokenizer(
+        rendered,
+        add_special_tokens=not tokenizer.chat_template,
+        return_offsets_mapping=True,
+    )
+    words = find_words(text, question_spans(example.question, example.options))
+    spans = [(a - start, b - start) for a, b in encoded["offset_mapping"]]
+    belong = [(i, word) for i, word in enumerate(owners(words, spans)) if word is not None]
+    return Prompt(
+        ids=encoded["input_ids"],
+        label=tokenizer.encode(label, add_special_tokens=False),
+        tokens=[i for i, _ in belong],
+        words=[word for _, word in belong],
+        count=len(words),
+    )
