@@ -1,0 +1,191 @@
+"""The attribution against Captum's own loop, and against the model's bare passes.
+
+Captum's `LLMGradientAttribution` takes one row and one label token at a time, in float32. Run from
+the project's folder after `make repro`:
+    stages/python -m benchmarks.saliency [--data ../shared/datasets/arc] [--rows 64] [--ig-rows 64]
+`vs_captum` is rows a second as shipped over Captum's, `vs_captum_same_dtype` the same with both in
+float32, `vs_floor` as shipped over a forward and backward pass of the same tokens without padding,
+`topk_agreement` the share of the rows whose top words are those of float32. Keys in `_ig` are of
+integrated gradients with 16 steps. The last line is one JSON object.
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from captum.attr import (
+    LayerGradientXActivation,
+    LayerIntegratedGradients,
+    LLMGradientAttribution,
+    TextTokenInput,
+)
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from stages.distil.attribution import Attributor, Prompt, load_teacher
+from stages.distil.conversations import PromptFile
+from stages.distil.examples import Example
+from stages.distil.hardware import precision
+from stages.distil.models import model_folder
+from stages.distil.parameters import Saliency, load_parameters
+from stages.distil.saliency import encode_prompt
+
+STEPS = 16
+TOP_K = 5
+
+
+def questions(folder: Path, rows: int) -> list[Example]:
+    """Read the first questions of a folder of the project's JSON lines."""
+    with (folder / "train.jsonl").open(encoding="utf-8") as file:
+        records = [json.loads(line) for _, line in zip(range(rows), file, strict=False)]
+    return [Example(r["id"], "train", r["question"], r["options"], r["answer"]) for r in records]
+
+
+class Teacher:
+    """A loaded teacher and the encoded questions."""
+
+    def __init__(self, name: str, dtype: str, examples: Sequence[Example]):
+        self.model: PreTrainedModel
+        self.tokenizer: PreTrainedTokenizerBase
+        self.model, self.tokenizer = load_teacher(model_folder(name), dtype)
+        wording = PromptFile(load_parameters("params.yaml").rationales.prompts.answer)
+        self.prompts = [
+            encode_prompt(self.tokenizer, wording.conversation(example), example, example.answer)
+            for example in examples
+        ]
+
+    def ours(self, settings: Saliency) -> tuple[list[list[float]], float]:
+        """Return the scores of every row, and the seconds."""
+        attributor = Attributor(self.model, settings, self.tokenizer.pad_token_id)
+        start = time.perf_counter()
+        attributor.share(self.prompts)
+        found: list[list[float]] = [[] for _ in self.prompts]
+        for chosen in attributor.batches(self.prompts):
+            batch = attributor.score([self.prompts[i] for i in chosen])
+            for i, scores in zip(chosen, batch, strict=True):
+                found[i] = scores.words
+        return found, time.perf_counter() - start
+
+    def captum(self, integrated: bool) -> tuple[list[list[float]], float]:
+        """Return the same by Captum's loop over rows and label tokens."""
+        layer = self.model.get_input_embeddings()
+        kind = LayerIntegratedGradients if integrated else LayerGradientXActivation
+        hook = self.model.enable_input_require_grads()
+        loop = LLMGradientAttribution(kind(self.model, layer), self.tokenizer)
+        found = []
+        start = time.perf_counter()
+        for prompt in self.prompts:
+            text = TextTokenInput(
+                self.tokenizer.decode(prompt.ids),
+                self.tokenizer,
+                baselines=self.tokenizer.pad_token_id,
+            )
+            arguments = {}
+            if integrated:
+                kept = torch.ones(1, len(prompt.ids), dtype=torch.long)
+                kept[0, prompt.tokens] = 0
+                arguments = {"baselines": kept, "n_steps": STEPS}
+            scores = loop.attribute(text, target=torch.tensor(prompt.label), **arguments).seq_attr
+            found.append(by_word(prompt, scores))
+        seconds = time.perf_counter() - start
+        del hook
+        self.model.disable_input_require_grads()
+        return found, seconds
+
+    def floor(self, settings: Saliency, passes: int) -> float:
+        """Return the seconds of bare passes over the same tokens in rows of one length."""
+        attributor = Attributor(self.model, settings, self.tokenizer.pad_token_id)
+        attributor.share(self.prompts)
+        lengths = [attributor._length(prompt) for prompt in self.prompts]
+        width = sum(lengths) // len(lengths)
+        rows = max(1, settings.batch_tokens // width)
+        labels = max(1, round(sum(len(p.label) for p in self.prompts) / len(self.prompts)))
+        total = passes * len(self.prompts)
+        embed = self.model.get_input_embeddings()
+        start = time.perf_counter()
+        for first in range(0, total, rows):
+            ids = torch.full((min(rows, total - first), width), 100)
+            self._pass(embed(ids).detach().requires_grad_(), labels)
+        return time.perf_counter() - start
+
+    def _pass(self, embeddings: Tensor, labels: int) -> None:
+        width = embeddings.shape[1]
+        logits = self.model(
+            inputs_embeds=embeddings,
+            use_cache=False,
+            logits_to_keep=torch.arange(width - labels, width),
+        ).logits
+        logits.float().log_softmax(-1)[..., 0].sum().backward()
+
+
+def by_word(prompt: Prompt, tokens: Tensor) -> list[float]:
+    """Sum the tokens' scores by word."""
+    words = [0.0] * prompt.count
+    for token, word in zip(prompt.tokens, prompt.words, strict=True):
+        words[word] += tokens[token].item()
+    return words
+
+
+def difference(ours: list[list[float]], theirs: list[list[float]]) -> float:
+    """Return the largest difference relative to a row's largest score."""
+    return max(
+        max(abs(a - b) for a, b in zip(x, y, strict=True)) / max(map(abs, y))
+        for x, y in zip(ours, theirs, strict=True)
+    )
+
+
+def agreement(ours: list[list[float]], theirs: list[list[float]]) -> float:
+    """Return the share of the rows with the same top words."""
+
+    def top(scores: list[float]) -> set[int]:
+        return set(sorted(range(len(scores)), key=lambda i: -abs(scores[i]))[:TOP_K])
+
+    same = [top(x) == top(y) for x, y in zip(ours, theirs, strict=True)]
+    return sum(same) / len(same)
+
+
+def measure(name: str, examples: list[Example], settings: Saliency) -> dict[str, float]:
+    """Compare one method on these questions."""
+    integrated = settings.method == "integrated_gradients"
+    shipped = Teacher(name, precision("auto"), examples)
+    scores, seconds = shipped.ours(settings)
+    floor = shipped.floor(settings, STEPS if integrated else 1)
+    plain = Teacher(name, "float32", examples)
+    exact, exact_seconds = plain.ours(settings)
+    theirs, captum_seconds = plain.captum(integrated)
+    print(
+        f"{settings.method}, {len(examples)} rows: as shipped ({precision('auto')}) {seconds:.1f} s"
+        f", float32 {exact_seconds:.1f} s, Captum {captum_seconds:.1f} s, floor {floor:.1f} s"
+    )
+    return {
+        "vs_captum": round(captum_seconds / seconds, 2),
+        "vs_captum_same_dtype": round(captum_seconds / exact_seconds, 2),
+        "vs_floor": round(floor / seconds, 3),
+        "max_difference": float(f"{difference(exact, theirs):.2g}"),
+        "topk_agreement": round(agreement(scores, exact), 3),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", type=Path, default=Path("../shared/datasets/arc"))
+    parser.add_argument("--rows", type=int, default=64, help="(%(default)s)")
+    parser.add_argument("--ig-rows", type=int, help="of integrated gradients (as --rows)")
+    parser.add_argument("--teacher", default="smollm2-135m", help="(%(default)s)")
+    arguments = parser.parse_args()
+    settings = load_parameters("params.yaml").saliency
+    result = measure(arguments.teacher, questions(arguments.data, arguments.rows), settings)
+    few = questions(arguments.data, arguments.ig_rows or arguments.rows)
+    changed = {"method": "integrated_gradients", "steps": STEPS, "baseline": "padding"}
+    integrated = measure(arguments.teacher, few, settings.model_copy(update=changed))
+    result |= {f"{key}_ig": value for key, value in integrated.items()}
+    print(json.dumps(result | {"rows": arguments.rows, "ig_rows": len(few)}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,46 @@
+"""What the README tells people to type."""
+
+import re
+import shlex
+import shutil
+
+import pytest
+from dvc.utils.hydra import apply_overrides
+
+from stages.distil.parameters import load_parameters
+from tests.conftest import ROOT
+
+TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
+JOINED = TEXT.replace("\\\n", " ")
+PIECES = re.findall(r"`([^`\n]*-S [^`\n]*)`", JOINED)  # of the tables
+PIECES += [line for line in JOINED.splitlines() if re.match(r"\S*dvc exp run .*-S ", line)]
+
+
+def overrides(command: str) -> list[str]:
+    words = shlex.split(command)
+    return [value for flag, value in zip(words, words[1:], strict=False) if flag == "-S"]
+
+
+def test_the_commands_are_found():
+    assert len(PIECES) > 30
+    assert ["alpha=0", "saliency.weight=0"] in [overrides(piece) for piece in PIECES]
+
+
+@pytest.mark.parametrize("piece", dict.fromkeys(PIECES))
+def test_every_parameter_can_be_set_as_written(piece, tmp_path):
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    before = load_parameters(tmp_path / "params.yaml")
+    changes = overrides(piece)
+    assert changes
+    apply_overrides(tmp_path / "params.yaml", changes)
+    after = load_parameters(tmp_path / "params.yaml")
+    if "(default" not in next(line for line in JOINED.splitlines() if piece in line):
+        defaults = {"alpha=0.5", "rationales.num_examples=2"}
+        assert after != before or set(changes) <= defaults
+
+
+def test_every_make_target_exists():
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    named = set(re.findall(r"(?:^|`)make ([a-z]+)", TEXT, re.MULTILINE))
+    assert named
+    assert named <= targets

@@ -1,0 +1,181 @@
+"""The stage under tiny models of both architectures."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from stages.distil import tables
+from stages.distil.attribution import load_teacher
+from stages.distil.conversations import PromptFile
+from stages.distil.errors import UserError
+from stages.distil.parameters import load_parameters
+from stages.distil.saliency import ATTRIBUTIONS, encode_prompt
+from stages.distil.words import find_words
+from stages.prepare import prepare
+from stages.saliency import saliency
+from tests.conftest import ROOT, question, write_jsonl
+from tests.distil.test_attribution import embedded, log_probability
+
+TRAIN = 12
+FAMILIES = ["tiny_model", "tiny_t5"]
+
+
+@pytest.fixture(params=FAMILIES)
+def family(request):
+    return request.getfixturevalue(request.param)
+
+
+@pytest.fixture
+def scored(tmp_path, write_params, monkeypatch, capsys):
+    """Run `prepare` and `saliency` with changed parameters; return what was said."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(model, rows=None, **changes) -> str:
+        rows = rows or [question(n, question=f"Where is the ball {n}?") for n in range(TRAIN)]
+        write_jsonl(
+            tmp_path / "balls",
+            train=rows,
+            validation=[question(0, "validation")],
+            test=[question(0, "test")],
+        )
+        values = {f"saliency/{name}": value for name, value in changes.items()}
+        values |= {
+            "data/name": "balls",
+            "data/max_rejected": 1.0,
+            "datasets/balls": {"source": "files", "folder": str(tmp_path / "balls")},
+            "models/tiny": {"source": "folder", "path": str(model)},
+            "saliency/teacher": "tiny",
+            "saliency/dtype": "float32",
+        }
+        parameters = load_parameters(write_params(values))
+        if not (tmp_path / "models/tiny").exists():
+            shutil.copytree(model, tmp_path / "models/tiny")
+        prepare(parameters)
+        saliency(parameters)
+        return capsys.readouterr().err
+
+    return run
+
+
+def read() -> list[dict]:
+    return tables.read_table(tables.SALIENCY)
+
+
+def test_every_train_question_has_a_score_for_each_word(scored, family):
+    scored(family)
+    rows = read()
+    examples = tables.read_examples("train")
+    assert [row["id"] for row in rows] == [example.id for example in examples]
+    for row, example in zip(rows, examples, strict=True):
+        found = [row["text"][word["start"] : word["end"]] for word in row["words"]]
+        parts = [example.question, *example.options]
+        assert found == [part[a:b] for part in parts for a, b in find_words(part, [(0, 99)])]
+        assert all(word["score"] for word in row["words"])
+        assert (row["method"], row["target"], row["delta"]) == (
+            "input_x_gradient",
+            example.answer,
+            None,
+        )
+
+
+@pytest.mark.parametrize("method", ["integrated_gradients", "gradient_shap", "occlusion"])
+def test_other_methods_run_and_are_named_in_the_table(scored, tiny_model, method):
+    scored(tiny_model, method=method, steps=3)
+    rows = read()
+    assert {row["method"] for row in rows} == {method}
+    assert all((row["delta"] is not None) == (method == "integrated_gradients") for row in rows)
+
+
+def predictions(folder) -> dict[str, str]:
+    """Return the option of the largest mean log-probability, computed one at a time."""
+    model, tokenizer = load_teacher(folder, "float32")
+    wording = PromptFile(ROOT / "stages/prompts/answer.jinja")
+    found = {}
+    for example in tables.read_examples("train"):
+        means = []
+        for option in example.options:
+            prompt = encode_prompt(tokenizer, wording.conversation(example), example, option)
+            with torch.no_grad():
+                value = log_probability(model, embedded(model, prompt.ids), prompt.label)
+            means.append(value.item() / len(prompt.label))
+        found[example.id] = example.options[means.index(max(means))]
+    return found
+
+
+def test_the_target_can_be_the_teachers_own_prediction(scored, family):
+    scored(family, target="prediction")
+    assert {row["id"]: row["target"] for row in read()} == predictions(family)
+    assert "0 new" in scored(family, target="prediction")
+
+
+def test_only_the_questions_that_the_teacher_answers_rightly(scored, family):
+    scored(family)
+    predicted = predictions(family)
+    rows = [
+        question(n, question=f"Where is the ball {n}?", answer=predicted[f"train-{n}"])
+        for n in range(TRAIN)
+    ]
+    wrong = {0, 5, TRAIN - 1}
+    for n in wrong:
+        rows[n]["answer"] = next(o for o in rows[n]["options"] if o != rows[n]["answer"])
+    scored(family, rows, only_correct=True)
+    assert [row["id"] for row in read()] == [f"train-{n}" for n in range(TRAIN) if n not in wrong]
+    none = [rows[n] for n in sorted(wrong)]
+    with pytest.raises(UserError, match="tiny answers no train question rightly; set saliency.o"):
+        scored(family, none, only_correct=True)
+    assert len(read()) == TRAIN - len(wrong)  # the table of before
+
+
+def test_a_free_form_question_is_predicted_by_what_the_teacher_writes(scored, family):
+    rows = [question(n, options=[], answer=f"place {n}") for n in range(3)]
+    scored(family, rows, target="prediction")
+    assert [row["id"] for row in read()] == ["train-0", "train-1", "train-2"]
+
+
+def test_a_run_killed_at_any_moment_resumes_to_the_same_bytes(scored, tiny_model, tmp_path):
+    """Each attempt is a fork of one process that has imported everything, killed -9."""
+    scored(tiny_model, batch_tokens=1)  # a batch a row
+    whole = (tmp_path / tables.SALIENCY).read_bytes()
+    shutil.rmtree(tmp_path / ATTRIBUTIONS.parent)
+    (tmp_path / tables.SALIENCY).unlink()
+    program = f"""
+import json, os, signal, sqlite3, time
+from stages.saliency import saliency
+from stages.distil.parameters import load_parameters
+parameters, left = load_parameters("params.yaml"), []
+def kept():
+    try:
+        with sqlite3.connect({str(ATTRIBUTIONS)!r}) as store:
+            return store.execute("SELECT count(*) FROM attributions").fetchone()[0]
+    except sqlite3.Error:
+        return 0
+for wanted in (0, 1, 2, 4, 5, 7, 8, 9, 10, 11):
+    child = os.fork()
+    if not child:
+        saliency(parameters)
+        os._exit(0)
+    while kept() < wanted and not os.waitpid(child, os.WNOHANG)[0]:
+        time.sleep(0.001)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    left.append([kept(), os.path.exists({str(tables.SALIENCY)!r})])
+print(json.dumps(left))
+"""
+    killed = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert killed.returncode == 0, killed.stderr
+    moments = json.loads(killed.stdout)
+    assert [kept for kept, _ in moments] == sorted(kept for kept, _ in moments)
+    assert not any(finished for kept, finished in moments if kept < TRAIN)
+    said = scored(tiny_model, batch_tokens=1)
+    assert f"{TRAIN - moments[-1][0]} new, {moments[-1][0]} found" in said
+    assert (tmp_path / tables.SALIENCY).read_bytes() == whole
