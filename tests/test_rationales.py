@@ -112,7 +112,7 @@ def test_a_larger_data_set_costs_its_new_questions_only(project):
         assert f"4 new, {40 + TEST} found" in done.stderr
         done = project(url, alpha=0.1, saliency__top_k=2)  # the other changes stay
         assert len(teacher.asked) == 44 + TEST
-        assert "0 generated" in done.stderr
+        assert "0 new" in done.stderr
 
 
 def test_a_changed_prompt_is_asked_again(project, tmp_path):
