@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import regex
 
 # A word is letters and digits, each with its combining marks and joiners; hyphens, apostrophes or
@@ -121,10 +122,19 @@ def _slices(
     _, offsets, data = texts.buffers()
     bounds = np.frombuffer(offsets, np.int32)[texts.offset : texts.offset + len(texts) + 1]
     bytes_ = np.frombuffer(data or b"", np.uint8)[: bounds[-1]]
-    # Where each character begins: every byte of UTF-8 but 10xxxxxx; then the end of the last.
-    characters = np.append(np.flatnonzero((bytes_ & 0xC0) != 0x80), bounds[-1])
-    first = np.searchsorted(characters, bounds)[rows]
-    begin, end = characters[first + starts], characters[first + ends]
+    begin, end = bounds[rows] + starts, bounds[rows] + ends  # where a character is a byte
+    lengths = pc.utf8_length(texts).to_numpy()
+    wide = lengths < np.diff(bounds)  # the other texts
+    if wide.any():
+        # Where each of their characters begins: every byte of UTF-8 but 10xxxxxx.
+        inside = np.repeat(np.append(False, wide), np.diff(bounds, prepend=0))
+        characters = np.append(np.flatnonzero(inside & ((bytes_ & 0xC0) != 0x80)), 0)
+        here = np.flatnonzero(wide[rows])
+        row = rows[here]
+        first = (np.cumsum(lengths * wide) - lengths)[row]
+        begin[here] = characters[first + starts[here]]
+        last = ends[here] == lengths[row]
+        end[here] = np.where(last, bounds[row + 1], characters[first + ends[here]])
     places = np.concatenate([[0], np.cumsum(end - begin)])
     taken = np.repeat(begin - places[:-1], end - begin) + np.arange(places[-1])
     buffers = (pa.py_buffer(places.astype(np.int32)), pa.py_buffer(bytes_[taken]))
