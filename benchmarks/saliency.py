@@ -73,7 +73,7 @@ class Teacher:
         """Return the same by Captum's loop over rows and label tokens."""
         layer = self.model.get_input_embeddings()
         kind = LayerIntegratedGradients if integrated else LayerGradientXActivation
-        hook = self.model.enable_input_require_grads()
+        self.model.enable_input_require_grads()
         loop = LLMGradientAttribution(kind(self.model, layer), self.tokenizer)
         found = []
         start = time.perf_counter()
@@ -91,7 +91,6 @@ class Teacher:
             scores = loop.attribute(text, target=torch.tensor(prompt.label), **arguments).seq_attr
             found.append(by_word(prompt, scores))
         seconds = time.perf_counter() - start
-        del hook
         self.model.disable_input_require_grads()
         return found, seconds
 

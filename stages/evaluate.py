@@ -23,6 +23,7 @@ def evaluate(parameters: Parameters) -> None:
     teachers = {
         name: tables.read_table(tables.rationale_table(name)) for name in parameters.teachers
     }
+    scored = read_scored()
     from stages.distil.models import STUDENT
     from stages.distil.student import generate_answers, load_student
 
@@ -43,7 +44,7 @@ def evaluate(parameters: Parameters) -> None:
             gold = {e.id: e.answer for e in tables.scan_examples("train")}
             right = [same(row["answer"], gold[row["id"]]) for row in reasoned]
             metrics["teachers"][name]["train"] = score(right)
-    metrics["saliency"] = overlap(read_scored(), parameters.saliency)
+    metrics["saliency"] = overlap(scored, parameters.saliency)
     tables.write_table(
         tables.PREDICTIONS,
         (

@@ -13,7 +13,7 @@ from stages.distil.teachers import engine
     ("message", "advice"),
     [
         (
-            "To serve at least one request with the models's max seq len (8192), 3.5 GiB KV cache "
+            "To serve at least one request with the model's max seq len (8192), 3.5 GiB KV cache "
             "is needed, which is larger than the available KV cache memory (1.0 GiB).\nmore",
             "lower rationales.context, free memory, or choose a smaller teacher",
         ),
