@@ -25,13 +25,14 @@ from captum.attr import (
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from stages.distil.attribution import Attributor, Prompt, load_teacher
+from stages.distil.attribution import Attributor
 from stages.distil.conversations import PromptFile
+from stages.distil.encoding import Prompt, encode_prompt
 from stages.distil.examples import Example
 from stages.distil.hardware import precision
+from stages.distil.loading import load_model
 from stages.distil.models import model_folder
 from stages.distil.parameters import Saliency, load_parameters
-from stages.distil.saliency import encode_prompt
 
 STEPS = 16
 TOP_K = 5
@@ -50,7 +51,7 @@ class Teacher:
     def __init__(self, name: str, dtype: str, examples: Sequence[Example]):
         self.model: PreTrainedModel
         self.tokenizer: PreTrainedTokenizerBase
-        self.model, self.tokenizer = load_teacher(model_folder(name), dtype)
+        self.model, self.tokenizer = load_model(model_folder(name), dtype)
         wording = PromptFile(load_parameters("params.yaml").rationales.prompts.answer)
         self.prompts = [
             encode_prompt(self.tokenizer, wording.conversation(example), example, example.answer)
@@ -60,6 +61,7 @@ class Teacher:
     def ours(self, settings: Saliency) -> tuple[list[list[float]], float]:
         """Return the scores of every row, and the seconds."""
         attributor = Attributor(self.model, settings, self.tokenizer.pad_token_id)
+        attributor.score(self.prompts[:1])  # the first pass of a process is a slow one
         start = time.perf_counter()
         attributor.share(self.prompts)
         found: list[list[float]] = [[] for _ in self.prompts]
@@ -104,6 +106,7 @@ class Teacher:
         labels = max(1, round(sum(len(p.label) for p in self.prompts) / len(self.prompts)))
         total = passes * len(self.prompts)
         embed = self.model.get_input_embeddings()
+        self._pass(embed(torch.full((1, width), 100)).detach().requires_grad_(), labels)
         start = time.perf_counter()
         for first in range(0, total, rows):
             ids = torch.full((min(rows, total - first), width), 100)

@@ -24,10 +24,11 @@ def evaluate(parameters: Parameters) -> None:
         name: tables.read_table(tables.rationale_table(name)) for name in parameters.teachers
     }
     scored = read_scored()
+    from stages.distil.loading import load_model
     from stages.distil.models import STUDENT
-    from stages.distil.student import generate_answers, load_student
+    from stages.distil.student import generate_answers
 
-    model, tokenizer = load_student(STUDENT)
+    model, tokenizer = load_model(STUDENT, "float32")
     texts = generate_answers(model, tokenizer, rows, parameters.evaluate.max_tokens)
     correct = [is_correct(text, row) for text, row in zip(texts, rows, strict=True)]
     metrics: dict[str, Any] = {"student": score(correct), "teachers": {}}

@@ -18,11 +18,12 @@ def train(parameters: Parameters) -> None:
     import torch
     from dvclive import Live
 
-    from stages.distil.models import STUDENT, model_folder, save_model
-    from stages.distil.student import ANSWER, SALIENCY, load_student
+    from stages.distil.loading import load_model
+    from stages.distil.models import STUDENT, model_folder, save_model, whole_folder
+    from stages.distil.student import ANSWER, SALIENCY
     from stages.distil.training import train_student
 
-    model, tokenizer = load_student(model_folder(parameters.student.model))
+    model, tokenizer = load_model(model_folder(parameters.student.model), "float32")
     weights = {ANSWER: 1.0}
     weights |= {teacher: parameters.teacher_weight(teacher) for teacher in parameters.teachers}
     weights[SALIENCY] = parameters.saliency.weight
@@ -43,11 +44,8 @@ def train(parameters: Parameters) -> None:
             "best_epoch": trainer.best_epoch,
             "validation": {"accuracy": trainer.best_accuracy},
         }
-    staging = STUDENT.with_name(STUDENT.name + ".tmp")
-    shutil.rmtree(staging, ignore_errors=True)
-    save_model(model.to(torch.bfloat16), tokenizer, staging)
-    shutil.rmtree(STUDENT, ignore_errors=True)
-    staging.rename(STUDENT)
+    with whole_folder(STUDENT) as folder:
+        save_model(model.to(torch.bfloat16), tokenizer, folder)
     print(
         f"best epoch {trainer.best_epoch} of {parameters.train.epochs}: "
         f"validation accuracy {trainer.best_accuracy:.3f}"

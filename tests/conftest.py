@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 hypothesis.settings.register_profile("tests", deadline=None, derandomize=True)  # no clock, no luck
 hypothesis.settings.load_profile("tests")
 ROOT = Path(__file__).parent.parent
+TRAIN = 12  # questions of `scoring`
 CHAT = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
@@ -123,6 +125,46 @@ def write_params(tmp_path, parameter_values):
         return path
 
     return write
+
+
+@pytest.fixture(params=["tiny_model", "tiny_t5"])
+def family(request) -> Path:
+    """The folder of a tiny model of each architecture."""
+    return request.getfixturevalue(request.param)
+
+
+@pytest.fixture
+def scoring(tmp_path, write_params, monkeypatch):
+    """Prepare questions for a model that scores their words; return the parameters."""
+    from stages.distil.parameters import load_parameters
+    from stages.prepare import prepare
+
+    monkeypatch.chdir(tmp_path)
+
+    def run(model: Path, rows: list | None = None, **changes):
+        rows = rows or [question(n, question=f"Where is the ball {n}?") for n in range(TRAIN)]
+        write_jsonl(
+            tmp_path / "balls",
+            train=rows,
+            validation=[question(0, "validation")],
+            test=[question(0, "test")],
+        )
+        values = {f"saliency/{name}": value for name, value in changes.items()}
+        values |= {
+            "data/name": "balls",
+            "data/max_rejected": 1.0,
+            "datasets/balls": {"source": "files", "folder": str(tmp_path / "balls")},
+            "models/tiny": {"source": "folder", "path": str(model)},
+            "saliency/teacher": "tiny",
+            "saliency/dtype": "float32",
+        }
+        parameters = load_parameters(write_params(values))
+        if not (tmp_path / "models/tiny").exists():
+            shutil.copytree(model, tmp_path / "models/tiny")
+        prepare(parameters)
+        return parameters
+
+    return run
 
 
 @pytest.fixture

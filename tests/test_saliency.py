@@ -9,53 +9,22 @@ import pytest
 import torch
 
 from stages.distil import tables
-from stages.distil.attribution import load_teacher
 from stages.distil.conversations import PromptFile
+from stages.distil.encoding import encode_prompt
 from stages.distil.errors import UserError
-from stages.distil.parameters import load_parameters
-from stages.distil.saliency import ATTRIBUTIONS, encode_prompt
+from stages.distil.loading import load_model
+from stages.distil.saliency import ATTRIBUTIONS
 from stages.distil.words import find_words
-from stages.prepare import prepare
 from stages.saliency import saliency
-from tests.conftest import ROOT, question, write_jsonl
+from tests.conftest import ROOT, TRAIN, question
 from tests.distil.test_attribution import embedded, log_probability
 
-TRAIN = 12
-FAMILIES = ["tiny_model", "tiny_t5"]
-
-
-@pytest.fixture(params=FAMILIES)
-def family(request):
-    return request.getfixturevalue(request.param)
-
-
 @pytest.fixture
-def scored(tmp_path, write_params, monkeypatch, capsys):
+def scored(scoring, capsys):
     """Run `prepare` and `saliency` with changed parameters; return what was said."""
-    monkeypatch.chdir(tmp_path)
 
     def run(model, rows=None, **changes) -> str:
-        rows = rows or [question(n, question=f"Where is the ball {n}?") for n in range(TRAIN)]
-        write_jsonl(
-            tmp_path / "balls",
-            train=rows,
-            validation=[question(0, "validation")],
-            test=[question(0, "test")],
-        )
-        values = {f"saliency/{name}": value for name, value in changes.items()}
-        values |= {
-            "data/name": "balls",
-            "data/max_rejected": 1.0,
-            "datasets/balls": {"source": "files", "folder": str(tmp_path / "balls")},
-            "models/tiny": {"source": "folder", "path": str(model)},
-            "saliency/teacher": "tiny",
-            "saliency/dtype": "float32",
-        }
-        parameters = load_parameters(write_params(values))
-        if not (tmp_path / "models/tiny").exists():
-            shutil.copytree(model, tmp_path / "models/tiny")
-        prepare(parameters)
-        saliency(parameters)
+        saliency(scoring(model, rows, **changes))
         return capsys.readouterr().err
 
     return run
@@ -92,7 +61,7 @@ def test_other_methods_run_and_are_named_in_the_table(scored, tiny_model, method
 
 def predictions(folder) -> dict[str, str]:
     """Return the option of the largest mean log-probability, computed one at a time."""
-    model, tokenizer = load_teacher(folder, "float32")
+    model, tokenizer = load_model(folder, "float32")
     wording = PromptFile(ROOT / "stages/prompts/answer.jinja")
     found = {}
     for example in tables.read_examples("train"):
@@ -145,7 +114,6 @@ def test_a_run_killed_at_any_moment_resumes_to_the_same_bytes(scored, tiny_model
     program = f"""
 import json, os, signal, sqlite3, time
 from stages.saliency import saliency
-from stages.distil.parameters import load_parameters
 parameters, left = load_parameters("params.yaml"), []
 def kept():
     try:

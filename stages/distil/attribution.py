@@ -14,7 +14,6 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from os.path import commonprefix
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -27,33 +26,10 @@ from captum.attr import (
 from captum.attr import Saliency as AbsoluteGradient
 from torch import Tensor
 from torch.nn import functional
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoModelForSeq2SeqLM,
-    AutoTokenizer,
-    Cache,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import Cache, PreTrainedModel
 
-from stages.distil.errors import UserError
-from stages.distil.hardware import attention
+from stages.distil.encoding import Prompt
 from stages.distil.parameters import Saliency
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """Token ids of a prompt and of its label; token `tokens[i]` belongs to word `words[i]`.
-
-    Words are numbered from 0 in the order of the prompt; every number below `count` is one.
-    """
-
-    ids: list[int]
-    label: list[int]
-    tokens: list[int]
-    words: list[int]
-    count: int
 
 
 @dataclass(frozen=True)
@@ -68,29 +44,16 @@ class Scores:
     delta: float | None = None
 
 
-def load_teacher(folder: Path, dtype: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Load a frozen teacher, decoder-only or encoder-decoder; `dtype` is its precision."""
-    if not (folder / "config.json").is_file():
-        raise UserError(f"{folder}: no model there; `dvc repro` fetches it")
-    two_parts = AutoConfig.from_pretrained(folder).is_encoder_decoder
-    kind = AutoModelForSeq2SeqLM if two_parts else AutoModelForCausalLM
-    model = kind.from_pretrained(
-        folder, dtype=dtype, use_safetensors=True, attn_implementation=attention()
-    )
-    model.to("cuda" if torch.cuda.is_available() else "cpu").eval().requires_grad_(False)
-    return model, AutoTokenizer.from_pretrained(folder)
-
-
 class Attributor:
-    """A frozen teacher whose label log-probabilities are attributed to the words of its prompts.
+    """A teacher whose label log-probabilities are attributed to the words of its prompts.
 
     `prompts` given to its methods begin alike up to their first scored token as far as `shared`
     tokens go, which are computed once.
     """
 
     def __init__(self, model: PreTrainedModel, settings: Saliency, padding: int):
-        """Take a model as `load_teacher` gives it and the id of its padding token."""
-        self._model = model
+        """Freeze a model; `padding` is the id of its padding token."""
+        self._model = model.eval().requires_grad_(False)
         self._settings = settings
         self._padding = padding
         self._two_parts = model.config.is_encoder_decoder

@@ -45,11 +45,9 @@ class Lengths:
 
 def count_tokens(student: Path) -> dict[str, Lengths]:
     """Count the student's tokens in every kind of text of the train split, or of a sample of it."""
-    from transformers import AutoTokenizer
+    from stages.distil.loading import load_tokenizer
 
-    if not (student / "config.json").is_file():
-        raise UserError(f"{student}: no model there; `dvc repro` fetches it")
-    tokenizer = AutoTokenizer.from_pretrained(student)
+    tokenizer = load_tokenizer(student)
     folder = tables.distill_table("train")
     total = _one(f"SELECT count(*) FROM '{folder}/*.parquet'")
     step = -(-total // SAMPLED)

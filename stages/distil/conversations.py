@@ -6,13 +6,16 @@ Knows questions and Jinja; knows nothing of tokens, of engines or of the student
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jinja2 import StrictUndefined, Template, TemplateError, TemplateSyntaxError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from stages.distil.errors import UserError
 from stages.distil.examples import Example
+
+if TYPE_CHECKING:  # importing transformers takes seconds
+    from transformers import PreTrainedTokenizerBase
 
 BLOCKS = ("system", "user", "assistant", "cue")
 Messages = list[dict[str, str]]
@@ -42,6 +45,14 @@ class Conversation:
         """Return the conversation as a text to go on with, for a model without chat template."""
         solved = [f"{user}\n{self.cue} {assistant}" for user, assistant in self.shown]
         return "\n\n".join([self.system, *solved, f"{self.user}\n{self.cue}"])
+
+    def prompt(self, tokenizer: "PreTrainedTokenizerBase") -> str:
+        """Return the conversation as a model reads it: by its chat template, if it has one."""
+        if not tokenizer.chat_template:
+            return self.text()
+        return tokenizer.apply_chat_template(
+            self.messages(), tokenize=False, add_generation_prompt=True
+        )
 
 
 class PromptFile:

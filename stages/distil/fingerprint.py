@@ -12,12 +12,15 @@ from stages.distil.parameters import FolderModel, Model
 
 def fingerprint(source: Model, folder: Path) -> Any:
     """Return a JSON value: a catalogue entry, or for a local folder its files' content."""
-    if not isinstance(source, FolderModel):
-        return source.model_dump(mode="json")
-    digest = hashlib.sha256()
+    return digest(folder) if isinstance(source, FolderModel) else source.model_dump(mode="json")
+
+
+def digest(folder: Path) -> str:
+    """Return the sha256 of a folder's files, their names and content."""
+    found = hashlib.sha256()
     for file in sorted(folder.iterdir()):
         if file.is_file():
             with file.open("rb") as stream:
-                digest.update(f"{file.name}\0".encode())
-                digest.update(hashlib.file_digest(stream, "sha256").digest())
-    return digest.hexdigest()
+                found.update(f"{file.name}\0".encode())
+                found.update(hashlib.file_digest(stream, "sha256").digest())
+    return found.hexdigest()

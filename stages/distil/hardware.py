@@ -3,14 +3,6 @@
 import torch
 
 
-def attention() -> str:
-    """Return the attention to train with: torch's fused one where its backward pass is fast.
-
-    On a CPU that pass takes longer than the plain products, whatever the mask.
-    """
-    return "sdpa" if torch.cuda.is_available() else "eager"
-
-
 def precision(wanted: str) -> str:
     """Return `bfloat16` or `float32`: what is wanted, or for `auto` what is fast here."""
     if wanted != "auto":

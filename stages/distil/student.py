@@ -5,21 +5,15 @@ Knows token ids, masks and losses; knows nothing of tables, of teachers' engines
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
-from transformers import (
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from stages.distil.errors import UserError
-from stages.distil.hardware import attention, has_bfloat16
+from stages.distil.hardware import has_bfloat16
 from stages.distil.prompts import ANSWER_TASK, SALIENCY_TASK, rationale_task
 
 IGNORED = -100  # torch's label for a position without a target
@@ -43,19 +37,6 @@ class Sample:
     id: str
     context: list[int]
     branches: list[Branch]
-
-
-def load_student(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Load model (float32 weights) and tokenizer of a local folder, safetensors only."""
-    if not (folder / "config.json").is_file():
-        raise UserError(f"{folder}: no model there; `dvc repro` makes it")
-    model = AutoModelForCausalLM.from_pretrained(
-        folder,
-        dtype=torch.float32,
-        use_safetensors=True,
-        attn_implementation=attention(),
-    )
-    return model, AutoTokenizer.from_pretrained(folder)
 
 
 def autocast() -> torch.autocast:

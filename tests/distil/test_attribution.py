@@ -10,12 +10,13 @@ from captum.attr import (
     TextTokenInput,
 )
 
-from stages.distil.attribution import Attributor, Prompt, load_teacher
+from stages.distil.attribution import Attributor
 from stages.distil.conversations import Conversation
+from stages.distil.encoding import Prompt, encode_prompt
 from stages.distil.errors import UserError
 from stages.distil.examples import Example
+from stages.distil.loading import load_model
 from stages.distil.parameters import Saliency
-from stages.distil.saliency import encode_prompt
 
 EXAMPLES = [
     Example("1", "train", "What is the mother of Ann?", ["aunt", "niece"], "aunt"),
@@ -31,7 +32,7 @@ def settings(**changes) -> Saliency:
 
 
 def load(request, name: str):
-    model, tokenizer = load_teacher(request.getfixturevalue(name), "float32")
+    model, tokenizer = load_model(request.getfixturevalue(name), "float32")
     prompts = []
     for example in EXAMPLES:
         asked = f"{example.question}" + (
@@ -316,4 +317,4 @@ def test_a_prompt_that_does_not_hold_the_question_is_named(request):
 
 def test_a_folder_without_a_model_is_named(tmp_path):
     with pytest.raises(UserError, match="no model there"):
-        load_teacher(tmp_path, "float32")
+        load_model(tmp_path, "float32")

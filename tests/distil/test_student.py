@@ -4,11 +4,11 @@ import pytest
 import torch
 
 from stages.distil.errors import UserError
+from stages.distil.loading import load_model
 from stages.distil.student import (
     collate,
     encode_sample,
     generate_answers,
-    load_student,
     separate_tasks,
     task_losses,
     total_loss,
@@ -45,7 +45,7 @@ def losses_and_gradients(model, batch):
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 def test_the_shared_pass_equals_one_pass_per_task_in_losses_and_gradients(tiny_model, attention):
-    model, tokenizer = load_student(tiny_model)
+    model, tokenizer = load_model(tiny_model, "float32")
     model.set_attn_implementation(attention)
     samples = [encode_sample(tokenizer, r, WEIGHTS, 1024) for r in ROWS]
     alone = separate_tasks(samples)
@@ -59,7 +59,7 @@ def test_the_shared_pass_equals_one_pass_per_task_in_losses_and_gradients(tiny_m
 
 def test_the_losses_are_the_models_own(tiny_model):
     """Against the plainest form: one task, no padding, the model's own causal pass and loss."""
-    model, tokenizer = load_student(tiny_model)
+    model, tokenizer = load_model(tiny_model, "float32")
     samples = [encode_sample(tokenizer, r, WEIGHTS, 1024) for r in ROWS]
     losses = task_losses(model, collate(samples, list(WEIGHTS), 0), len(WEIGHTS))
     for index, task in enumerate(WEIGHTS):
@@ -77,7 +77,7 @@ def test_the_losses_are_the_models_own(tiny_model):
 
 
 def test_a_branch_sees_the_context_and_itself_only(tiny_model):
-    model, tokenizer = load_student(tiny_model)
+    model, tokenizer = load_model(tiny_model, "float32")
     plain = encode_sample(tokenizer, ROWS[0], WEIGHTS, 1024)
     other = encode_sample(
         tokenizer, ROWS[0] | {"rationales": [{"teacher": "one", "text": "zzz"}]}, WEIGHTS, 1024
@@ -90,19 +90,19 @@ def test_a_branch_sees_the_context_and_itself_only(tiny_model):
 
 
 def test_a_task_of_weight_zero_costs_nothing(tiny_model):
-    _, tokenizer = load_student(tiny_model)
+    _, tokenizer = load_model(tiny_model, "float32")
     sample = encode_sample(tokenizer, ROWS[0], {"answer": 1.0, "one": 0.0}, 1024)
     assert [branch.task for branch in sample.branches] == ["answer"]
 
 
 def test_a_question_longer_than_the_model_reads_is_named(tiny_model):
-    _, tokenizer = load_student(tiny_model)
+    _, tokenizer = load_model(tiny_model, "float32")
     with pytest.raises(UserError, match="question '1': .* tokens, the student reads 20"):
         encode_sample(tokenizer, ROWS[0], WEIGHTS, 20)
 
 
 def test_answers_do_not_depend_on_the_batch(tiny_model):
-    model, tokenizer = load_student(tiny_model)
+    model, tokenizer = load_model(tiny_model, "float32")
     together = generate_answers(model, tokenizer, ROWS, 8)
     alone = [generate_answers(model, tokenizer, [r], 8)[0] for r in ROWS]
     assert together == alone
@@ -111,4 +111,4 @@ def test_answers_do_not_depend_on_the_batch(tiny_model):
 
 def test_a_missing_model_is_named():
     with pytest.raises(UserError, match="nowhere: no model there"):
-        load_student(Path("nowhere"))
+        load_model(Path("nowhere"), "float32")

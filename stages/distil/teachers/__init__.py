@@ -113,10 +113,6 @@ def open_backend(name: str, parameters: Parameters, folder: Path) -> Backend:
 
 
 def encode(tokenizer: "PreTrainedTokenizerBase", conversation: Conversation) -> list[int]:
-    """Encode a conversation for a model's chat template, or as a text where it has none."""
-    if not tokenizer.chat_template:
-        return tokenizer.encode(conversation.text())
-    text = tokenizer.apply_chat_template(
-        conversation.messages(), tokenize=False, add_generation_prompt=True
-    )
-    return tokenizer.encode(text, add_special_tokens=False)
+    """Encode a conversation as a model reads it; a chat template has the special tokens in it."""
+    special = not tokenizer.chat_template
+    return tokenizer.encode(conversation.prompt(tokenizer), add_special_tokens=special)

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from stages.distil.errors import UserError
+from stages.distil.loading import load_model
 from stages.distil.teachers import TOO_LONG, Completion, Request, encode
 
 IN_FLIGHT = 512  # requests that are sorted by length together
@@ -30,20 +31,9 @@ class Generator:
         An encoder-decoder model reads `context` tokens at most and writes as many as asked. `dtype`
         is the precision, `bfloat16` or `float32`.
         """
-        from transformers import (
-            AutoConfig,
-            AutoModelForCausalLM,
-            AutoModelForSeq2SeqLM,
-            AutoTokenizer,
-        )
-
-        config = AutoConfig.from_pretrained(folder)
+        self._model, self._tokenizer = load_model(folder, dtype, gradients=False)
+        config = self._model.config
         self._two_parts = config.is_encoder_decoder
-        kind = AutoModelForSeq2SeqLM if self._two_parts else AutoModelForCausalLM
-        self._device = "cuda" if torch.cuda.is_available() else "cpu"
-        self._model = kind.from_pretrained(folder, dtype=dtype, use_safetensors=True)
-        self._model.to(self._device).eval()
-        self._tokenizer = AutoTokenizer.from_pretrained(folder)
         limits = [context, getattr(config.get_text_config(), "max_position_embeddings", None)]
         limits.append(self._tokenizer.model_max_length)
         self._context = min(limit for limit in limits if limit and limit < UNLIMITED)
@@ -91,8 +81,8 @@ class Generator:
             }
         try:
             output = self._model.generate(
-                input_ids=ids.to(self._device),
-                attention_mask=mask.to(self._device),
+                input_ids=ids.to(self._model.device),
+                attention_mask=mask.to(self._model.device),
                 max_new_tokens=max(request.max_tokens for request, _ in batch),
                 pad_token_id=padding,
                 num_beams=1,

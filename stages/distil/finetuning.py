@@ -1,0 +1,116 @@
+"""Tuning a teacher on the task with LoRA before its attribution is read.
+
+Knows prompts and models; knows nothing of words or tables. The loop is the Hugging Face Trainer's,
+the low-rank matrices are peft's (Hu et al., 2022).
+"""
+
+import hashlib
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from peft import LoraConfig, PeftModel, TaskType, get_peft_model
+from transformers import (
+    DataCollatorForSeq2Seq,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    Trainer,
+    TrainingArguments,
+    set_seed,
+)
+
+from stages.distil.checkpoints import train
+from stages.distil.encoding import Prompt
+from stages.distil.errors import UserError
+from stages.distil.parameters import Finetune
+
+CHECKPOINTS = Path(".cache/checkpoints/finetune")
+IGNORED = -100  # torch's label for a position without a target
+
+
+def tune(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Prompt],
+    settings: Finetune,
+    seed: int,
+    identity: str,
+) -> PeftModel:
+    """Learn low-rank matrices that make the labels of `prompts` likelier; return both as a model.
+
+    `identity` tells the model and its precision from others. A run that was stopped goes on from
+    its last epoch where nothing has changed.
+    """
+    set_seed(seed)
+    encoder_decoder = model.config.is_encoder_decoder
+    low_rank = LoraConfig(
+        task_type=TaskType.SEQ_2_SEQ_LM if encoder_decoder else TaskType.CAUSAL_LM,
+        r=settings.rank,
+        lora_alpha=2 * settings.rank,
+        target_modules="all-linear",
+    )
+    tuned = get_peft_model(model, low_rank)
+    steps = -(-len(prompts) // settings.batch_size)
+    arguments = TrainingArguments(
+        output_dir=str(CHECKPOINTS),
+        num_train_epochs=settings.epochs,
+        per_device_train_batch_size=settings.batch_size,
+        learning_rate=settings.learning_rate,
+        lr_scheduler_type="linear",
+        warmup_steps=max(1, steps * settings.epochs // 20),
+        optim="adamw_torch_fused",
+        save_strategy="epoch",
+        save_total_limit=2,  # one is whole while the other is written
+        logging_steps=max(1, steps // 4),
+        seed=seed,
+        use_cpu=not torch.cuda.is_available(),
+        remove_unused_columns=False,
+        dataloader_pin_memory=False,
+        logging_nan_inf_filter=False,
+        disable_tqdm=not sys.stderr.isatty(),
+        report_to="none",
+    )
+    trainer = Trainer(
+        model=tuned,
+        args=arguments,
+        train_dataset=[_sample(prompt, tokenizer, encoder_decoder) for prompt in prompts],
+        data_collator=DataCollatorForSeq2Seq(tokenizer, label_pad_token_id=IGNORED),
+    )
+    values = [identity, settings.model_dump(), seed, [[p.ids, p.label] for p in prompts]]
+    train(trainer, hashlib.sha256(json.dumps(values).encode()).hexdigest())
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    if not all(torch.isfinite(torch.tensor(losses))):
+        raise UserError(f"the loss is {losses[-1]}; lower saliency.finetune.learning_rate")
+    print(f"loss {losses[0]:.3f} at first, {losses[-1]:.3f} in the end", file=sys.stderr)
+    return tuned
+
+
+def save_adapter(tuned: PeftModel, folder: Path) -> None:
+    """Write the low-rank matrices and their settings; the bytes depend on them alone."""
+    tuned.save_pretrained(folder)
+    (folder / "README.md").unlink()  # a form of peft's to fill in
+    file = folder / "adapter_config.json"
+    settings = json.loads(file.read_text(encoding="utf-8"))
+    settings["target_modules"] = sorted(settings["target_modules"])  # was a set
+    file.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def with_adapter(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
+    """Return the model with the matrices of `save_adapter` beside its weights.
+
+    They are not added to the weights, where bfloat16 would round much of them away.
+    """
+    if not (folder / "adapter_config.json").is_file():
+        raise UserError(f"{folder}: no tuned teacher there; `dvc repro saliency` makes it")
+    return PeftModel.from_pretrained(model, folder).get_base_model()
+
+
+def _sample(
+    prompt: Prompt, tokenizer: PreTrainedTokenizerBase, encoder_decoder: bool
+) -> dict[str, list[int]]:
+    label = [*prompt.label, tokenizer.eos_token_id]
+    if encoder_decoder:
+        return {"input_ids": prompt.ids, "labels": label}
+    return {"input_ids": prompt.ids + label, "labels": [IGNORED] * len(prompt.ids) + label}
