@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/installed
 
-.PHONY: help setup gym repro report compare verify test lint format clean distclean
+.PHONY: help setup gym repro report compare release verify test lint format clean distclean
 
 help:  ## Show this list
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  \1\t/' | expand -t 14
@@ -33,6 +33,9 @@ report: setup  ## Print the results of the last run
 
 compare: setup  ## Test whether two runs differ: make compare A=workspace B=EXPERIMENT
 	@$(BIN)/python -m stages.distil.compare $(A) $(B)
+
+release: setup  ## Put the student and its model card together in models/release
+	@$(BIN)/python -m stages.distil.release
 
 verify: setup  ## Compare dvc.lock and the metrics with the committed ones
 	@$(BIN)/python -m stages.distil.verify

@@ -1,6 +1,7 @@
 """Stage `evaluate`: answer the test questions and count, for the student and for each teacher."""
 
 import json
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -26,10 +27,17 @@ def evaluate(parameters: Parameters) -> None:
     scored = read_scored()
     from stages.distil.loading import load_model
     from stages.distil.models import STUDENT
-    from stages.distil.student import generate_answers
+    from stages.distil.student import Encoder, generate_answers
 
     model, tokenizer = load_model(STUDENT, "float32")
-    texts = generate_answers(model, tokenizer, rows, parameters.evaluate.max_tokens)
+    tokens = parameters.evaluate.max_tokens
+    encoder = Encoder(
+        model, tokenizer, parameters.student.shared_context, parameters.student.context
+    )
+    prompts = [encoder.prompt(row, tokens) for row in rows]
+    if encoder.cut:
+        print(f"{len(encoder.cut)} questions lost their beginning", file=sys.stderr)
+    texts = generate_answers(model, tokenizer, prompts, tokens)
     correct = [is_correct(text, row) for text, row in zip(texts, rows, strict=True)]
     metrics: dict[str, Any] = {"student": score(correct), "teachers": {}}
     by_id = {row["id"]: row for row in rows}

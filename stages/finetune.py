@@ -1,4 +1,4 @@
-"""Stage `finetune`: tune the attribution's teacher on the task, if saliency.finetune asks for it."""
+"""Stage `finetune`: tune the attribution's teacher on the task, where that is asked for."""
 
 import json
 
@@ -19,10 +19,11 @@ def finetune(parameters: Parameters) -> None:
         # After the input is read: importing torch takes seconds.
         from stages.distil.conversations import PromptFile
         from stages.distil.encoding import encode_prompt
-        from stages.distil.finetuning import save_adapter, tune
+        from stages.distil.finetuning import tune
         from stages.distil.fingerprint import fingerprint
         from stages.distil.hardware import precision
         from stages.distil.loading import load_model
+        from stages.distil.lora import save_adapter
 
         teacher = model_folder(parameters.saliency.teacher)
         dtype = precision(parameters.saliency.dtype)

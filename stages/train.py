@@ -1,10 +1,15 @@
 """Stage `train`: teach the student answers, rationales and salient words at once."""
 
+import os
 import shutil
+import sys
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 from stages.distil import tables
-from stages.distil.command import run_stage
+from stages.distil.command import is_main_process, run_stage
+from stages.distil.errors import UserError
 from stages.distil.parameters import Parameters
 
 CURVES = Path("results/train")
@@ -12,44 +17,86 @@ CURVES = Path("results/train")
 
 def train(parameters: Parameters) -> None:
     """Train and write the student's folder and the curves of its training."""
+    _launch(parameters.train.accelerate)
     rows = tables.read_table(tables.distill_table("train"))
     validation = tables.read_table(tables.distill_table("validation"))
     # After the inputs are read: importing torch takes seconds.
     import torch
     from dvclive import Live
+    from transformers import set_seed
 
+    from stages.distil.fingerprint import fingerprint
     from stages.distil.loading import load_model
+    from stages.distil.lora import with_lora
     from stages.distil.models import STUDENT, model_folder, save_model, whole_folder
-    from stages.distil.student import ANSWER, SALIENCY
+    from stages.distil.scoring import accuracy
+    from stages.distil.student import ANSWER, SALIENCY, Encoder, generate_answers
     from stages.distil.training import train_student
+    from stages.distil.usage import make_usable
 
-    model, tokenizer = load_model(model_folder(parameters.student.model), "float32")
+    chosen = parameters.student
+    folder = model_folder(chosen.model)
+    model, tokenizer = load_model(folder, "float32")
     weights = {ANSWER: 1.0}
     weights |= {teacher: parameters.teacher_weight(teacher) for teacher in parameters.teachers}
     weights[SALIENCY] = parameters.saliency.weight
-    shutil.rmtree(CURVES, ignore_errors=True)
-    with Live(str(CURVES), save_dvc_exp=False, dvcyaml=None, monitor_system=False) as live:
-        trainer = train_student(
-            model,
-            tokenizer,
-            rows,
-            validation,
-            weights,
-            parameters.train,
-            parameters.training_seed,
-            parameters.evaluate.max_tokens,
-            live,
+    encoder = Encoder(model, tokenizer, chosen.shared_context, chosen.context)
+    samples = [encoder.samples(row, weights) for row in rows]
+    questions = [encoder.prompt(row, parameters.evaluate.max_tokens) for row in validation]
+    summary: dict[str, Any] = {
+        "too_long": {"cut": len(encoder.cut)} | dict(sorted(encoder.dropped.items()))
+    }
+    if any(summary["too_long"].values()):
+        print(f"more than {encoder.limit} tokens: {summary['too_long']}", file=sys.stderr)
+    if chosen.lora_rank:
+        set_seed(parameters.training_seed)
+        model = with_lora(model, chosen.lora_rank)
+    with ExitStack() as stack:
+        live = None
+        if is_main_process():
+            shutil.rmtree(CURVES, ignore_errors=True)
+            curves = Live(str(CURVES), save_dvc_exp=False, dvcyaml=None, monitor_system=False)
+            live = stack.enter_context(curves)
+        if parameters.train.epochs:
+            known = fingerprint(parameters.models[chosen.model], folder)
+            epoch, share = train_student(
+                model,
+                tokenizer,
+                samples,
+                questions,
+                validation,
+                weights,
+                parameters.train,
+                parameters.training_seed,
+                parameters.evaluate.max_tokens,
+                repr([known, chosen]),
+                live,
+            )
+        else:
+            texts = generate_answers(model, tokenizer, questions, parameters.evaluate.max_tokens)
+            epoch, share = 0, accuracy(texts, validation)
+        if live is None:
+            return
+        live.summary = {"best_epoch": epoch, "validation": {"accuracy": share}} | summary
+    if chosen.lora_rank:
+        model = model.merge_and_unload()
+    make_usable(model, tokenizer, parameters.evaluate.max_tokens)
+    with whole_folder(STUDENT) as target:
+        save_model(model.to(torch.bfloat16), tokenizer, target)
+    print(f"best epoch {epoch} of {parameters.train.epochs}: validation accuracy {share:.3f}")
+
+
+def _launch(configuration: Path | None) -> None:
+    """Start anew in several processes where `train.accelerate` names their configuration."""
+    if configuration is None or "LOCAL_RANK" in os.environ:
+        return
+    if not configuration.is_file():
+        raise UserError(
+            f"train.accelerate: {configuration}: no such file; `.venv/bin/accelerate config "
+            f"--config_file {configuration}` writes one"
         )
-        live.summary = {
-            "best_epoch": trainer.best_epoch,
-            "validation": {"accuracy": trainer.best_accuracy},
-        }
-    with whole_folder(STUDENT) as folder:
-        save_model(model.to(torch.bfloat16), tokenizer, folder)
-    print(
-        f"best epoch {trainer.best_epoch} of {parameters.train.epochs}: "
-        f"validation accuracy {trainer.best_accuracy:.3f}"
-    )
+    launcher = ["-m", "accelerate.commands.launch", "--config_file", str(configuration)]
+    os.execv(sys.executable, [sys.executable, *launcher, "-m", "stages.train", *sys.argv[1:]])
 
 
 if __name__ == "__main__":

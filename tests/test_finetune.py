@@ -12,9 +12,10 @@ from stages.distil import tables
 from stages.distil.conversations import PromptFile
 from stages.distil.encoding import encode_prompt
 from stages.distil.errors import UserError
-from stages.distil.finetuning import CHECKPOINTS, with_adapter
+from stages.distil.finetuning import CHECKPOINTS
 from stages.distil.fingerprint import digest
 from stages.distil.loading import load_model
+from stages.distil.lora import with_adapter
 from stages.distil.models import ADAPTER
 from stages.finetune import finetune
 from stages.saliency import saliency

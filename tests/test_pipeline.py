@@ -37,6 +37,7 @@ PARAMETERS = {
         "steps": 2,
         "baseline": "zero",
         "dtype": "float32",
+        "finetune": {"epochs": 0},
         "batch_tokens": 1024,
         "top_k": 2,
         "stop_words": True,

@@ -19,6 +19,7 @@ from stages.saliency import saliency
 from tests.conftest import ROOT, TRAIN, question
 from tests.distil.test_attribution import embedded, log_probability
 
+
 @pytest.fixture
 def scored(scoring, capsys):
     """Run `prepare` and `saliency` with changed parameters; return what was said."""
@@ -114,6 +115,7 @@ def test_a_run_killed_at_any_moment_resumes_to_the_same_bytes(scored, tiny_model
     program = f"""
 import json, os, signal, sqlite3, time
 from stages.saliency import saliency
+from stages.distil.parameters import load_parameters
 parameters, left = load_parameters("params.yaml"), []
 def kept():
     try:

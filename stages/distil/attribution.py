@@ -28,7 +28,9 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import Cache, PreTrainedModel
 
+from stages.distil.batching import by_length
 from stages.distil.encoding import Prompt
+from stages.distil.generation import continue_greedily
 from stages.distil.parameters import Saliency
 
 
@@ -75,7 +77,7 @@ class Attributor:
         """Yield the numbers of the prompts to score together, longest first, by token budget."""
         passes = {"integrated_gradients": self._settings.steps}.get(self._settings.method, 1)
         alone = self._settings.method in ("gradient_shap", "occlusion")
-        return _batches(
+        return by_length(
             [self._length(p) for p in prompts],
             0 if alone else self._settings.batch_tokens // passes,
         )
@@ -107,37 +109,18 @@ class Attributor:
     def log_probabilities(self, prompts: Sequence[Prompt]) -> list[float]:
         """Return the summed log-probability of each prompt's label, computed by token budget."""
         found = [0.0] * len(prompts)
-        for chosen in _batches([self._length(p) for p in prompts], self._settings.batch_tokens):
+        for chosen in by_length([self._length(p) for p in prompts], self._settings.batch_tokens):
             batch = self._lay_out([prompts[i] for i in chosen])
             values = self._log_probability(batch.embeddings, batch.mask, batch.labels)
             for i, value in zip(chosen, values.tolist(), strict=True):
                 found[i] = value
         return found
 
-    @torch.no_grad()
     def continuations(self, prompts: Sequence[Prompt], max_tokens: int) -> list[list[int]]:
         """Return the tokens that the model writes greedily after each prompt, its label unread."""
-        found: list[list[int]] = [[] for _ in prompts]
-        for chosen in _batches([len(p.ids) for p in prompts], self._settings.batch_tokens):
-            rows = [prompts[i].ids for i in chosen]
-            width = max(map(len, rows))
-            ids = torch.full((len(rows), width), self._padding)
-            mask = torch.zeros_like(ids)
-            for n, row in enumerate(rows):
-                here = slice(0, len(row)) if self._two_parts else slice(width - len(row), width)
-                ids[n, here] = torch.tensor(row)
-                mask[n, here] = 1
-            written = self._model.generate(
-                input_ids=ids.to(self._model.device),
-                attention_mask=mask.to(self._model.device),
-                max_new_tokens=max_tokens,
-                do_sample=False,
-                num_beams=1,
-                pad_token_id=self._padding,
-            )
-            for i, row in zip(chosen, written.tolist(), strict=True):
-                found[i] = row if self._two_parts else row[width:]
-        return found
+        read = [prompt.ids for prompt in prompts]
+        budget = self._settings.batch_tokens
+        return continue_greedily(self._model, read, max_tokens, self._padding, budget)
 
     def _log_probability(self, embeddings: Tensor, mask: Tensor, labels: Tensor) -> Tensor:
         """Return the summed log-probability of each row's label, shape (B,).
@@ -334,16 +317,3 @@ METHODS: dict[str, Callable[[Attributor, _Batch], tuple[Tensor, Sequence[float |
     "gradient_shap": Attributor._gradient_shap,
 }
 SCORING = ("method", "merge", "steps", "baseline", "batch_tokens")
-
-
-def _batches(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
-    """Yield numbers of rows of similar lengths whose padded tokens stay within the budget.
-
-    The longest rows come first; a row that is over the budget comes alone.
-    """
-    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
-    start = 0
-    while start < len(order):
-        rows = max(1, budget // lengths[order[start]])
-        yield order[start : start + rows]
-        start += rows

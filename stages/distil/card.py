@@ -11,7 +11,6 @@ from typing import Any
 import duckdb
 
 from stages.distil import tables
-from stages.distil.errors import UserError
 from stages.distil.parameters import Hub, Parameters
 
 SAMPLED = 10_000  # rows of a split whose tokens are counted

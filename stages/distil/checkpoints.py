@@ -5,9 +5,13 @@ Knows Trainers and their checkpoints; knows nothing of what they learn.
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
+from safetensors import SafetensorError
 from transformers import Trainer
+
+from stages.distil.errors import UserError
 
 STATE = "trainer_state.json"  # the last file that the Trainer writes into a checkpoint
 
@@ -19,14 +23,33 @@ def train(trainer: Trainer, key: str) -> None:
     and so are this run's when it is over.
     """
     folder = Path(trainer.args.output_dir)
-    owner = folder / "key"
-    if not owner.is_file() or owner.read_text(encoding="utf-8") != key:
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-        owner.write_text(key, encoding="utf-8")
-    last = last_checkpoint(folder)
-    trainer.train(resume_from_checkpoint=str(last) if last else None)
-    shutil.rmtree(folder)
+    with trainer.accelerator.main_process_first():
+        owner = folder / "key"
+        if not owner.is_file() or owner.read_text(encoding="utf-8") != key:
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True)
+            owner.write_text(key, encoding="utf-8")
+        last = last_checkpoint(folder)
+    if last:
+        print(f"going on from {last}", file=sys.stderr)
+    try:
+        trainer.train(resume_from_checkpoint=str(last) if last else None)
+    except (OSError, RuntimeError, SafetensorError) as error:
+        if not _is_writing(error):
+            raise
+        unfinished = folder / f"checkpoint-{trainer.state.global_step}"
+        raise UserError(
+            f"{unfinished}: cannot be written ({error}); make room there and run again, what was "
+            "trained up to the checkpoint before is kept"
+        ) from error
+    trainer.accelerator.wait_for_everyone()
+    if trainer.is_world_process_zero():
+        shutil.rmtree(folder)
+
+
+def _is_writing(error: Exception) -> bool:
+    """Return whether it is torch's, safetensors' or the system's word for a failed write."""
+    return not isinstance(error, RuntimeError) or "PytorchStreamWriter" in str(error)
 
 
 def last_checkpoint(folder: Path) -> Path | None:

@@ -44,6 +44,11 @@ def run_stage(
     )
 
 
+def is_main_process() -> bool:
+    """Return whether this process is the only one of its stage, or the one that writes."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def quiet_libraries(debug: bool) -> None:
     """Let libraries speak only of errors, and draw progress bars only on a terminal."""
     if debug:
@@ -62,6 +67,8 @@ def _timed(stage: Callable[..., None], name: str, params: str, chosen: list[str]
     parameters: Parameters = load_parameters(params)
     stage(parameters, *chosen)
     seconds = time.monotonic() - start
+    if not is_main_process():
+        return
     TIMES.mkdir(parents=True, exist_ok=True)
     label = "@".join([name, *chosen])
     (TIMES / f"{label}.json").write_text(json.dumps({"seconds": round(seconds, 1)}) + "\n")

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from peft import LoraConfig, PeftModel, TaskType, get_peft_model
+from peft import PeftModel
 from transformers import (
     DataCollatorForSeq2Seq,
     PreTrainedModel,
@@ -24,6 +24,7 @@ from transformers import (
 from stages.distil.checkpoints import train
 from stages.distil.encoding import Prompt
 from stages.distil.errors import UserError
+from stages.distil.lora import with_lora
 from stages.distil.parameters import Finetune
 
 CHECKPOINTS = Path(".cache/checkpoints/finetune")
@@ -45,13 +46,7 @@ def tune(
     """
     set_seed(seed)
     encoder_decoder = model.config.is_encoder_decoder
-    low_rank = LoraConfig(
-        task_type=TaskType.SEQ_2_SEQ_LM if encoder_decoder else TaskType.CAUSAL_LM,
-        r=settings.rank,
-        lora_alpha=2 * settings.rank,
-        target_modules="all-linear",
-    )
-    tuned = get_peft_model(model, low_rank)
+    tuned = with_lora(model, settings.rank)
     steps = -(-len(prompts) // settings.batch_size)
     arguments = TrainingArguments(
         output_dir=str(CHECKPOINTS),
@@ -85,26 +80,6 @@ def tune(
         raise UserError(f"the loss is {losses[-1]}; lower saliency.finetune.learning_rate")
     print(f"loss {losses[0]:.3f} at first, {losses[-1]:.3f} in the end", file=sys.stderr)
     return tuned
-
-
-def save_adapter(tuned: PeftModel, folder: Path) -> None:
-    """Write the low-rank matrices and their settings; the bytes depend on them alone."""
-    tuned.save_pretrained(folder)
-    (folder / "README.md").unlink()  # a form of peft's to fill in
-    file = folder / "adapter_config.json"
-    settings = json.loads(file.read_text(encoding="utf-8"))
-    settings["target_modules"] = sorted(settings["target_modules"])  # was a set
-    file.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-
-
-def with_adapter(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
-    """Return the model with the matrices of `save_adapter` beside its weights.
-
-    They are not added to the weights, where bfloat16 would round much of them away.
-    """
-    if not (folder / "adapter_config.json").is_file():
-        raise UserError(f"{folder}: no tuned teacher there; `dvc repro saliency` makes it")
-    return PeftModel.from_pretrained(model, folder).get_base_model()
 
 
 def _sample(

@@ -31,6 +31,7 @@ if TYPE_CHECKING:  # importing transformers takes seconds
 MODELS = Path("models")
 STUDENT = MODELS / "student"  # what `train` writes
 ADAPTER = MODELS / "adapter"  # what `finetune` writes
+RELEASE = MODELS / "release"  # the student with its card
 DOWNLOADS = Path(".cache/downloads")  # what is fetched in part; kept until the model is whole
 WHEELS_AT_ONCE = 8  # between two points from which a broken download goes on
 WANTED = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]

@@ -25,7 +25,7 @@ STATUSES = (
 )
 GOLD, VOTE = "gold", "vote"  # labels that are no teacher's
 NO_WEIGHTS = ("provided", "server")  # sources of teachers that are no model on this machine
-RESERVED = ("student", "adapter")  # models/NAME that `train` and `finetune` write
+RESERVED = ("student", "adapter", "release")  # models/NAME that the pipeline writes
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
 Precision = Literal["auto", "bfloat16", "float32"]  # auto: what the machine multiplies in hardware
@@ -293,15 +293,23 @@ class Student(_Settings):
     """The model that learns."""
 
     model: Name
+    shared_context: bool = Field(
+        True, description="false: a pass a target, as in the papers, instead of one a question"
+    )
+    context: Count | None = Field(None, description="tokens it reads; null: as many as it can")
+    lora_rank: int = Field(0, ge=0, description="train LoRA matrices; 0: all weights")
 
 
 class Train(_Settings):
     """How the student learns."""
 
-    epochs: Count
+    epochs: int = Field(ge=0, description="0: the student as it is")
+    patience: Count | None = Field(None, description="epochs without a gain that end the training")
     learning_rate: float = Field(gt=0, lt=1)
-    batch_size: Count
+    batch_size: Count = Field(description="questions of an optimiser's step, over all processes")
+    batch_tokens: Count = Field(2048, description="tokens of one pass, padding counted")
     seed: int | None = Field(None, ge=0)
+    accelerate: Path | None = Field(None, description="configuration of several processes")
 
 
 class Evaluate(_Settings):
@@ -342,7 +350,9 @@ class Parameters(_Settings):
                 )
         for name in RESERVED:
             if name in self.models:
-                raise ValueError(f"models.{name}: a stage writes this folder; choose another name")
+                raise ValueError(
+                    f"models.{name}: the pipeline writes this folder; choose another name"
+                )
         if self.data.name not in self.datasets:
             unknown = _unknown(self.data.name, self.datasets, "data set in `datasets`")
             raise ValueError(f"data.name: {unknown}")

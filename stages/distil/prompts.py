@@ -10,7 +10,12 @@ OPTIONS = "\nOptions: "
 
 def question_text(question: str, options: Sequence[str]) -> str:
     """Return the question with its options, as every model reads it."""
-    return f"{question}{OPTIONS}{', '.join(options)}" if options else question
+    return f"{question}{options_text(options)}"
+
+
+def options_text(options: Sequence[str]) -> str:
+    """Return what stands behind the question: its options, if it has any."""
+    return f"{OPTIONS}{', '.join(options)}" if options else ""
 
 
 def question_spans(question: str, options: Sequence[str]) -> list[tuple[int, int]]:

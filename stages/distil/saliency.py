@@ -20,10 +20,10 @@ from stages.distil.conversations import PromptFile
 from stages.distil.encoding import Prompt, encode_prompt
 from stages.distil.errors import UserError
 from stages.distil.examples import Example
-from stages.distil.finetuning import with_adapter
 from stages.distil.fingerprint import digest, fingerprint
 from stages.distil.hardware import precision
 from stages.distil.loading import load_model
+from stages.distil.lora import with_adapter
 from stages.distil.models import ADAPTER, model_folder
 from stages.distil.parameters import Parameters
 from stages.distil.prompts import question_spans, question_text

@@ -23,7 +23,10 @@ def test_the_committed_parameters_are_valid():
             "rationales.num_exmples: unknown parameter 'num_exmples'; did you mean 'num_examples'?",
         ),
         ({"train/epochs": "many"}, "train.epochs: input should be a valid integer"),
-        ({"train/epochs": 0}, "train.epochs: input should be greater than or equal to 1, found 0"),
+        (
+            {"train/epochs": -1},
+            "train.epochs: input should be greater than or equal to 0, found -1",
+        ),
         ({"alpha": -1}, "alpha"),
         ({"teachers": ["qwen-coder-1b"]}, "teachers[0]: unknown model in `models` 'qwen-coder-1b'"),
         ({"teachers": ["oracle", "oracle"]}, "teachers: a name stands twice"),
@@ -36,7 +39,10 @@ def test_the_committed_parameters_are_valid():
         ({"alpha": {"qwen-coder-1b5": 0.5}}, "alpha: no weight for teacher 'smollm2-135m'"),
         ({"alpha": {"qwen": 0.5}}, "alpha: unknown teacher 'qwen'"),
         ({"models/a.b": {"source": "provided"}}, "models"),
-        ({"models/student": {"source": "provided"}}, "models.student: this name is"),
+        (
+            {"models/student": {"source": "provided"}},
+            "models.student: the pipeline writes this folder",
+        ),
         ({"models/oracle": {"source": "hub", "id": "a/b"}}, "models.oracle.revision: missing"),
         (
             {"models/oracle": {"source": "folder", "pth": "x", "path": "x"}},

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from stages.distil.batching import pad
 from stages.distil.errors import UserError
 from stages.distil.loading import load_model
 from stages.distil.teachers import TOO_LONG, Completion, Request, encode
@@ -62,13 +63,8 @@ class Generator:
         padding = self._tokenizer.pad_token_id
         if padding is None:
             padding = min(ends)
-        width = max(len(tokens) for _, tokens in batch)
-        ids = torch.full((len(batch), width), padding)
-        mask = torch.zeros_like(ids)
-        for row, (_, tokens) in enumerate(batch):
-            here = slice(0, len(tokens)) if self._two_parts else slice(width - len(tokens), width)
-            ids[row, here] = torch.tensor(tokens)
-            mask[row, here] = 1
+        ids, mask = pad([tokens for _, tokens in batch], padding, left=not self._two_parts)
+        width = ids.shape[1]
         first = batch[0][0]
         sampling: dict[str, Any] = {"do_sample": False}
         if first.temperature > 0:

@@ -1,0 +1,148 @@
+"""Training on shared contexts against one padded pass a task.
+
+Both train the same student on the same rows with the same Trainer and the same global batch. Run
+from the project's folder after `make repro`:
+    stages/python -m benchmarks.train [--data ../shared/datasets/arc] [--rows 128]
+`vs_separate` is questions a second over those of one padded pass a task, `loss_difference` the
+largest difference of a step's loss relative to it, `useful_token_share` the share of what is
+computed that is no padding. The last line is one JSON object.
+"""
+
+import argparse
+import json
+import resource
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import TrainingArguments, set_seed
+
+from stages.distil.loading import load_model
+from stages.distil.models import model_folder
+from stages.distil.parameters import Train
+from stages.distil.prompts import question_text, student_context
+from stages.distil.student import ANSWER, SALIENCY, Collator, Encoder, Sample, separate_tasks
+from stages.distil.training import DistillationTrainer, Steps
+from stages.distil.words import find_words
+
+BATCH = 8
+
+
+def distilled(folder: Path, rows: int) -> list[dict[str, Any]]:
+    """Read questions with all targets; the first words stand for the salient ones."""
+    found = []
+    with (folder / "train.jsonl").open(encoding="utf-8") as file:
+        for _, line in zip(range(rows), file, strict=False):
+            record = json.loads(line)
+            question, options = record["question"], record["options"]
+            text = question_text(question, options)
+            words = find_words(text, [(0, len(question))])[:5]
+            found.append(
+                {
+                    "id": record["id"],
+                    "context": student_context(question, options),
+                    "options": options,
+                    "answer": record["answer"],
+                    "rationales": [
+                        {"teacher": name, "text": rationale}
+                        for name, rationale in record["rationales"].items()
+                    ],
+                    "saliency": [text[start:end] for start, end in words],
+                }
+            )
+    return found
+
+
+class OnePassATask(Steps):
+    """The papers' way: a padded pass over all questions for each task."""
+
+    def passes(self, samples: Sequence[Sample]) -> list[dict[str, torch.Tensor]]:
+        """Return a batch for each task."""
+        alone = separate_tasks(samples)
+        of_task = [[s for s in alone if s.branches[0].task == task] for task in self._tasks]
+        return [self._collate(part) for part in of_task if part]
+
+
+class Timed(DistillationTrainer):
+    """Keeps each step's loss and its seconds."""
+
+    def training_step(self, *arguments: Any) -> torch.Tensor:
+        """Take a step."""
+        start = time.perf_counter()
+        loss = super().training_step(*arguments)
+        self.seconds.append(time.perf_counter() - start)
+        self.losses.append(loss.item())
+        return loss
+
+
+def train(kind: type[Steps], student: str, rows: list[dict[str, Any]], settings: Train) -> Timed:
+    """Train one epoch; the first step, slow in every process, is not counted in the seconds."""
+    model, tokenizer = load_model(model_folder(student), "float32")
+    teachers = [rationale["teacher"] for rationale in rows[0]["rationales"]]
+    weights = {ANSWER: 1.0} | dict.fromkeys(teachers, 0.5) | {SALIENCY: 0.1}
+    encoder = Encoder(model, tokenizer)
+    samples = [encoder.samples(row, weights) for row in rows]
+    set_seed(0)
+    collate = Collator(model, tokenizer, list(weights))
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = Timed(
+            model=model,
+            args=TrainingArguments(
+                output_dir=folder,
+                num_train_epochs=1,
+                learning_rate=settings.learning_rate,
+                optim="adamw_torch_fused",
+                save_strategy="no",
+                use_cpu=not torch.cuda.is_available(),
+                disable_tqdm=True,
+                report_to="none",
+            ),
+            train_dataset=kind(samples, collate, list(weights), settings, 0),
+            processing_class=tokenizer,
+            weights=weights,
+            questions=[],
+            validation=[],
+            max_tokens=1,
+        )
+        trainer.seconds, trainer.losses = [], []
+        trainer.train()
+    return trainer
+
+
+def useful_share(steps: Steps) -> float:
+    """Return the share of the tokens of all passes that are no padding."""
+    passes = [batch for n in range(len(steps)) for batch in steps[n]["passes"]]
+    useful = sum(sample.length for samples in steps.questions for sample in samples)
+    return useful / sum(batch["input_ids"].numel() for batch in passes)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", type=Path, default=Path("../shared/datasets/arc"))
+    parser.add_argument("--rows", type=int, default=128, help="(%(default)s)")
+    parser.add_argument("--student", default="smollm2-135m", help="(%(default)s)")
+    arguments = parser.parse_args()
+    rows = distilled(arguments.data, arguments.rows)
+    settings = Train(epochs=1, learning_rate=3e-4, batch_size=BATCH)
+    shared = train(Steps, arguments.student, rows, settings)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    separate = train(OnePassATask, arguments.student, rows, settings)
+    pairs = zip(shared.losses, separate.losses, strict=True)
+    print(f"shared {sum(shared.seconds):.1f} s, separate {sum(separate.seconds):.1f} s")
+    result = {
+        "vs_separate": round(sum(separate.seconds[1:]) / sum(shared.seconds[1:]), 2),
+        "loss_difference": float(f"{max(abs(a - b) / b for a, b in pairs):.2g}"),
+        "useful_token_share": round(useful_share(shared.train_dataset), 3),
+        "peak_memory_mb": peak,
+        "rows": len(rows),
+    }
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,312 @@
+"""The stage under tiny students of both architectures."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import pandas
+import pytest
+import torch
+
+from stages.distil import tables
+from stages.distil.errors import UserError
+from stages.distil.fingerprint import digest
+from stages.distil.loading import load_model
+from stages.distil.models import STUDENT
+from stages.distil.parameters import load_parameters
+from stages.distil.training import CHECKPOINTS
+from stages.train import CURVES, train
+from tests.conftest import ROOT
+
+ROWS = 12
+COLOURS = ["red", "green", "blue"]
+
+
+def distilled(number: int, split: str) -> dict:
+    answer = COLOURS[number % 3]
+    return {
+        "id": f"{split}-{number}",
+        "context": f"Question: which colour has ball {number}?\nOptions: {', '.join(COLOURS)}",
+        "options": COLOURS,
+        "answer": answer,
+        "rationales": [
+            {"teacher": "one", "text": f"Ball {number} is {answer}."},
+            *(
+                [{"teacher": "two", "text": f"Clearly {answer}, as all know."}]
+                if number % 2
+                else []
+            ),
+        ],
+        "saliency": ["colour", answer] if number % 3 else [],
+    }
+
+
+@pytest.fixture
+def prepared(tmp_path, write_params, monkeypatch):
+    """Write the tables of a small data set and the student; return the changed parameters."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("stages.distil.student.has_bfloat16", lambda: False)
+
+    def run(model, rows=ROWS, **changes):
+        for split in ("train", "validation"):
+            file = tables.distill_table(split) / "00000.parquet"
+            with tables.TableWriter(file, tables.SCHEMAS[tables.DISTILL]) as table:
+                for number in range(rows):
+                    table.write(distilled(number, split))
+        if not (tmp_path / "models/tiny").exists():
+            shutil.copytree(model, tmp_path / "models/tiny")
+        values = {
+            "alpha": 0.5,
+            "teachers": ["one", "two"],
+            "models/one": {"source": "provided"},
+            "models/two": {"source": "provided"},
+            "models/tiny": {"source": "folder", "path": str(model)},
+            "student/model": "tiny",
+            "train/epochs": 4,
+            "train/learning_rate": 0.01,
+            "train/batch_size": 4,
+            "train/batch_tokens": 200,
+            "evaluate/max_tokens": 12,
+        }
+        changed = {name.replace("__", "/"): value for name, value in changes.items()}
+        return load_parameters(write_params(values | changed))
+
+    return run
+
+
+def weights() -> dict[str, torch.Tensor]:
+    model, _ = load_model(STUDENT, "float32")
+    return dict(model.named_parameters())
+
+
+def curve(name: str) -> list[float]:
+    return pandas.read_csv(CURVES / f"plots/metrics/{name}.tsv", sep="\t").iloc[:, 1].tolist()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"student__shared_context": False},
+        {"student__lora_rank": 4},
+        {"alpha": 0.0, "saliency__weight": 0.0},
+        {"alpha": {"one": 0.7, "two": 0.0}},
+    ],
+)
+def test_the_student_learns_what_is_asked(prepared, family, changes):
+    train(prepared(family, **changes))
+    losses = curve("loss/answer")
+    assert losses[-1] < losses[0] - 0.5
+    wanted = {"total", "answer"}
+    if changes.get("alpha") != 0.0:
+        wanted |= {"one", "saliency"} | ({"two"} if "alpha" not in changes else set())
+    assert {file.stem for file in (CURVES / "plots/metrics/loss").iterdir()} == wanted
+    assert len(curve("validation/accuracy")) == 4
+    summary = json.loads((CURVES / "metrics.json").read_text())
+    assert 1 <= summary["best_epoch"] <= 4
+    assert summary["too_long"] == {"cut": 0}
+    assert not CHECKPOINTS.exists()
+
+
+def test_the_parts_of_the_loss_are_those_of_the_total(prepared, tiny_model):
+    train(prepared(tiny_model, alpha={"one": 0.7, "two": 0.2}, saliency__weight=0.3))
+    parts = {name: curve(f"loss/{name}") for name in ("answer", "one", "two", "saliency")}
+    for n, total in enumerate(curve("loss/total")):
+        expected = parts["answer"][n] + 0.7 * parts["one"][n]
+        expected += 0.2 * parts["two"][n] + 0.3 * parts["saliency"][n]
+        assert total == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_token_budget_does_not_change_what_is_learnt(prepared, family):
+    found = []
+    for budget in (1, 10_000):
+        train(prepared(family, train__batch_tokens=budget, train__learning_rate=1e-3))
+        found.append(curve("loss/total"))
+    assert found[0] == pytest.approx(found[1], rel=1e-4)
+
+
+def test_no_epoch_leaves_the_student_as_it_is(prepared, tiny_model):
+    train(prepared(tiny_model, train__epochs=0))
+    before = dict(load_model(tiny_model, "bfloat16")[0].named_parameters())
+    for name, weight in weights().items():
+        torch.testing.assert_close(weight, before[name].float(), rtol=0, atol=0)
+    assert json.loads((CURVES / "metrics.json").read_text())["best_epoch"] == 0
+
+
+def test_training_ends_when_nothing_is_gained(prepared, tiny_model):
+    train(prepared(tiny_model, train__epochs=30, train__patience=2, train__learning_rate=1e-6))
+    accuracies = curve("validation/accuracy")
+    best = accuracies.index(max(accuracies))
+    assert len(accuracies) == best + 3 < 30
+
+
+def test_lora_trains_low_rank_changes_only(prepared, tiny_model):
+    train(prepared(tiny_model, student__lora_rank=2, train__epochs=1))
+    before = dict(load_model(tiny_model, "float32")[0].named_parameters())
+    changed = weights()
+    name = "model.layers.0.mlp.up_proj.weight"
+    difference = (changed[name] - before[name].bfloat16().float()).double()
+    strength = torch.linalg.svdvals(difference)
+    assert strength[1] > 3 * strength[2]  # what follows is rounding to bfloat16
+    embeddings = "model.embed_tokens.weight"
+    assert torch.equal(changed[embeddings], before[embeddings].bfloat16().float())
+
+
+def test_a_wild_loss_stops_the_run_and_leaves_no_student(prepared, tiny_model):
+    with pytest.raises(UserError, match="the loss is .* at step .*, more than .*; lower train.learning_rate"):
+        train(prepared(tiny_model, train__learning_rate=0.99, train__epochs=20))
+    assert not STUDENT.exists()
+
+
+def test_two_runs_give_the_same_bytes(prepared, family):
+    found = []
+    for _ in range(2):
+        train(prepared(family))
+        found.append([digest(STUDENT), curve("loss/total")])
+    assert found[0] == found[1]
+
+
+def test_questions_that_are_too_long_are_counted(prepared, tiny_model, capsys):
+    train(prepared(tiny_model, student__context=75, train__epochs=1))
+    assert json.loads((CURVES / "metrics.json").read_text())["too_long"]["cut"] > 0
+    assert "more than 75 tokens: {'cut': " in capsys.readouterr().err
+
+
+ATTEMPTS = 10
+KILLS = f"""
+import json, os, random, signal, sys
+from pathlib import Path
+import stages.distil.training, stages.distil.student
+from stages.distil.training import DistillationTrainer
+from stages.distil.parameters import load_parameters
+from stages.train import train
+stages.distil.student.has_bfloat16 = lambda: False
+parameters, left = load_parameters("params.yaml"), []
+METHODS = ("training_step", "_save_rng_state", "_save_optimizer_and_scheduler", "evaluate", "log")
+def kill_in(name, call):
+    original, calls = getattr(DistillationTrainer, name), []
+    def method(*arguments, **keywords):
+        calls.append(name)
+        if len(calls) == call:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return original(*arguments, **keywords)
+    setattr(DistillationTrainer, name, method)
+drawn = random.Random(7)
+for attempt in range({ATTEMPTS}):
+    name = drawn.choice(METHODS)
+    child = os.fork()
+    if not child:
+        kill_in(name, drawn.randint(1, 5 if name == "training_step" else 2))
+        train(parameters)
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == signal.SIGKILL, (attempt, name)
+    drawn.random()
+    states = Path({str(CHECKPOINTS)!r}).glob("*/trainer_state.json")
+    left.append(sorted(int(state.parent.name.split("-")[1]) for state in states))
+print(json.dumps(left))
+"""
+
+
+@pytest.mark.parametrize("changes", [{}, {"student__lora_rank": 2}])
+def test_a_run_killed_at_random_moments_ends_with_the_same_bytes(
+    prepared, family, tmp_path, changes
+):
+    """Each attempt is a fork of one process, killed -9 in a call of a method of the Trainer's."""
+    parameters = prepared(family, train__epochs=8, **changes)
+    train(parameters)
+    whole = [digest(STUDENT), curve("loss/total"), curve("validation/accuracy")]
+    shutil.rmtree(STUDENT)
+    killed = subprocess.run(
+        [sys.executable, "-c", KILLS],
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert killed.returncode == 0, killed.stderr
+    left = json.loads(killed.stdout.splitlines()[-1])
+    assert len(left) == ATTEMPTS
+    assert max(left[-1]) > 3  # some epochs were kept
+    assert not STUDENT.exists()
+    train(parameters)
+    assert [digest(STUDENT), curve("loss/total"), curve("validation/accuracy")] == whole
+
+
+def test_a_full_disk_leaves_the_last_checkpoint_whole(prepared, tiny_model, tmp_path):
+    """No file may be as large as an optimiser's state: the second checkpoint fails."""
+    parameters = prepared(tiny_model)
+    train(parameters)
+    whole = digest(STUDENT)
+    shutil.rmtree(STUDENT)
+    program = """
+import resource, sys
+from stages.distil import checkpoints
+from stages.distil.command import run_stage
+import stages.distil.student
+from stages.distil.training import DistillationTrainer
+from stages.train import train
+stages.distil.student.has_bfloat16 = lambda: False
+original, calls = DistillationTrainer._save_checkpoint, []
+def save(*arguments):
+    calls.append(1)
+    if len(calls) == 2:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))
+    return original(*arguments)
+DistillationTrainer._save_checkpoint = save
+sys.argv = ["train"]
+run_stage(train, "")
+"""
+    command = [sys.executable, "-c", program]
+    environment = {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
+    full = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert full.returncode == 1
+    assert "train: error: " in full.stderr.splitlines()[-1]
+    assert "Traceback" not in full.stderr
+    assert "checkpoint-6" in full.stderr
+    states = sorted(p.parent.name for p in CHECKPOINTS.glob("*/trainer_state.json"))
+    assert states == ["checkpoint-3"]
+    train(parameters)
+    assert digest(STUDENT) == whole
+
+
+def test_what_is_learnt_is_shown_again_after_another_parameter(prepared, tiny_model):
+    """Checkpoints of other parameters are never gone on from."""
+    parameters = prepared(tiny_model, train__epochs=1)
+    train(parameters)
+    whole = digest(STUDENT)
+    CHECKPOINTS.mkdir(parents=True)
+    (CHECKPOINTS / "key").write_text("another")
+    (CHECKPOINTS / "checkpoint-3").mkdir()
+    (CHECKPOINTS / "checkpoint-3/trainer_state.json").write_text("{}")
+    train(parameters)
+    assert digest(STUDENT) == whole
+
+
+def test_a_missing_configuration_of_processes_is_named(prepared, tiny_model):
+    with pytest.raises(UserError, match="train.accelerate: two.yaml: no such file"):
+        train(prepared(tiny_model, train__accelerate="two.yaml"))
+
+
+TWO_PROCESSES = """
+compute_environment: LOCAL_MACHINE
+distributed_type: MULTI_CPU
+num_processes: 2
+num_machines: 1
+machine_rank: 0
+use_cpu: true
+"""
+
+
+@pytest.mark.parametrize("rows", [ROWS, 9])  # 9: the last step has one question for two processes
+def test_two_processes_learn_what_one_does(prepared, family, tmp_path, run_stage, rows):
+    changes = {"train__epochs": 2, "student__shared_context": True}
+    train(prepared(family, rows=rows, **changes))
+    alone = [curve("loss/total"), curve("loss/one"), curve("validation/accuracy")]
+    (tmp_path / "two.yaml").write_text(TWO_PROCESSES)
+    prepared(family, rows=rows, **changes, train__accelerate="two.yaml")
+    done = run_stage("train")
+    assert done.returncode == 0, done.stderr
+    assert curve("loss/total") == pytest.approx(alone[0], rel=1e-4)
+    assert curve("loss/one") == pytest.approx(alone[1], rel=1e-4)
+    assert curve("validation/accuracy") == alone[2]
