@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from transformers import TrainingArguments, set_seed
 
+from stages.distil.hardware import precision
 from stages.distil.loading import load_model
 from stages.distil.models import model_folder
 from stages.distil.parameters import Train
@@ -106,6 +107,7 @@ def train(kind: type[Steps], student: str, rows: list[dict[str, Any]], settings:
             questions=[],
             validation=[],
             max_tokens=1,
+            dtype=precision("auto"),
         )
         trainer.seconds, trainer.losses = [], []
         trainer.train()

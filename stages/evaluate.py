@@ -25,19 +25,20 @@ def evaluate(parameters: Parameters) -> None:
         name: tables.read_table(tables.rationale_table(name)) for name in parameters.teachers
     }
     scored = read_scored()
+    from stages.distil.hardware import precision
     from stages.distil.loading import load_model
     from stages.distil.models import STUDENT
     from stages.distil.student import Encoder, generate_answers
 
     model, tokenizer = load_model(STUDENT, "float32")
     tokens = parameters.evaluate.max_tokens
-    encoder = Encoder(
-        model, tokenizer, parameters.student.shared_context, parameters.student.context
-    )
+    student = parameters.student
+    encoder = Encoder(model, tokenizer, student.shared_context, student.context)
     prompts = [encoder.prompt(row, tokens) for row in rows]
     if encoder.cut:
         print(f"{len(encoder.cut)} questions lost their beginning", file=sys.stderr)
-    texts = generate_answers(model, tokenizer, prompts, tokens)
+    dtype = precision(student.dtype)
+    texts = generate_answers(model, tokenizer, prompts, tokens, dtype)
     correct = [is_correct(text, row) for text, row in zip(texts, rows, strict=True)]
     metrics: dict[str, Any] = {"student": score(correct), "teachers": {}}
     by_id = {row["id"]: row for row in rows}
@@ -73,10 +74,10 @@ def evaluate(parameters: Parameters) -> None:
     bars += [(name, entry) for name, entry in metrics["teachers"].items() if "accuracy" in entry]
     lines = [f"{name},{entry['accuracy']},{entry['low']},{entry['high']}\n" for name, entry in bars]
     tables.write_text(ACCURACY, "model,accuracy,low,high\n" + "".join(lines))
-    student = metrics["student"]
+    total = metrics["student"]
     print(
-        f"student: {student['accuracy']:.3f} ({student['low']:.3f} to {student['high']:.3f}) on "
-        f"{student['questions']} questions"
+        f"student: {total['accuracy']:.3f} ({total['low']:.3f} to {total['high']:.3f}) on "
+        f"{total['questions']} questions"
     )
 
 

@@ -13,6 +13,7 @@ from stages.distil.errors import UserError
 from stages.distil.parameters import Parameters
 
 CURVES = Path("results/train")
+LAUNCHED = "TRAIN_LAUNCHED"  # environment variable of the processes that `_launch` starts
 
 
 def train(parameters: Parameters) -> None:
@@ -26,6 +27,7 @@ def train(parameters: Parameters) -> None:
     from transformers import set_seed
 
     from stages.distil.fingerprint import fingerprint
+    from stages.distil.hardware import precision
     from stages.distil.loading import load_model
     from stages.distil.lora import with_lora
     from stages.distil.models import STUDENT, model_folder, save_model, whole_folder
@@ -34,7 +36,8 @@ def train(parameters: Parameters) -> None:
     from stages.distil.training import train_student
     from stages.distil.usage import make_usable
 
-    chosen = parameters.student
+    chosen, tokens = parameters.student, parameters.evaluate.max_tokens
+    dtype = precision(chosen.dtype)
     folder = model_folder(chosen.model)
     model, tokenizer = load_model(folder, "float32")
     weights = {ANSWER: 1.0}
@@ -42,7 +45,7 @@ def train(parameters: Parameters) -> None:
     weights[SALIENCY] = parameters.saliency.weight
     encoder = Encoder(model, tokenizer, chosen.shared_context, chosen.context)
     samples = [encoder.samples(row, weights) for row in rows]
-    questions = [encoder.prompt(row, parameters.evaluate.max_tokens) for row in validation]
+    questions = [encoder.prompt(row, tokens) for row in validation]
     summary: dict[str, Any] = {
         "too_long": {"cut": len(encoder.cut)} | dict(sorted(encoder.dropped.items()))
     }
@@ -68,19 +71,20 @@ def train(parameters: Parameters) -> None:
                 weights,
                 parameters.train,
                 parameters.training_seed,
-                parameters.evaluate.max_tokens,
+                tokens,
+                dtype,
                 repr([known, chosen]),
                 live,
             )
         else:
-            texts = generate_answers(model, tokenizer, questions, parameters.evaluate.max_tokens)
+            texts = generate_answers(model, tokenizer, questions, tokens, dtype)
             epoch, share = 0, accuracy(texts, validation)
         if live is None:
             return
         live.summary = {"best_epoch": epoch, "validation": {"accuracy": share}} | summary
     if chosen.lora_rank:
         model = model.merge_and_unload()
-    make_usable(model, tokenizer, parameters.evaluate.max_tokens)
+    make_usable(model, tokenizer, tokens)
     with whole_folder(STUDENT) as target:
         save_model(model.to(torch.bfloat16), tokenizer, target)
     print(f"best epoch {epoch} of {parameters.train.epochs}: validation accuracy {share:.3f}")
@@ -88,7 +92,7 @@ def train(parameters: Parameters) -> None:
 
 def _launch(configuration: Path | None) -> None:
     """Start anew in several processes where `train.accelerate` names their configuration."""
-    if configuration is None or "LOCAL_RANK" in os.environ:
+    if configuration is None or LAUNCHED in os.environ:
         return
     if not configuration.is_file():
         raise UserError(
@@ -96,7 +100,8 @@ def _launch(configuration: Path | None) -> None:
             f"--config_file {configuration}` writes one"
         )
     launcher = ["-m", "accelerate.commands.launch", "--config_file", str(configuration)]
-    os.execv(sys.executable, [sys.executable, *launcher, "-m", "stages.train", *sys.argv[1:]])
+    command = [sys.executable, *launcher, "-m", "stages.train", *sys.argv[1:]]
+    os.execve(sys.executable, command, os.environ | {LAUNCHED: "yes"})
 
 
 if __name__ == "__main__":

@@ -297,6 +297,7 @@ class Student(_Settings):
         True, description="false: a pass a target, as in the papers, instead of one a question"
     )
     context: Count | None = Field(None, description="tokens it reads; null: as many as it can")
+    dtype: Precision = Field("auto", description="it computes in; its weights are float32")
     lora_rank: int = Field(0, ge=0, description="train LoRA matrices; 0: all weights")
 
 

@@ -17,7 +17,6 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from stages.distil.batching import pad
 from stages.distil.errors import UserError
 from stages.distil.generation import continue_greedily
-from stages.distil.hardware import has_bfloat16
 from stages.distil.prompts import ANSWER_TASK, SALIENCY_TASK, options_text, rationale_task
 
 IGNORED = -100  # torch's label for a position without a target
@@ -49,10 +48,10 @@ class Sample:
         return len(self.context) + sum(len(b.prefix) + len(b.target) - 1 for b in self.branches)
 
 
-def autocast() -> torch.autocast:
-    """Return the precision that the student trains and answers in on this machine."""
+def autocast(dtype: str) -> torch.autocast:
+    """Return the context in which float32 weights compute in `bfloat16` or `float32`."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.autocast(device, dtype=torch.bfloat16, enabled=has_bfloat16())
+    return torch.autocast(device, dtype=torch.bfloat16, enabled=dtype == "bfloat16")
 
 
 class Encoder:
@@ -335,14 +334,18 @@ def generate_answers(
     tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[Sample],
     max_tokens: int,
+    dtype: str,
 ) -> list[str]:
-    """Return the student's greedy text for each of `Encoder.prompt`, in their order."""
+    """Return the student's greedy text for each of `Encoder.prompt`, in their order.
+
+    `dtype` is the precision, `bfloat16` or `float32`.
+    """
     two_parts = model.config.is_encoder_decoder
     begun = prompts[0].branches[0].prefix if two_parts and prompts else []
     ids = [p.context if two_parts else p.context + p.branches[0].prefix for p in prompts]
     training = model.training
     model.eval()
-    with autocast():
+    with autocast(dtype):
         written = continue_greedily(
             model,
             ids,

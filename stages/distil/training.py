@@ -129,6 +129,7 @@ class DistillationTrainer(Trainer):
         questions: Sequence[Sample],
         validation: Sequence[dict[str, Any]],
         max_tokens: int,
+        dtype: str,
         **arguments: Any,
     ):
         """Take each task's weight in the loss, and the validation questions as prompts and rows."""
@@ -138,6 +139,7 @@ class DistillationTrainer(Trainer):
         self._questions = questions
         self._validation = validation
         self._max_tokens = max_tokens
+        self._dtype = dtype
         self._task_losses = torch.zeros(len(weights), device=self.args.device)
         self._steps = 0
         self.train_dataset.rank = self.args.process_index
@@ -165,7 +167,7 @@ class DistillationTrainer(Trainer):
             reversed(range(len(inputs["passes"]))), inputs["passes"], strict=True
         ):
             with self.accelerator.no_sync(model) if left else nullcontext():
-                with autocast():
+                with autocast(self._dtype):
                     sums = task_sums(model, self._prepare_inputs(batch), len(self.tasks))
                 # Processes' gradients are averaged, and are wanted summed.
                 loss = total_loss(sums, counts, self._weights) * self.args.world_size
@@ -187,7 +189,7 @@ class DistillationTrainer(Trainer):
         """Answer the validation questions; return the share answered correctly."""
         mine = slice(self.args.process_index, None, self.args.world_size)
         texts = generate_answers(
-            self.model, self.processing_class, self._questions[mine], self._max_tokens
+            self.model, self.processing_class, self._questions[mine], self._max_tokens, self._dtype
         )
         places = range(len(self._questions))[mine]
         found = dict(gather_object(list(zip(places, texts, strict=True))))
@@ -261,6 +263,7 @@ def train_student(
     settings: Train,
     seed: int,
     max_tokens: int,
+    dtype: str,
     identity: str,
     live: Live | None,
 ) -> tuple[int, float]:
@@ -314,8 +317,9 @@ def train_student(
         questions=questions,
         validation=validation,
         max_tokens=max_tokens,
+        dtype=dtype,
     )
-    known = [identity, weights, settings, seed, max_tokens, arguments.world_size]
+    known = [identity, weights, settings, seed, max_tokens, dtype, arguments.world_size]
     key = hashlib.sha256(repr(known).encode())
     for sample in [*chain.from_iterable(train), *questions]:
         key.update(repr(sample).encode())

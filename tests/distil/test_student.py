@@ -239,8 +239,8 @@ def test_the_limit_is_the_models(family):
 def test_answers_do_not_depend_on_the_batch(family, shared_context):
     model, tokenizer, encoder = load(family, shared_context=shared_context)
     prompts = [encoder.prompt(r, 8) for r in ROWS]
-    together = generate_answers(model, tokenizer, prompts, 8)
-    alone = [generate_answers(model, tokenizer, [prompt], 8)[0] for prompt in prompts]
+    together = generate_answers(model, tokenizer, prompts, 8, "float32")
+    alone = [generate_answers(model, tokenizer, [prompt], 8, "float32")[0] for prompt in prompts]
     assert together == alone
     assert any(together)
 
@@ -257,7 +257,9 @@ def test_what_is_learnt_is_what_is_answered(family):
             task_sums(model, batch, len(TASKS)).sum().backward()
             optimiser.step()
         asked = encoder.prompt(replace_targets(ROWS[0]), 12)
-        assert generate_answers(model, tokenizer, [asked], 12) == [f" {ROWS[0]['answer']}"]
+        assert generate_answers(model, tokenizer, [asked], 12, "float32") == [
+            f" {ROWS[0]['answer']}"
+        ]
 
 
 def replace_targets(question: dict) -> dict:
