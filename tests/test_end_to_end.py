@@ -13,11 +13,14 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
+import openai
 import psutil
 import pytest
 
 from stages.distil import tables
+from stages.distil.answers import parse_answer
 from stages.distil.generations import GENERATIONS
+from stages.distil.prompts import question_text
 from tests.conftest import ROOT
 
 TEACHER = "smollm2-135m"
@@ -28,6 +31,7 @@ CHANGES = {
     "rationales/max_tokens": 48,
     "assemble/min_share": 0.0,
     "train/epochs": 1,
+    "student/dtype": "float32",
 }
 
 
@@ -139,6 +143,7 @@ def test_the_pipeline_runs_on_real_parts(workspace, run_stage, monkeypatch):
     for stage, *arguments in [
         ("prepare",),
         ("rationales", "--teacher", TEACHER),
+        ("finetune",),
         ("saliency",),
         ("assemble",),
         ("card",),
@@ -182,3 +187,23 @@ def test_the_pipeline_runs_on_real_parts(workspace, run_stage, monkeypatch):
     curves = (workspace / "results/train/plots/metrics/loss").iterdir()
     assert {file.stem for file in curves} == {"total", "answer", TEACHER, "saliency"}
     assert str(workspace) not in (workspace / "results/metrics.json").read_text()
+
+    released = subprocess.run(
+        [sys.executable, "-m", "stages.distil.release"],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert released.returncode == 0, released.stderr
+    folder = workspace / "models/release"
+    assert f"| student | {metrics['student']['accuracy']:.3f} |" in (folder / "README.md").read_text()
+    examples = tables.read_examples("test")
+    with vllm_serve(folder, "student") as url:
+        client = openai.OpenAI(base_url=url, api_key="none")
+        for example, row in zip(examples, predictions, strict=True):
+            asked = {"role": "user", "content": question_text(example.question, example.options)}
+            reply = client.chat.completions.create(
+                model="student", messages=[asked], temperature=0, max_tokens=16
+            )
+            text = reply.choices[0].message.content
+            assert parse_answer(text, example.options) == row["prediction"]

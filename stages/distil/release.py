@@ -11,7 +11,7 @@ from typing import Any
 from huggingface_hub import ModelCardData
 
 from stages.distil import tables
-from stages.distil.errors import report_errors
+from stages.distil.errors import UserError, report_errors
 from stages.distil.models import RELEASE, STUDENT, whole_folder
 from stages.distil.parameters import (
     FolderModel,
@@ -30,7 +30,8 @@ EXAMPLE = question_text("Which of these is a metal?", ["iron", "oak", "glass"])
 def release() -> None:
     """Write the trained student's folder again, with a README.md that says what it is."""
     for path in (tables.METRICS, STUDENT / "config.json"):
-        tables.check_exists(path)
+        if not path.exists():
+            raise UserError(f"{path}: no such file; `dvc repro` makes it")
     metrics = json.loads(tables.METRICS.read_text(encoding="utf-8"))
     card = model_card(load_parameters("params.yaml"), metrics)
     with whole_folder(RELEASE) as folder:

@@ -1,6 +1,5 @@
 """One pass over a question and all its targets, against a pass for each, in both architectures."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -256,23 +255,10 @@ def test_what_is_learnt_is_what_is_answered(family):
             optimiser.zero_grad()
             task_sums(model, batch, len(TASKS)).sum().backward()
             optimiser.step()
-        asked = encoder.prompt(replace_targets(ROWS[0]), 12)
+        asked = encoder.prompt(ROWS[0], 12)
         assert generate_answers(model, tokenizer, [asked], 12, "float32") == [
             f" {ROWS[0]['answer']}"
         ]
-
-
-def replace_targets(question: dict) -> dict:
-    return question | {"answer": "", "rationales": [], "saliency": []}
-
-
-def test_samples_are_what_their_tokens_say(tiny_model):
-    _, _, encoder = load(tiny_model)
-    [sample] = encoder.samples(ROWS[0], WEIGHTS)
-    batch = replace(sample, branches=sample.branches[:1])
-    assert batch.length == len(batch.context) + sum(
-        len(b.prefix) + len(b.target) - 1 for b in batch.branches
-    )
 
 
 def test_a_missing_model_is_named():
