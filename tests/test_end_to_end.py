@@ -196,7 +196,9 @@ def test_the_pipeline_runs_on_real_parts(workspace, run_stage, monkeypatch):
     )
     assert released.returncode == 0, released.stderr
     folder = workspace / "models/release"
-    assert f"| student | {metrics['student']['accuracy']:.3f} |" in (folder / "README.md").read_text()
+    assert (
+        f"| student | {metrics['student']['accuracy']:.3f} |" in (folder / "README.md").read_text()
+    )
     examples = tables.read_examples("test")
     with vllm_serve(folder, "student") as url:
         client = openai.OpenAI(base_url=url, api_key="none")

@@ -54,11 +54,6 @@ PARAMETERS = {
 def project(tmp_path_factory, tiny_model) -> Path:
     """A clone of the project with a data set of its own, in which the pipeline has run once."""
     folder = tmp_path_factory.mktemp("project")
-    shutil.copytree(
-        ROOT / "stages", folder / "stages", ignore=shutil.ignore_patterns("__pycache__")
-    )
-    shutil.copy(ROOT / "dvc.yaml", folder)
-    shutil.copy(ROOT / ".gitignore", folder)
     shutil.copytree(tiny_model, folder / "tiny")
     write_jsonl(
         folder / "balls",
@@ -74,15 +69,25 @@ def project(tmp_path_factory, tiny_model) -> Path:
         },
         "datasets": {"balls": {"source": "files", "folder": "balls"}},
     }
+    make_project(folder, PARAMETERS | catalogues)
+    dvc(folder, "repro")
+    commit(folder)
+    return folder
+
+
+def make_project(folder: Path, parameters: dict) -> None:
+    """Make a folder the project's, with these parameters, under git and DVC."""
+    shutil.copytree(
+        ROOT / "stages", folder / "stages", ignore=shutil.ignore_patterns("__pycache__")
+    )
+    shutil.copy(ROOT / "dvc.yaml", folder)
+    shutil.copy(ROOT / ".gitignore", folder)
     with (folder / "params.yaml").open("w") as file:
-        YAML().dump(PARAMETERS | catalogues, file)
+        YAML().dump(parameters, file)
     for command in (["git", "init", "-q"], [DVC, "init", "-q"]):
         subprocess.run(command, cwd=folder, check=True)
     shutil.copytree(ROOT / ".dvc/plots", folder / ".dvc/plots", dirs_exist_ok=True)
     commit(folder)
-    dvc(folder, "repro")
-    commit(folder)
-    return folder
 
 
 def dvc(folder: Path, *arguments: str) -> str:

