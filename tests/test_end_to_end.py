@@ -161,7 +161,8 @@ def test_the_pipeline_runs_on_real_parts(workspace, run_stage, monkeypatch):
     for row in train:
         assert 0 < row["output_tokens"] <= 48
         assert row["finish_reason"] in ("stop", "length")
-        assert (row["status"] == "truncated") == (row["finish_reason"] == "length")
+        cut = row["status"] in ("truncated", "repetitive", "empty")
+        assert cut or row["finish_reason"] == "stop"
     assert len({row["rationale"] for row in train}) > 1
     test = [row for row in written if row["split"] == "test"]
     assert len(test) == 4

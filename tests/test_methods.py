@@ -41,10 +41,10 @@ def project(request, tmp_path_factory):
         changes = {
             "teachers": [LARGE, SMALL],
             "rationales": PARAMETERS["rationales"]
-            | {"backend": "transformers", "dtype": "float32"},
+            | {"backend": "transformers", "dtype": "float32", "teacher_forcing": True},
             "saliency": PARAMETERS["saliency"] | {"teacher": SMALL},
             "assemble": {"statuses": ["ok"], "min_share": 0.5, "labels": "gold"},
-            "student": {"model": SMALL, "dtype": "float32"},
+            "student": {"model": SMALL, "dtype": "float32", "lora_rank": 0},
             "models": {
                 LARGE: {"source": "server", "url": url, "model": "large"},
                 SMALL: {"source": "folder", "path": "tiny"},

@@ -128,10 +128,12 @@ for wanted in (0, 1, 2, 4, 5, 7, 8, 9, 10, 11):
     if not child:
         saliency(parameters)
         os._exit(0)
-    while kept() < wanted and not os.waitpid(child, os.WNOHANG)[0]:
+    ended = False
+    while kept() < wanted and not (ended := os.waitpid(child, os.WNOHANG)[0] != 0):
         time.sleep(0.001)
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
+    if not ended:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
     left.append([kept(), os.path.exists({str(tables.SALIENCY)!r})])
 print(json.dumps(left))
 """

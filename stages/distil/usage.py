@@ -15,7 +15,7 @@ def make_usable(
 
     The template takes the last message as a question with its options.
     """
-    settings: dict[str, int] = {"max_new_tokens": max_tokens}
+    settings: dict[str, int] = {"max_new_tokens": max_tokens, "do_sample": False}
     for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
         if (token := getattr(tokenizer, name)) is not None:
             settings[name] = token
