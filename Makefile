@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/installed
 
-.PHONY: help setup gym repro report compare release verify test lint format clean distclean
+.PHONY: help setup gym browser harness repro report compare release verify test lint format clean distclean
 
 help:  ## Show this list
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  \1\t/' | expand -t 14
@@ -26,10 +26,10 @@ $(VENV)/gym: requirements-gym.txt $(READY)
 repro: setup  ## Run what has changed of the pipeline and print the results
 	@$(BIN)/python -m stages.distil.parameters params.yaml
 	$(BIN)/dvc repro
-	@$(BIN)/python -m stages.distil.report
+	@$(BIN)/python -m stages.distil.summary
 
 report: setup  ## Print the results of the last run
-	@$(BIN)/python -m stages.distil.report
+	@$(BIN)/python -m stages.distil.summary
 
 compare: setup  ## Test whether two runs differ: make compare A=workspace B=EXPERIMENT
 	@$(BIN)/python -m stages.distil.compare $(A) $(B)
@@ -39,6 +39,19 @@ release: setup  ## Put the student and its model card together in models/release
 
 verify: setup  ## Compare dvc.lock and the metrics with the committed ones
 	@$(BIN)/python -m stages.distil.verify
+
+browser: $(VENV)/browser  ## Add what tests the report in Chromium (apt-get install chromium)
+
+$(VENV)/browser: requirements-browser.txt $(READY)
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-compile -r requirements-browser.txt
+	@touch $@
+
+harness: $(VENV)/harness release  ## Answer the test questions with models/release in lm-eval
+	$(BIN)/lm_eval run --model hf --model_args pretrained=models/release --include_path benchmarks/harness --tasks student --batch_size 32
+
+$(VENV)/harness: requirements-harness.txt $(READY)
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-compile -r requirements-harness.txt
+	@touch $@
 
 test: setup  ## Run all tests
 	$(BIN)/python -m pytest -q --numprocesses 2 --dist loadfile --no-loadscope-reorder tests
@@ -53,7 +66,8 @@ format: setup  ## Format the code
 	$(BIN)/ruff check --fix .
 
 clean:  ## Remove what the stages wrote; DVC's cache can bring it back
-	rm -rf data models results/predictions.parquet results/times dvc_plots
+	rm -rf data models results/predictions.parquet results/report.html results/times dvc_plots
+	rm -f results/changed.csv results/lengths.csv results/saliency.csv
 	rm -rf .cache/datasets .cache/downloads .cache/prepare
 	rm -rf .pytest_cache .ruff_cache .mypy_cache .hypothesis
 

@@ -60,11 +60,11 @@ def distilled(folder: Path, rows: int) -> list[dict[str, Any]]:
 class OnePassATask(Steps):
     """The papers' way: a padded pass over all questions for each task."""
 
-    def passes(self, samples: Sequence[Sample]) -> list[dict[str, torch.Tensor]]:
+    def batches(self, samples: Sequence[Sample]) -> list[list[Sample]]:
         """Return a batch for each task."""
         alone = separate_tasks(samples)
         of_task = [[s for s in alone if s.branches[0].task == task] for task in self._tasks]
-        return [self._collate(part) for part in of_task if part]
+        return [part for part in of_task if part]
 
 
 class Timed(DistillationTrainer):

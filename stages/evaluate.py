@@ -1,33 +1,45 @@
 """Stage `evaluate`: answer the test questions and count, for the student and for each teacher."""
 
+import csv
+import io
 import json
 import sys
+import time
 from collections import Counter
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from stages.distil import tables
 from stages.distil.answers import parse_answer, same
-from stages.distil.command import run_stage
-from stages.distil.highlights import overlap, read_scored
+from stages.distil.command import keep_rate, run_stage
+from stages.distil.highlights import kept_mass, overlap, read_scored
 from stages.distil.parameters import Parameters
 from stages.distil.quality import STATUSES
-from stages.distil.scoring import is_correct, score
+from stages.distil.report import Results, page, read_curves
+from stages.distil.scoring import by_class, is_correct, score
 
 ACCURACY = Path("results/accuracy.csv")
+CLASSES = Path("results/classes.csv")
+MASS = Path("results/saliency.csv")
+CURVES = Path("results/train/plots/metrics")
+REPORT = Path("results/report.html")
 
 
 def evaluate(parameters: Parameters) -> None:
-    """Write metrics, predictions and the accuracy plot's data: no times, no paths."""
+    """Write metrics, predictions, plots' data and the report: no times, no paths."""
     questions = tables.read_examples("test")
     rows = tables.read_table(tables.distill_table("test"))
+    taught = tables.scan_table(tables.distill_table("train"), tables.SCHEMAS[tables.DISTILL])
+    shown = list(islice(taught, parameters.evaluate.explained))
     teachers = {
         name: tables.read_table(tables.rationale_table(name)) for name in parameters.teachers
     }
     scored = read_scored()
+    from stages.distil.explaining import explained, option_scores
     from stages.distil.hardware import precision
     from stages.distil.loading import load_model
-    from stages.distil.models import STUDENT
+    from stages.distil.models import STUDENT, count_parameters
     from stages.distil.student import Encoder, generate_answers
 
     model, tokenizer = load_model(STUDENT, "float32")
@@ -38,47 +50,89 @@ def evaluate(parameters: Parameters) -> None:
     if encoder.cut:
         print(f"{len(encoder.cut)} questions lost their beginning", file=sys.stderr)
     dtype = precision(student.dtype)
+    start = time.monotonic()
     texts = generate_answers(model, tokenizer, prompts, tokens, dtype)
-    correct = [is_correct(text, row) for text, row in zip(texts, rows, strict=True)]
-    metrics: dict[str, Any] = {"student": score(correct), "teachers": {}}
-    by_id = {row["id"]: row for row in rows}
-    for name, table in teachers.items():
-        counts = Counter(row["status"] for row in table if row["status"])
-        metrics["teachers"][name] = {"rationales": {s: counts[s] for s in STATUSES}}
-        answered = [row for row in table if row["split"] == "test"]
-        if answered:
-            right = [is_correct(row["answer"], by_id[row["id"]]) for row in answered]
-            metrics["teachers"][name] |= score(right)
-        reasoned = [row for row in table if row["split"] == "train" and row["answer"] is not None]
-        if reasoned:  # without teacher forcing
-            gold = {e.id: e.answer for e in tables.scan_examples("train")}
-            right = [same(row["answer"], gold[row["id"]]) for row in reasoned]
-            metrics["teachers"][name]["train"] = score(right)
-    metrics["saliency"] = overlap(scored, parameters.saliency)
-    tables.write_table(
-        tables.PREDICTIONS,
-        (
-            {
-                "id": example.id,
-                "question": example.question,
-                "options": example.options,
-                "answer": example.answer,
-                "prediction": parse_answer(text, example.options),
-                "correct": right,
-            }
-            for example, text, right in zip(questions, texts, correct, strict=True)
-        ),
+    keep_rate("student", len(texts), time.monotonic() - start)
+    scores = option_scores(model, tokenizer, [encoder.options(row) for row in rows], dtype)
+    predictions = [
+        {
+            "id": example.id,
+            "question": example.question,
+            "options": example.options,
+            "answer": example.answer,
+            "prediction": parse_answer(text, example.options),
+            "correct": is_correct(text, row),
+            "scores": each,
+        }
+        for example, row, text, each in zip(questions, rows, texts, scores, strict=True)
+    ]
+    classes = by_class(
+        [row["correct"] for row in predictions], [row["answer"] for row in predictions]
     )
+    size = count_parameters(STUDENT)
+    metrics: dict[str, Any] = {
+        "student": _measures(predictions)
+        | {"parameters": size}
+        | explained(model, tokenizer, encoder, shown, parameters.teachers, dtype)
+        | {"classes": {name: entry["accuracy"] for name, entry in classes.items()}},
+        "teachers": {name: _teacher(name, rows, size) for name, rows in teachers.items()},
+        "saliency": overlap(scored, parameters.saliency),
+    }
+    tables.write_table(tables.PREDICTIONS, predictions)
     tables.write_text(tables.METRICS, json.dumps(metrics, indent=2) + "\n")
     bars = [("student", metrics["student"])]
     bars += [(name, entry) for name, entry in metrics["teachers"].items() if "accuracy" in entry]
-    lines = [f"{name},{entry['accuracy']},{entry['low']},{entry['high']}\n" for name, entry in bars]
-    tables.write_text(ACCURACY, "model,accuracy,low,high\n" + "".join(lines))
+    _write_bars(ACCURACY, "model", bars)
+    _write_bars(CLASSES, "answer", list(classes.items()))
+    mass = "".join(f"{k},{share}\n" for k, share in enumerate(kept_mass(scored.words)))
+    tables.write_text(MASS, "k,share\n" + mass)
+    results = Results(metrics, read_curves(CURVES), predictions, teachers, scored)
+    tables.write_text(REPORT, page(parameters, results))
     total = metrics["student"]
     print(
         f"student: {total['accuracy']:.3f} ({total['low']:.3f} to {total['high']:.3f}) on "
         f"{total['questions']} questions"
     )
+
+
+def _measures(predictions: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the student's accuracy by what it writes and by its most probable option."""
+    found: dict[str, Any] = score([row["correct"] for row in predictions])
+    preferred = [
+        same(row["options"][row["scores"].index(max(row["scores"]))], row["answer"])
+        for row in predictions
+        if row["options"]
+    ]
+    return found | ({"by_option": score(preferred)} if preferred else {})
+
+
+def _teacher(name: str, rows: list[dict[str, Any]], student_size: int) -> dict[str, Any]:
+    """Return how a teacher's rationales and answers were, and its size where that is known."""
+    counts = Counter(row["status"] for row in rows if row["status"])
+    found: dict[str, Any] = {"rationales": {status: counts[status] for status in STATUSES}}
+    if size := int(tables.read_about(tables.rationale_table(name)).get("parameters", 0)):
+        found |= {"parameters": size, "student_share": round(student_size / size, 6)}
+    asked = {example.id: example for example in tables.scan_examples("train", "test")}
+    answered = [row for row in rows if row["split"] == "test"]
+    if answered:
+        examples = [asked[row["id"]] for row in answered]
+        found |= score(
+            [is_correct(r["answer"], vars(e)) for r, e in zip(answered, examples, strict=True)]
+        )
+    reasoned = [row for row in rows if row["split"] == "train" and row["answer"] is not None]
+    if reasoned:  # without teacher forcing
+        found["train"] = score([same(row["answer"], asked[row["id"]].answer) for row in reasoned])
+    return found
+
+
+def _write_bars(path: Path, name: str, bars: list[tuple[str, dict[str, Any]]]) -> None:
+    """Write the accuracies of a plot with their intervals."""
+    columns = ("accuracy", "low", "high", "questions")
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([name, *columns])
+    writer.writerows([label, *(entry[c] for c in columns)] for label, entry in bars)
+    tables.write_text(path, text.getvalue())
 
 
 if __name__ == "__main__":

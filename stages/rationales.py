@@ -7,10 +7,10 @@ from contextlib import ExitStack
 from typing import Any
 
 from stages.distil import tables
-from stages.distil.command import run_stage
+from stages.distil.command import keep_rate, run_stage
 from stages.distil.errors import UserError
 from stages.distil.generations import Generations
-from stages.distil.models import model_folder
+from stages.distil.models import count_parameters, model_folder
 from stages.distil.parameters import Parameters
 from stages.distil.quality import STATUSES, rationale_status
 from stages.distil.rationales import TeacherTexts, rationale_row
@@ -31,7 +31,10 @@ def rationales(parameters: Parameters, teacher: str) -> None:
         else:
             store = stack.enter_context(Generations())
             rows = _generated(parameters, teacher, store)
-        table = stack.enter_context(tables.TableWriter(tables.rationale_table(teacher)))
+        about = {"parameters": str(count_parameters(model_folder(teacher)))}
+        table = stack.enter_context(
+            tables.TableWriter(tables.rationale_table(teacher), about=about)
+        )
         for row in rows:
             statuses[row["status"] or ""] += 1
             table.write(row)
@@ -51,7 +54,7 @@ def _generated(
     )
     texts = TeacherTexts(parameters, teacher, author)
     try:
-        texts.write()
+        keep_rate(teacher, *texts.write())
     finally:
         if store.found or store.written:
             print(f"{teacher}: {store.summary()}", file=sys.stderr)

@@ -18,7 +18,7 @@ LAUNCHED = "TRAIN_LAUNCHED"  # environment variable of the processes that `_laun
 
 def train(parameters: Parameters) -> None:
     """Train and write the student's folder and the curves of its training."""
-    _launch(parameters.train.accelerate)
+    _launch(parameters)
     rows = tables.read_table(tables.distill_table("train"))
     validation = tables.read_table(tables.distill_table("validation"))
     # After the inputs are read: importing torch takes seconds.
@@ -39,7 +39,15 @@ def train(parameters: Parameters) -> None:
     chosen, tokens = parameters.student, parameters.evaluate.max_tokens
     dtype = precision(chosen.dtype)
     folder = model_folder(chosen.model)
-    model, tokenizer = load_model(folder, "float32")
+
+    def student() -> tuple[Any, Any]:
+        model, tokenizer = load_model(folder, "float32")
+        if chosen.lora_rank:
+            set_seed(parameters.training_seed)
+            model = with_lora(model, chosen.lora_rank)
+        return model, tokenizer
+
+    model, tokenizer = student()
     weights = {ANSWER: 1.0}
     weights |= {teacher: parameters.teacher_weight(teacher) for teacher in parameters.teachers}
     weights[SALIENCY] = parameters.saliency.weight
@@ -51,9 +59,6 @@ def train(parameters: Parameters) -> None:
     }
     if any(summary["too_long"].values()):
         print(f"more than {encoder.limit} tokens: {summary['too_long']}", file=sys.stderr)
-    if chosen.lora_rank:
-        set_seed(parameters.training_seed)
-        model = with_lora(model, chosen.lora_rank)
     with ExitStack() as stack:
         live = None
         if is_main_process():
@@ -62,7 +67,7 @@ def train(parameters: Parameters) -> None:
             live = stack.enter_context(curves)
         if parameters.train.epochs:
             known = fingerprint(parameters.models[chosen.model], folder)
-            epoch, share = train_student(
+            epoch, share, whole = train_student(
                 model,
                 tokenizer,
                 samples,
@@ -78,10 +83,13 @@ def train(parameters: Parameters) -> None:
             )
         else:
             texts = generate_answers(model, tokenizer, questions, tokens, dtype)
-            epoch, share = 0, accuracy(texts, validation)
+            epoch, share, whole = 0, accuracy(texts, validation), None
         if live is None:
             return
         live.summary = {"best_epoch": epoch, "validation": {"accuracy": share}} | summary
+    if whole is not None:
+        model, _ = student()
+        model.load_state_dict(whole)
     if chosen.lora_rank:
         model = model.merge_and_unload()
     make_usable(model, tokenizer, tokens)
@@ -90,8 +98,9 @@ def train(parameters: Parameters) -> None:
     print(f"best epoch {epoch} of {parameters.train.epochs}: validation accuracy {share:.3f}")
 
 
-def _launch(configuration: Path | None) -> None:
+def _launch(parameters: Parameters) -> None:
     """Start anew in several processes where `train.accelerate` names their configuration."""
+    configuration = parameters.train.accelerate
     if configuration is None or LAUNCHED in os.environ:
         return
     if not configuration.is_file():
@@ -99,6 +108,19 @@ def _launch(configuration: Path | None) -> None:
             f"train.accelerate: {configuration}: no such file; `.venv/bin/accelerate config "
             f"--config_file {configuration}` writes one"
         )
+    from ruamel.yaml import YAML
+    from transformers import AutoConfig
+
+    from stages.distil.models import model_folder
+
+    settings = YAML(typ="safe").load(configuration)
+    folder = model_folder(parameters.student.model)
+    if settings.get("distributed_type") == "FSDP":
+        if AutoConfig.from_pretrained(folder).is_encoder_decoder:
+            raise UserError(
+                f"train.accelerate: {configuration}: FSDP does not split an encoder-decoder, whose "
+                "parts share their embeddings; use distributed_type: MULTI_GPU"
+            )
     launcher = ["-m", "accelerate.commands.launch", "--config_file", str(configuration)]
     command = [sys.executable, *launcher, "-m", "stages.train", *sys.argv[1:]]
     os.execve(sys.executable, command, os.environ | {LAUNCHED: "yes"})

@@ -169,14 +169,17 @@ def scoring(tmp_path, write_params, monkeypatch):
 
 @pytest.fixture
 def run_stage(tmp_path):
-    """Run a stage as DVC does, in `tmp_path`; return the finished process."""
+    """Run a stage as DVC does, in `tmp_path`; return the finished process.
+
+    Its Python imports from `path` first.
+    """
     import sys
 
-    def run(stage: str, *arguments: str) -> subprocess.CompletedProcess:
+    def run(stage: str, *arguments: str, path: Path = ROOT) -> subprocess.CompletedProcess:
         return subprocess.run(
             [sys.executable, "-m", f"stages.{stage}", *arguments],
             cwd=tmp_path,
-            env=os.environ | {"PYTHONPATH": str(ROOT)},
+            env=os.environ | {"PYTHONPATH": f"{path}:{ROOT}"},
             capture_output=True,
             text=True,
         )

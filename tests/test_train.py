@@ -289,13 +289,10 @@ def test_a_missing_configuration_of_processes_is_named(prepared, tiny_model):
         train(prepared(tiny_model, train__accelerate="two.yaml"))
 
 
-TWO_PROCESSES = """
-compute_environment: LOCAL_MACHINE
-distributed_type: MULTI_GPU
-num_processes: 2
-num_machines: 1
-machine_rank: 0
-"""
+def readme_yaml(name: str) -> str:
+    """Return a configuration of the README, for two processes."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8").split(f"```yaml\n# {name}")[1]
+    return text.partition("\n")[2].partition("```")[0].replace("processes: 4", "processes: 2")
 
 
 @pytest.mark.parametrize("rows", [ROWS, 9])  # 9: the last step has one question for two processes
@@ -303,10 +300,46 @@ def test_two_processes_learn_what_one_does(prepared, family, tmp_path, run_stage
     changes = {"train__epochs": 2, "student__shared_context": True}
     train(prepared(family, rows=rows, **changes))
     alone = [curve("loss/total"), curve("loss/one"), curve("validation/accuracy")]
-    (tmp_path / "two.yaml").write_text(TWO_PROCESSES)
+    (tmp_path / "two.yaml").write_text(readme_yaml("processes.yaml"))
     prepared(family, rows=rows, **changes, train__accelerate="two.yaml")
     done = run_stage("train")
     assert done.returncode == 0, done.stderr
     assert curve("loss/total") == pytest.approx(alone[0], rel=1e-4)
     assert curve("loss/one") == pytest.approx(alone[1], rel=1e-4)
     assert curve("validation/accuracy") == alone[2]
+
+
+CORES_FOR_GPUS = """
+from accelerate.state import DistributedType, PartialState
+
+begin = PartialState.__init__
+
+def init(self, *arguments, **keywords):
+    begin(self, *arguments, **keywords)
+    if self.distributed_type == DistributedType.MULTI_CPU:
+        self.distributed_type = DistributedType.MULTI_GPU
+
+PartialState.__init__ = init
+"""
+
+
+def test_a_student_in_parts_learns_what_a_whole_one_does(prepared, tiny_model, tmp_path, run_stage):
+    """FSDP by the README's file; accelerate, which shards on GPUs only, takes cores for such."""
+    train(prepared(tiny_model, train__epochs=2))
+    alone = [curve("loss/total"), curve("validation/accuracy"), weights()]
+    (tmp_path / "sharded.yaml").write_text(readme_yaml("sharded.yaml"))
+    (tmp_path / "cores").mkdir()
+    (tmp_path / "cores/sitecustomize.py").write_text(CORES_FOR_GPUS)
+    prepared(tiny_model, train__epochs=2, train__accelerate="sharded.yaml")
+    done = run_stage("train", path=tmp_path / "cores")
+    assert done.returncode == 0, done.stderr
+    assert curve("loss/total") == pytest.approx(alone[0], rel=1e-4)
+    assert curve("validation/accuracy") == alone[1]
+    for name, weight in weights().items():
+        torch.testing.assert_close(weight, alone[2][name], rtol=0.02, atol=1e-3)
+
+
+def test_an_encoder_decoder_cannot_be_split(prepared, tiny_t5, tmp_path):
+    (tmp_path / "sharded.yaml").write_text(readme_yaml("sharded.yaml"))
+    with pytest.raises(UserError, match="sharded.yaml: FSDP does not split an encoder-decoder"):
+        train(prepared(tiny_t5, train__accelerate="sharded.yaml"))

@@ -69,7 +69,18 @@ def _timed(stage: Callable[..., None], name: str, params: str, chosen: list[str]
     seconds = time.monotonic() - start
     if not is_main_process():
         return
-    TIMES.mkdir(parents=True, exist_ok=True)
     label = "@".join([name, *chosen])
-    (TIMES / f"{label}.json").write_text(json.dumps({"seconds": round(seconds, 1)}) + "\n")
+    _keep_time(label, seconds)
     print(f"{label}: done in {seconds:.0f} s", file=sys.stderr)
+
+
+def keep_rate(name: str, answers: int, seconds: float) -> None:
+    """Write how many questions a model answered in how many seconds; nothing where it had none."""
+    if answers:
+        _keep_time(f"answers@{name}", seconds, answers=answers)
+
+
+def _keep_time(label: str, seconds: float, **counts: int) -> None:
+    TIMES.mkdir(parents=True, exist_ok=True)
+    text = json.dumps({"seconds": round(seconds, 1)} | counts)
+    (TIMES / f"{label}.json").write_text(text + "\n")

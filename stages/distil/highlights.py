@@ -1,4 +1,4 @@
-"""What the scores of words say: how often they find the answer, how they fall off, how they look.
+"""What the scores of words say: how often they find the answer, how they fall off, how to shade.
 
 Knows the table of scores; knows nothing of the model that gave them.
 """
@@ -6,18 +6,15 @@ Knows the table of scores; knows nothing of the model that gave them.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import comb
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from stages.distil import tables
 from stages.distil.parameters import Saliency
 from stages.distil.words import find_words, top_words
 
-TEMPLATES = Path(__file__).parent / "templates"
 LARGEST_K = 20  # of the curve
 SHADES = 8  # so many different ones an eye can tell apart, and more
 
@@ -82,41 +79,13 @@ def kept_mass(words: pa.ListArray) -> list[float]:
     return np.mean(curves, axis=0).round(6).tolist() if curves else []
 
 
-def page(scored: Scored, saliency: Saliency, shown: int) -> str:
-    """Return an HTML page of the first questions with their words shaded by score."""
-    few = slice(0, shown)
-    texts, words = scored.texts[few], scored.words[few]
-    chosen = top_words(texts, words, saliency.top_k, saliency.stop_words).to_pylist()
-    rows = zip(
-        scored.ids, texts.to_pylist(), words.to_pylist(), scored.answers, chosen, strict=False
-    )
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        undefined=StrictUndefined,
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("highlights.html.jinja").render(
-        questions=[
-            {
-                "id": name,
-                "pieces": _pieces(text, scores, {word.casefold() for word in top}),
-                "answer": answer,
-                "top": top,
-            }
-            for name, text, scores, answer, top in rows
-        ],
-        total=len(scored.ids),
-        settings=saliency,
-        shades=SHADES,
-    )
-
-
-def _pieces(
+def pieces(
     text: str, words: Sequence[dict[str, Any]], top: set[str]
 ) -> list[tuple[str, int | None, float, bool]]:
-    """Cut a text into (piece, shade from 0 to SHADES or None between words, score, top or not)."""
+    """Cut a text into (piece, shade from 0 to SHADES or None between words, score, top or not).
+
+    `top` are the chosen words, casefolded.
+    """
     largest = max((abs(word["score"]) for word in words), default=0.0) or 1.0
     pieces: list[tuple[str, int | None, float, bool]] = []
     here = 0

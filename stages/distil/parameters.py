@@ -317,6 +317,9 @@ class Evaluate(_Settings):
     """How the student and the teachers answer."""
 
     max_tokens: Count
+    explained: int = Field(
+        24, ge=0, description="train questions whose words and rationales the student is asked for"
+    )
 
 
 class Parameters(_Settings):

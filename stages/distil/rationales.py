@@ -36,8 +36,10 @@ class TeacherTexts:
         self._answer = PromptFile(prompts.answer)
         self._examples: ExampleGenerator  # of `write`, which may have to generate rationales
 
-    def write(self) -> None:
+    def write(self) -> tuple[int, float]:
         """Generate what is missing: examples' rationales first, as the others' prompts show them.
+
+        Returns how many test questions were answered now, and in how many seconds.
 
         Raises `UserError` where there are too few solved examples, a prompt file is wrong, or the
         teacher's backend cannot go on; what is finished stays in the store.
@@ -46,7 +48,7 @@ class TeacherTexts:
         self._examples = self._generator()
         samples = counts["train"] * self._settings.samples
         self._author.write(self._rationales, samples, f"{self._teacher}: rationales")
-        self._author.write(self._answers, counts["test"], f"{self._teacher}: answers")
+        return self._author.write(self._answers, counts["test"], f"{self._teacher}: answers")
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """Yield the rows of the teacher's table, in the order of the questions."""

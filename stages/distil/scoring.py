@@ -1,11 +1,14 @@
 """Counting right answers, and how sure a count is."""
 
+from collections import Counter
 from collections.abc import Sequence
 from math import sqrt
 from statistics import NormalDist
 from typing import Any
 
 from stages.distil.answers import parse_answer, same
+
+FEWEST = 4  # questions of a class, on average
 
 
 def is_correct(text: str, question: dict[str, Any]) -> bool:
@@ -39,3 +42,25 @@ def score(correct: Sequence[bool]) -> dict[str, float | int]:
         "correct": right,
         "questions": total,
     }
+
+
+def f1(found: Sequence[str], wanted: Sequence[str]) -> float:
+    """Return the harmonic mean of precision and recall of words, each counted as often as it is.
+
+    SQuAD's F1 (Rajpurkar et al., EMNLP 2016, section 6.1).
+    """
+    shared = (Counter(found) & Counter(wanted)).total()
+    return 2 * shared / (len(found) + len(wanted)) if shared else 0.0
+
+
+def by_class(correct: Sequence[bool], answers: Sequence[str]) -> dict[str, dict[str, float | int]]:
+    """Return the score of each class, which is a gold answer, in the order of the alphabet.
+
+    Empty where the answers are no classes: fewer than FEWEST questions an answer on average.
+    """
+    classes: dict[str, list[bool]] = {}
+    for right, answer in zip(correct, answers, strict=True):
+        classes.setdefault(answer, []).append(right)
+    if len(answers) < FEWEST * len(classes):
+        return {}
+    return {name: score(classes[name]) for name in sorted(classes)}

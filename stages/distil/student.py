@@ -104,14 +104,26 @@ class Encoder:
             for task, prefix, text in texts
             if weights.get(task, 0.0) > 0
         ]
+        return self._samples(row, branches)
+
+    def options(self, row: dict[str, Any]) -> list[Sample]:
+        """Encode a row with each of its options as a target, their end-of-text left out."""
+        prefix = self._tokens(ANSWER_TASK)
+        targets = [self._tokens(f" {option}") for option in row["options"]]
+        return self._samples(row, [Branch(ANSWER, prefix, target) for target in targets])
+
+    def _samples(self, row: dict[str, Any], branches: list[Branch]) -> list[Sample]:
         if self._shared:
             return [self._fit(row, branches)]
         alone = [self._fit(row, [branch]) for branch in branches]
         return [self._moved(sample) for sample in alone if sample.branches]
 
-    def prompt(self, row: dict[str, Any], max_tokens: int) -> Sample:
-        """Encode a row to be answered with `max_tokens` at most; the branch has no target."""
-        branch = Branch(ANSWER, self._tokens(ANSWER_TASK), [0] * max_tokens)
+    def prompt(self, row: dict[str, Any], max_tokens: int, task: str = ANSWER_TASK) -> Sample:
+        """Encode a row to be answered with `max_tokens` at most; the branch has no target.
+
+        `task` is the prefix that asks, for the answer or for another target.
+        """
+        branch = Branch(ANSWER, self._tokens(task), [0] * max_tokens)
         fitted = self._fit(row, [branch])
         asked = replace(fitted, branches=[replace(branch, target=[])])
         return asked if self._shared else self._moved(asked)

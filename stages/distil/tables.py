@@ -92,6 +92,7 @@ SCHEMAS = {
         rationales=pa.list_(_teacher_text),
         saliency=pa.list_(pa.string()),
     ),
+    # `scores` are the mean log-probabilities of the options' tokens; empty without options.
     PREDICTIONS: _schema(
         id=pa.string(),
         question=pa.string(),
@@ -99,6 +100,7 @@ SCHEMAS = {
         answer=pa.string(),
         prediction=pa.string(),
         correct=pa.bool_(),
+        scores=pa.list_(pa.float32()),
     ),
 }
 
@@ -110,10 +112,15 @@ class TableWriter:
     alone. Memory holds one row group.
     """
 
-    def __init__(self, path: Path, schema: pa.Schema | None = None):
-        """Take the table's path; its schema is the one declared for it, unless given."""
+    def __init__(
+        self, path: Path, schema: pa.Schema | None = None, about: Mapping[str, str] | None = None
+    ):
+        """Take the table's path; its schema is the one declared for it, unless given.
+
+        `about` is what holds for all rows; `read_about` returns it.
+        """
         self._path = path
-        self._schema = schema or _schema_of(path)
+        self._schema = (schema or _schema_of(path)).with_metadata(about)
         self._temporary = path.with_name(path.name + ".tmp")
         self._rows: list[dict[str, Any]] = []
 
@@ -198,6 +205,13 @@ def open_table(path: Path) -> pq.ParquetFile:
         raise UserError(
             f"{path}: not a Parquet table ({error}); delete it and `dvc repro`"
         ) from None
+
+
+def read_about(path: Path) -> dict[str, str]:
+    """Return what holds for all rows of a file."""
+    with open_table(path) as table:
+        found = table.schema_arrow.metadata or {}
+    return {name.decode(): value.decode() for name, value in found.items()}
 
 
 def check_exists(path: Path) -> None:

@@ -97,17 +97,19 @@ class Steps(Dataset):
         samples = [sample for n in chosen for sample in self.questions[n]]
         counts = count_targets(samples, self._tasks)
         samples.sort(key=lambda sample: sample.length)
-        mine = samples[self.rank :: self.processes]
-        return Step(passes=self.passes(mine) or [self._nothing(samples[0])], counts=counts)
+        shares = [self.batches(samples[r :: self.processes]) for r in range(self.processes)]
+        passes = [self._collate(batch) for batch in shares[self.rank]]
+        missing = max(map(len, shares)) - len(passes)
+        return Step(passes=passes + [self._nothing(samples[0])] * missing, counts=counts)
 
-    def passes(self, samples: Sequence[Sample]) -> list[dict[str, Tensor]]:
-        """Return the batches of these samples, within the token budget."""
+    def batches(self, samples: Sequence[Sample]) -> list[list[Sample]]:
+        """Return these samples in batches within the token budget, one for each pass."""
         lengths = [sample.length for sample in samples]
         batches = by_length(lengths, self._settings.batch_tokens)
-        return [self._collate([samples[i] for i in chosen]) for chosen in batches]
+        return [[samples[i] for i in chosen] for chosen in batches]
 
     def _nothing(self, sample: Sample) -> dict[str, Tensor]:
-        """Return a pass without targets: every process takes part in a step, if only by waiting."""
+        """Return a pass without targets: every process has as many passes as any other."""
         batch = self._collate([sample])
         return batch | {"labels": torch.full_like(batch["labels"], -100)}
 
@@ -188,6 +190,8 @@ class DistillationTrainer(Trainer):
     def evaluate(self, *arguments: Any, **keywords: Any) -> dict[str, float]:
         """Answer the validation questions; return the share answered correctly."""
         mine = slice(self.args.process_index, None, self.args.world_size)
+        if self.is_fsdp_enabled:  # a pass takes all processes, each with its part of the weights
+            mine = slice(None)
         texts = generate_answers(
             self.model, self.processing_class, self._questions[mine], self._max_tokens, self._dtype
         )
@@ -266,10 +270,11 @@ def train_student(
     dtype: str,
     identity: str,
     live: Live | None,
-) -> tuple[int, float]:
+) -> tuple[int, float, dict[str, Tensor] | None]:
     """Train on the samples of each question; leave the weights of the best epoch in `model`.
 
-    Returns that epoch and its accuracy on the validation questions.
+    Returns that epoch, its accuracy on the validation questions and, where FSDP has left `model` in
+    parts, its whole weights (in the main process).
 
     `questions` are the encoded prompts of `validation`; `weights` maps every task to its weight in
     the loss, tasks of weight 0 are not computed; `identity` tells the student from others. A run
@@ -324,4 +329,6 @@ def train_student(
     for sample in [*chain.from_iterable(train), *questions]:
         key.update(repr(sample).encode())
     checkpoints.train(trainer, key.hexdigest())
-    return trainer.best_epoch()
+    parts = trainer.is_fsdp_enabled
+    whole = trainer.accelerator.get_state_dict(trainer.model) if parts else None
+    return *trainer.best_epoch(), whole

@@ -5,6 +5,7 @@ memory does not grow with their number. Knows requests; knows nothing of tables.
 """
 
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain
@@ -42,9 +43,15 @@ class Author:
         self._backend: Backend | None = None
         self._too_long: set[bytes] = set()
 
-    def write(self, wanted: Callable[[], Iterable[Wanted]], total: int, label: str) -> None:
-        """Generate every wanted text that is missing; `wanted` is asked again until none is."""
+    def write(
+        self, wanted: Callable[[], Iterable[Wanted]], total: int, label: str
+    ) -> tuple[int, float]:
+        """Generate every wanted text that is missing; `wanted` is asked again until none is.
+
+        Returns how many texts that took, and the seconds, the backend's start not counted.
+        """
         first_time = True
+        count, seconds = 0, 0.0
         while True:
             with tqdm(
                 total=total if first_time else None,
@@ -57,9 +64,10 @@ class Author:
                 missing = self._missing(wanted(), in_flight, progress if first_time else None)
                 first = next(missing, None)
                 if first is None:
-                    return
+                    return count, seconds
                 if self._backend is None:
                     self._backend = self._start()
+                start = time.monotonic()
                 for request, completion in self._backend.complete(chain([first], missing)):
                     key = request.key(self._teacher)
                     if completion.finish_reason == TOO_LONG:
@@ -68,6 +76,8 @@ class Author:
                         self._store.put(key, completion)
                     in_flight.discard(key)
                     progress.update()
+                    count += 1
+                seconds += time.monotonic() - start
             first_time = False
 
     def read(self, wanted: Wanted) -> Completion:

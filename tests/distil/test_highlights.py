@@ -4,7 +4,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from stages.distil.highlights import LARGEST_K, Scored, kept_mass, overlap, page
+from stages.distil.highlights import LARGEST_K, Scored, kept_mass, overlap, pieces
 from stages.distil.parameters import Saliency
 from stages.distil.tables import SALIENCY, SCHEMAS
 from tests.distil.test_words import words_of
@@ -65,16 +65,15 @@ def test_the_mass_of_the_top_words_grows_to_one():
     assert mass == sorted(mass)
 
 
-def test_the_page_shades_words_and_escapes_texts():
-    text = '<script>alert(1)</script> & red "ball"'
-    scores = [0.5, 0.0, 0.2, -1.0, 0.1, 0.2]  # script, alert, 1, script, red, ball
-    rows = scored((text, scores, "<b>red</b>"), ("x y", [1, 0], "y"))
-    html = page(rows, settings(1), shown=1)
-    assert "<script>" not in html
-    assert "<b>" not in html
-    assert '<mark class="s8 negative" title="-1">script</mark>' in html
-    assert '<mark class="s4" title="0.5">script</mark>' in html  # the same word
-    assert '<span class="s1" title="0.1">red</span>' in html
-    assert "1 of\n2 train questions" in html
-    assert page(rows, settings(1), shown=1) == html
-    assert "http" not in html
+def test_a_text_is_cut_into_words_with_shades():
+    rows = scored(("Red, or\tred?", [0.5, 0.0, -1.0], "red"))
+    found = pieces("Red, or\tred?", rows.words.to_pylist()[0], {"red"})
+    assert found == [
+        ("", None, 0.0, False),
+        ("Red", 4, 0.5, True),
+        (", ", None, 0.0, False),
+        ("or", 0, 0.0, False),
+        ("\t", None, 0.0, False),
+        ("red", 8, -1.0, True),
+        ("?", None, 0.0, False),
+    ]

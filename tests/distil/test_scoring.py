@@ -1,6 +1,6 @@
 import pytest
 
-from stages.distil.scoring import accuracy, score, wilson_interval
+from stages.distil.scoring import accuracy, by_class, f1, score, wilson_interval
 
 QUESTION = {"options": ["aunt", "niece"], "answer": "aunt"}
 
@@ -27,3 +27,28 @@ def test_a_score_holds_the_counts_behind_it():
     found = score([True, True, False, True])
     assert (found["accuracy"], found["correct"], found["questions"]) == (0.75, 3, 4)
     assert found["low"] < 0.75 < found["high"]
+
+
+@pytest.mark.parametrize(
+    ("found", "wanted", "expected"),
+    [
+        ("a b", "a b", 1.0),
+        ("b a", "a b", 1.0),
+        ("a a", "a b", 0.5),  # precision 1/2, recall 1/2
+        ("a", "a b c d", 0.4),  # precision 1, recall 1/4
+        ("x", "a", 0.0),
+        ("", "a", 0.0),
+    ],
+)
+def test_f1_is_the_harmonic_mean_of_precision_and_recall(found, wanted, expected):
+    assert f1(found.split(), wanted.split()) == pytest.approx(expected)
+
+
+def test_a_class_has_the_score_of_its_questions():
+    found = by_class([True, False, True, True] * 2, ["yes", "no"] * 4)
+    assert list(found) == ["no", "yes"]
+    assert found == {"no": score([False, True] * 2), "yes": score([True] * 4)}
+
+
+def test_answers_that_are_nearly_all_different_are_no_classes():
+    assert by_class([True] * 7, ["a", "b"] * 3 + ["a"]) == {}

@@ -244,21 +244,23 @@ def test_answers_do_not_depend_on_the_batch(family, shared_context):
     assert any(together)
 
 
-def test_what_is_learnt_is_what_is_answered(family):
-    """A student that has learnt a question by heart answers it."""
-    for shared_context in (True, False):
-        model, tokenizer, encoder = load(family, shared_context=shared_context)
-        samples = encode(encoder, ROWS[:1])
-        batch = Collator(model, tokenizer, TASKS)(samples)
-        optimiser = torch.optim.Adam(model.parameters(), lr=3e-3)
-        for _ in range(150):
-            optimiser.zero_grad()
-            task_sums(model, batch, len(TASKS)).sum().backward()
-            optimiser.step()
-        asked = encoder.prompt(ROWS[0], 12)
-        assert generate_answers(model, tokenizer, [asked], 12, "float32") == [
-            f" {ROWS[0]['answer']}"
-        ]
+def learn_by_heart(family: Path, shared_context: bool):
+    """Load a model and train it on all targets of the first question."""
+    model, tokenizer, encoder = load(family, shared_context=shared_context)
+    batch = Collator(model, tokenizer, TASKS)(encode(encoder, ROWS[:1]))
+    optimiser = torch.optim.Adam(model.parameters(), lr=3e-3)
+    for _ in range(150):
+        optimiser.zero_grad()
+        task_sums(model, batch, len(TASKS)).sum().backward()
+        optimiser.step()
+    return model, tokenizer, encoder
+
+
+@pytest.mark.parametrize("shared_context", [True, False])
+def test_what_is_learnt_is_what_is_answered(family, shared_context):
+    model, tokenizer, encoder = learn_by_heart(family, shared_context)
+    asked = encoder.prompt(ROWS[0], 12)
+    assert generate_answers(model, tokenizer, [asked], 12, "float32") == [f" {ROWS[0]['answer']}"]
 
 
 def test_a_missing_model_is_named():

@@ -77,6 +77,13 @@ def test_a_student_of_other_data_must_only_be_better_than_its_teachers(accuracy,
     assert all("not above teachers.a.accuracy of 0.300" in line for line in lines)
 
 
+def test_another_measure_of_the_student_counts_only_where_it_learnt_the_same():
+    found = [METRICS | {"student": {"accuracy": 0.7, "x": {"accuracy": a}}} for a in (0.7, 0.5)]
+    texts = [json.dumps(metrics) for metrics in found]
+    assert compare_metrics(*texts, same_data=False) == []
+    assert len(compare_metrics(*texts, same_data=True)) == 1
+
+
 def test_the_students_data_are_those_that_were_assembled():
     lock = "stages: {assemble: {outs: [{path: data/distill, md5: aa.dir}]}}"
     assert has_same_data(lock, lock)
