@@ -120,7 +120,8 @@ class TableWriter:
         `about` is what holds for all rows; `read_about` returns it.
         """
         self._path = path
-        self._schema = (schema or _schema_of(path)).with_metadata(about)
+        self._schema = schema or _schema_of(path)
+        self._about = dict(about or {})
         self._temporary = path.with_name(path.name + ".tmp")
         self._rows: list[dict[str, Any]] = []
 
@@ -144,6 +145,8 @@ class TableWriter:
         try:
             if kind is None:
                 self._flush()
+                if self._about:
+                    self._file.add_key_value_metadata(self._about)
             self._file.close()
             if kind is None:
                 os.replace(self._temporary, self._path)

@@ -57,3 +57,10 @@ def test_each_teacher_and_split_has_a_table_of_its_own(tmp_path):
     path = tmp_path / tables.rationale_table("me")
     tables.write_table(path, [rationale])
     assert tables.read_table(path) == [rationale]
+
+
+def test_what_holds_for_all_rows_is_read_back(tmp_path):
+    for about in ({"parameters": "12"}, None):
+        with tables.TableWriter(tmp_path / tables.REJECTED, about=about):
+            pass
+        assert tables.read_about(tmp_path / tables.REJECTED) == (about or {})
