@@ -1,6 +1,7 @@
 """The stage under tiny models of both architectures."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -143,7 +144,7 @@ print(json.dumps(left))
     killed = subprocess.run(
         [sys.executable, "-c", program],
         cwd=tmp_path,
-        env={"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"},
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
     )
