@@ -15,6 +15,8 @@ hypothesis.settings.register_profile("tests", deadline=None, derandomize=True)  
 hypothesis.settings.load_profile("tests")
 ROOT = Path(__file__).parent.parent
 TRAIN = 12  # questions of `scoring`
+# Of a process that is killed: where it does not print at once, what it printed is gone with it.
+BARE = {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
 CHAT = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"

@@ -1,7 +1,6 @@
 """The stage under tiny models of both architectures."""
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -20,7 +19,7 @@ from stages.distil.lora import with_adapter
 from stages.distil.models import ADAPTER
 from stages.finetune import finetune
 from stages.saliency import saliency
-from tests.conftest import ROOT
+from tests.conftest import BARE, ROOT
 from tests.distil.test_attribution import embedded, gradient, log_probability
 
 TUNED = {"finetune/epochs": 3, "finetune/learning_rate": 0.01, "finetune/batch_size": 4}
@@ -144,7 +143,7 @@ print(json.dumps(left))
     killed = subprocess.run(
         [sys.executable, "-c", program],
         cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        env=BARE,
         capture_output=True,
         text=True,
     )

@@ -15,7 +15,7 @@ from stages.distil.loading import load_model
 from stages.distil.saliency import ATTRIBUTIONS
 from stages.distil.words import find_words
 from stages.saliency import saliency
-from tests.conftest import ROOT, TRAIN, question
+from tests.conftest import BARE, ROOT, TRAIN, question
 from tests.distil.test_attribution import embedded, log_probability
 
 
@@ -140,7 +140,7 @@ def test_a_run_killed_at_any_moment_resumes_to_the_same_bytes(scored, tiny_model
     killed = subprocess.run(
         [sys.executable, "-c", KILLS],
         cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        env=BARE,
         capture_output=True,
         text=True,
     )

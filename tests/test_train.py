@@ -1,7 +1,6 @@
 """The stage under tiny students of both architectures."""
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -18,7 +17,7 @@ from stages.distil.models import STUDENT
 from stages.distil.parameters import load_parameters
 from stages.distil.training import CHECKPOINTS
 from stages.train import CURVES, train
-from tests.conftest import ROOT
+from tests.conftest import BARE, ROOT
 
 ROWS = 12
 COLOURS = ["red", "green", "blue"]
@@ -224,7 +223,7 @@ def test_a_run_killed_at_random_moments_ends_with_the_same_bytes(
     killed = subprocess.run(
         [sys.executable, "-c", KILLS],
         cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        env=BARE,
         capture_output=True,
         text=True,
     )
@@ -260,8 +259,7 @@ sys.argv = ["train"]
 run_stage(train, "")
 """
     command = [sys.executable, "-c", program]
-    environment = {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
-    full = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    full = subprocess.run(command, cwd=tmp_path, env=BARE, capture_output=True, text=True)
     assert full.returncode == 1
     assert "train: error: " in full.stderr.splitlines()[-1]
     assert "Traceback" not in full.stderr
