@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/installed
 
-.PHONY: help setup gym browser harness repro report compare release verify test lint format clean distclean
+.PHONY: help setup gym browser harness repro report compare figures release verify test lint format clean distclean
 
 help:  ## Show this list
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  \1\t/' | expand -t 14
@@ -34,11 +34,14 @@ report: setup  ## Print the results of the last run
 compare: setup  ## Test whether two runs differ: make compare A=workspace B=EXPERIMENT
 	@$(BIN)/python -m stages.distil.compare $(A) $(B)
 
+figures: setup  ## Draw the papers' figures: make figures [SCALE=small] [JOBS=1]
+	@$(BIN)/python -m stages.distil.figures --scale $(or $(SCALE),small) --jobs $(or $(JOBS),1)
+
 release: setup  ## Put the student and its model card together in models/release
 	@$(BIN)/python -m stages.distil.release
 
-verify: setup  ## Compare dvc.lock and the metrics with the committed ones
-	@$(BIN)/python -m stages.distil.verify
+verify: setup  ## Compare this run with the committed one, or the commit with another: [SINCE=main]
+	@$(BIN)/python -m stages.distil.verify $(if $(SINCE),--since $(SINCE))
 
 browser: $(VENV)/browser  ## Add what tests the report in Chromium (apt-get install chromium)
 

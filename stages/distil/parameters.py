@@ -5,7 +5,7 @@ Imports neither torch nor transformers, so that a wrong parameter is reported at
 
 import difflib
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from ruamel.yaml import YAML, YAMLError
@@ -31,11 +31,16 @@ Count = Annotated[int, Field(ge=1)]
 Precision = Literal["auto", "bfloat16", "float32"]  # auto: what the machine multiplies in hardware
 
 
-class _Settings(BaseModel):
+class Settings(BaseModel):
+    """Keys of a YAML file: no others than those named, and none changes later."""
+
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class HubModel(_Settings):
+AnySettings = TypeVar("AnySettings", bound=Settings)
+
+
+class HubModel(Settings):
     """A model of the Hugging Face Hub at a pinned commit."""
 
     source: Literal["hub"]
@@ -43,14 +48,14 @@ class HubModel(_Settings):
     revision: str = Field(pattern=r"^[0-9a-f]{40}$", description="commit, 40 hex digits")
 
 
-class FolderModel(_Settings):
+class FolderModel(Settings):
     """A model in a local folder in the Hugging Face format (safetensors)."""
 
     source: Literal["folder"]
     path: Path
 
 
-class PackageModel(_Settings):
+class PackageModel(Settings):
     """A GGUF file inside one or several packages of the package index, joined in order."""
 
     source: Literal["package"]
@@ -62,13 +67,13 @@ class PackageModel(_Settings):
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$", description="of the joined file")
 
 
-class ProvidedModel(_Settings):
+class ProvidedModel(Settings):
     """No model: a teacher whose rationales the data set carries under the teacher's name."""
 
     source: Literal["provided"]
 
 
-class ServerModel(_Settings):
+class ServerModel(Settings):
     """A teacher behind an OpenAI-compatible server, such as `vllm serve`."""
 
     source: Literal["server"]
@@ -90,7 +95,7 @@ Model = Annotated[
 ]
 
 
-class KinshipSizes(_Settings):
+class KinshipSizes(Settings):
     """How many questions are drawn for each split."""
 
     train: Count
@@ -99,7 +104,7 @@ class KinshipSizes(_Settings):
     pool: Count
 
 
-class Kinship(_Settings):
+class Kinship(Settings):
     """Drawn questions about relatives."""
 
     source: Literal["kinship"]
@@ -109,7 +114,7 @@ class Kinship(_Settings):
     licence: str | None = Field("Apache-2.0", description="for the data card")
 
 
-class Gym(_Settings):
+class Gym(Settings):
     """Questions of a task of reasoning-gym, drawn anew with this project's seed."""
 
     source: Literal["reasoning-gym"]
@@ -122,7 +127,7 @@ class Gym(_Settings):
     licence: str | None = Field("Apache-2.0", description="for the data card")
 
 
-class Fields(_Settings):
+class Fields(Settings):
     """Where a record holds what makes a question.
 
     A field is named by its path, such as `choices.text`. A default may be missing from a record, a
@@ -144,7 +149,7 @@ class Fields(_Settings):
 Split = Literal["train", "validation", "test"]
 
 
-class FileSizes(_Settings):
+class FileSizes(Settings):
     """At most so many questions are read of each split, the first ones; null reads all."""
 
     train: Count | None = None
@@ -152,7 +157,7 @@ class FileSizes(_Settings):
     test: Count | None = None
 
 
-class _Records(_Settings):
+class _Records(Settings):
     sizes: FileSizes = FileSizes()
     fields: Fields = Fields()
     hold_out: int = Field(0, ge=0, description="validation is the first so many rows of train")
@@ -171,7 +176,7 @@ class Files(_Records):
     rows: str | None = Field(None, description="where in a .json file the list of rows stands")
 
 
-class HubSplits(_Settings):
+class HubSplits(Settings):
     """Which part of a hub's data set each split is, in the notation of `datasets`."""
 
     train: str = "train"
@@ -203,7 +208,7 @@ class Hub(_Records):
 DataSet = Annotated[Kinship | Gym | Files | Hub, Field(discriminator="source")]
 
 
-class Data(_Settings):
+class Data(Settings):
     """Which questions."""
 
     name: Name
@@ -214,7 +219,7 @@ class Data(_Settings):
     pool: Count = Field(32, description="train questions that prompts may show, solved")
 
 
-class PromptFiles(_Settings):
+class PromptFiles(Settings):
     """The prompts: Jinja files with the blocks system, user, assistant and cue."""
 
     rationale: Path = Field(description="with teacher forcing: the answer is given, why is asked")
@@ -222,7 +227,7 @@ class PromptFiles(_Settings):
     answer: Path = Field(description="the zero-shot question")
 
 
-class Rationales(_Settings):
+class Rationales(Settings):
     """How teachers write."""
 
     teacher_forcing: bool = Field(True, description="false: reason to an answer of one's own")
@@ -246,7 +251,7 @@ class Rationales(_Settings):
         return self
 
 
-class Finetune(_Settings):
+class Finetune(Settings):
     """LoRA (Hu et al., 2022) on the train answers, before a teacher's attribution is read."""
 
     epochs: int = Field(0, ge=0, description="0: the teacher as it is")
@@ -255,7 +260,7 @@ class Finetune(_Settings):
     rank: Count = Field(16, description="of the matrices that are learnt")
 
 
-class Saliency(_Settings):
+class Saliency(Settings):
     """Which words of a question a teacher's answer hangs on."""
 
     teacher: Name
@@ -277,7 +282,7 @@ class Saliency(_Settings):
     weight: Weight
 
 
-class Assemble(_Settings):
+class Assemble(Settings):
     """What becomes a training target."""
 
     statuses: list[Literal["ok", "truncated", "repetitive", "contradicts", "inconclusive"]] = Field(
@@ -289,7 +294,7 @@ class Assemble(_Settings):
     labels: str = Field(GOLD, description="gold, vote, or the teacher whose answers are learnt")
 
 
-class Student(_Settings):
+class Student(Settings):
     """The model that learns."""
 
     model: Name
@@ -301,7 +306,7 @@ class Student(_Settings):
     lora_rank: int = Field(0, ge=0, description="train LoRA matrices; 0: all weights")
 
 
-class Train(_Settings):
+class Train(Settings):
     """How the student learns."""
 
     epochs: int = Field(ge=0, description="0: the student as it is")
@@ -313,7 +318,7 @@ class Train(_Settings):
     accelerate: Path | None = Field(None, description="configuration of several processes")
 
 
-class Evaluate(_Settings):
+class Evaluate(Settings):
     """How the student and the teachers answer."""
 
     max_tokens: Count
@@ -322,7 +327,7 @@ class Evaluate(_Settings):
     )
 
 
-class Parameters(_Settings):
+class Parameters(Settings):
     """All of params.yaml."""
 
     alpha: Weight | dict[Name, Weight]
@@ -413,6 +418,16 @@ class Parameters(_Settings):
 
 def load_parameters(path: str | Path) -> Parameters:
     """Read and check a parameter file; raise `UserError` naming every wrong key at once."""
+    return load_settings(path, Parameters)
+
+
+def load_settings(path: str | Path, kind: type[AnySettings]) -> AnySettings:
+    """Read and check a YAML file; raise `UserError` naming every wrong key at once."""
+    return check_settings(read_yaml(path), kind, path)
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """Read a YAML file that holds a mapping; raise `UserError` where there is none."""
     try:
         with open(path, encoding="utf-8") as file:
             values = YAML(typ="safe", pure=True).load(file)
@@ -422,11 +437,18 @@ def load_parameters(path: str | Path) -> Parameters:
         raise UserError(f"{path}: not valid YAML: {error}") from None
     if not isinstance(values, dict):
         raise UserError(f"{path}: expected a mapping of parameters, found {type(values).__name__}")
+    return values
+
+
+def check_settings(
+    values: dict[str, Any], kind: type[AnySettings], where: str | Path
+) -> AnySettings:
+    """Return checked settings; raise `UserError` naming every wrong key of file `where` at once."""
     try:
-        return Parameters.model_validate(values)
+        return kind.model_validate(values)
     except ValidationError as error:
-        lines = [_explain(details, values) for details in error.errors()]
-        raise UserError(f"{path}: {'; '.join(dict.fromkeys(lines))}") from None
+        lines = [_explain(details, values, kind) for details in error.errors()]
+        raise UserError(f"{where}: {'; '.join(dict.fromkeys(lines))}") from None
 
 
 def check_parameters(path: str) -> None:
@@ -434,7 +456,7 @@ def check_parameters(path: str) -> None:
     load_parameters(path)
 
 
-def _explain(details: Any, values: dict[str, Any]) -> str:
+def _explain(details: Any, values: dict[str, Any], kind: type[Settings]) -> str:
     # A union's chosen member stands in the location beside the keys; keep what is in the file.
     here: Any = values
     keys = []
@@ -447,16 +469,17 @@ def _explain(details: Any, values: dict[str, Any]) -> str:
     if details["type"] == "missing":
         return f"{'.'.join([*keys, str(wrong)])}: missing"
     if details["type"] == "extra_forbidden":
-        return f"{'.'.join(keys)}: {_unknown(str(wrong), _fields(keys[:-1], values), 'parameter')}"
+        known = _fields(keys[:-1], values, kind)
+        return f"{'.'.join(keys)}: {_unknown(str(wrong), known, 'parameter')}"
     message = details["msg"].removeprefix("Value error, ")
     if not keys:
         return message
     return f"{'.'.join(keys)}: {message[0].lower()}{message[1:]}, found {details['input']!r}"
 
 
-def _fields(keys: list[str], values: dict[str, Any]) -> list[str]:
+def _fields(keys: list[str], values: dict[str, Any], kind: type[Settings]) -> list[str]:
     """Names of the parameters that may stand below these keys."""
-    settings: Any = Parameters
+    settings: Any = kind
     here: Any = values
     catalogues = {"models": Model, "datasets": DataSet}
     for depth, key in enumerate(keys):

@@ -6,6 +6,7 @@ texts or words than the committed one is another draw, whose accuracy may lie fa
 only be better than each teacher.
 """
 
+import argparse
 import json
 import subprocess
 import sys
@@ -21,6 +22,7 @@ LOCK = Path("dvc.lock")
 EXACT = ("fetch", "prepare")  # stages whose outputs are the same bytes everywhere
 TOLERANCE = 0.06  # of an accuracy; two standard errors on 300 questions
 STUDENT_TOLERANCE = 0.1  # of a student that learnt from the same bytes
+MARGIN = 0.05  # that a change may cost the student's committed accuracy
 STUDENT = "student.accuracy"
 TEACHERS = "teachers."
 
@@ -33,6 +35,17 @@ def verify() -> None:
     if differences:
         raise UserError(f"this run is not the committed one: {'; '.join(differences)}")
     print("verified: same models and questions, accuracies within the tolerance")
+
+
+def check_gain(since: str) -> None:
+    """Refuse a commit whose student is worse than that of revision `since` beyond MARGIN."""
+    before, after = (_accuracies(json.loads(_committed(METRICS, at))) for at in (since, "HEAD"))
+    if after[STUDENT] < before[STUDENT] - MARGIN:
+        raise UserError(
+            f"{STUDENT} is {after[STUDENT]:.3f} in {METRICS}, {before[STUDENT]:.3f} at {since}: a "
+            f"change may cost {MARGIN} at most"
+        )
+    print(f"{STUDENT}: {after[STUDENT]:.3f}, at {since} {before[STUDENT]:.3f}")
 
 
 def compare_locks(committed: str, found: str) -> list[str]:
@@ -96,11 +109,29 @@ def _accuracies(metrics: dict[str, Any], prefix: str = "") -> dict[str, float]:
 
 
 def _both(path: Path) -> tuple[str, str]:
-    run = subprocess.run(["git", "show", f"HEAD:{path}"], capture_output=True, text=True)
+    return _committed(path, "HEAD"), path.read_text(encoding="utf-8")
+
+
+def _committed(path: Path, revision: str) -> str:
+    run = subprocess.run(["git", "show", f"{revision}:{path}"], capture_output=True, text=True)
     if run.returncode:
-        raise UserError(f"{path}: not committed; commit it after a run that is to be the measure")
-    return run.stdout, path.read_text(encoding="utf-8")
+        raise UserError(
+            f"{path}: not committed at {revision}; commit it after a run that is to be the measure"
+        )
+    return run.stdout
+
+
+def main() -> None:
+    """Run from the command line."""
+    parser = argparse.ArgumentParser(prog="python -m stages.distil.verify", description=__doc__)
+    parser.add_argument(
+        "--since", help="compare the committed metrics with this revision's instead"
+    )
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    chosen = parser.parse_args()
+    action = (lambda: check_gain(chosen.since)) if chosen.since else verify
+    sys.exit(report_errors("verify", chosen.debug, action))
 
 
 if __name__ == "__main__":
-    sys.exit(report_errors("verify", "--debug" in sys.argv, verify))
+    main()

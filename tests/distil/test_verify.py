@@ -1,10 +1,15 @@
 import json
+import subprocess
 
 import pytest
 
+from stages.distil.errors import UserError
+from stages.distil.tables import METRICS as FILE
 from stages.distil.verify import (
+    MARGIN,
     STUDENT_TOLERANCE,
     TOLERANCE,
+    check_gain,
     compare_locks,
     compare_metrics,
     has_same_data,
@@ -88,3 +93,29 @@ def test_the_students_data_are_those_that_were_assembled():
     lock = "stages: {assemble: {outs: [{path: data/distill, md5: aa.dir}]}}"
     assert has_same_data(lock, lock)
     assert not has_same_data(lock, lock.replace("aa", "bb"))
+
+
+def committed(folder, accuracy: float) -> str:
+    (folder / FILE).parent.mkdir(exist_ok=True)
+    (folder / FILE).write_text(json.dumps({"student": {"accuracy": accuracy}}))
+    who = ["-c", "user.name=t", "-c", "user.email=t@t"]
+    subprocess.run(["git", "add", "."], cwd=folder, check=True)
+    subprocess.run(["git", *who, "commit", "-qm", "x"], cwd=folder, check=True)
+    head = ["git", "rev-parse", "HEAD"]
+    return subprocess.run(
+        head, cwd=folder, check=True, capture_output=True, text=True
+    ).stdout.strip()
+
+
+def test_a_commit_may_cost_the_margin_at_most(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    subprocess.run(["git", "init", "-q"], check=True)
+    first = committed(tmp_path, 0.6)
+    committed(tmp_path, 0.601 - MARGIN)
+    check_gain(first)
+    assert "student.accuracy: 0.551" in capsys.readouterr().out
+    committed(tmp_path, 0.599 - MARGIN)
+    with pytest.raises(UserError, match=f"student.accuracy is 0.549 .* at {first}: .* {MARGIN} at"):
+        check_gain(first)
+    with pytest.raises(UserError, match="not committed at nowhere"):
+        check_gain("nowhere")

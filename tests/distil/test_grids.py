@@ -1,0 +1,115 @@
+import shutil
+from pathlib import Path
+
+import pytest
+
+from stages.distil import grids
+from stages.distil.errors import UserError
+from stages.distil.figures import SCALES
+from stages.distil.grids import Grid
+from stages.distil.parameters import load_settings
+from tests.conftest import ROOT
+
+METHODS = {"plain": ["alpha=0"], "taught": []}
+GRID = {"methods": METHODS, "baseline": "plain", "case": "taught", "figures": {"methods": {}}}
+
+
+def grid(**changes) -> Grid:
+    return Grid.model_validate(GRID | changes)
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch) -> Path:
+    for name in ("dvc.yaml", "params.yaml"):
+        shutil.copy(ROOT / name, tmp_path)
+    shutil.copytree(ROOT / "stages", tmp_path / "stages")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("scale", [file.stem for file in sorted((ROOT / SCALES).iterdir())])
+def test_every_scale_can_be_planned(scale, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    found = load_settings(SCALES / f"{scale}.yaml", Grid)
+    runs = grids.plan(found)
+    assert {run.figure for run in runs} == set(found.figures)
+    points = [(run.figure, run.method, run.value, run.seed) for run in runs]
+    assert len(set(points)) == len(points)
+    names = {run.digest: run.name for run in runs}
+    assert len(set(names.values())) == len(names)
+
+
+def test_the_small_scale_draws_all_figures_of_the_papers():
+    names = list(load_settings(ROOT / SCALES / "small.yaml", Grid).figures)
+    assert names == ["methods", "alpha", "questions", "top_k", "teachers"]
+
+
+def test_a_run_that_two_figures_need_is_one(project):
+    alpha = {"methods": ["taught"], "parameter": "alpha", "values": [0.5, 1.0]}
+    runs = grids.plan(grid(figures={"methods": {}, "alpha": alpha}))
+    plain, taught, same, other = runs
+    assert taught.digest == same.digest  # 0.5 is in params.yaml
+    assert len({plain.digest, taught.digest, other.digest}) == 3
+    assert (same.value, same.changes) == (0.5, ("alpha=0.5", "train.seed=0"))
+    assert other.name == f"taught-1-0-0-{other.digest}"
+
+
+def test_teachers_count_as_their_number(project):
+    values = [["qwen-coder-1b5"], ["qwen-coder-1b5", "oracle"]]
+    teachers = {"methods": ["taught"], "parameter": "teachers", "values": values}
+    runs = grids.plan(grid(figures={"methods": {}, "teachers": teachers}))[2:]
+    assert [run.value for run in runs] == [1, 2]
+
+
+def test_only_what_decides_the_weights_makes_a_run_another(project):
+    before = [run.digest for run in grids.plan(grid())]
+    for harmless in ("evaluate.py", "card.py", "distil/report.py", "distil/figures.py"):
+        (project / "stages" / harmless).write_text("")
+    assert [run.digest for run in grids.plan(grid())] == before
+    for module in ("distil/student.py", "distil/teachers/generate.py", "prompts/reason.jinja"):
+        file = project / "stages" / module
+        file.write_text(file.read_text() + "\n")
+        after = [run.digest for run in grids.plan(grid())]
+        assert not set(after) & set(before)
+        before = after
+
+
+def test_a_catalogue_entry_that_is_not_used_changes_nothing(project):
+    file = project / "params.yaml"
+    before = [run.digest for run in grids.plan(grid())]
+    file.write_text(file.read_text().replace("human: {source: provided}", ""))
+    assert [run.digest for run in grids.plan(grid())] == before
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"changes": ["alhpa=1"]}, "figure methods, method plain: alhpa=1 alpha=0 train.seed=0: "),
+        ({"changes": ["saliency.top_k=0"]}, "saliency.top_k: input should be greater than"),
+        ({"changes": ["alpha"]}, "method plain: alpha alpha=0 train.seed=0: "),
+        ({"methods": METHODS | {"x": ["teachers=[y]"]}}, "method x: .*unknown model in `models`"),
+    ],
+)
+def test_wrong_parameters_are_named_before_anything_runs(project, changes, message):
+    with pytest.raises(UserError, match=message):
+        grids.plan(grid(**changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ("baseline: plane", "baseline: no method 'plane'; known: plain, taught"),
+        ("celing: plain", "unknown parameter 'celing'; did you mean 'ceiling'"),
+        ("figures: {alpha: {}}", "figures.methods: needed, with all methods"),
+        ("figures: {methods: {}, a: {parameter: alpha}}", "a parameter needs values"),
+    ],
+)
+def test_a_wrong_file_is_one_line(tmp_path, changes, message):
+    lines = ["methods: {plain: [alpha=0], taught: []}", "case: taught"]
+    defaults = {"baseline": "baseline: plain", "figures": "figures: {methods: {}}"}
+    lines += [text for key, text in defaults.items() if not changes.startswith(key)]
+    file = tmp_path / "mine.yaml"
+    file.write_text("\n".join([*lines, changes]))
+    with pytest.raises(UserError, match=message) as caught:
+        load_settings(file, Grid)
+    assert str(caught.value).startswith(f"{file}: ")
