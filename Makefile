@@ -3,6 +3,9 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/installed
+# Compiled modules are kept, whatever the shell says: a stage that compiles torch anew takes ten
+# seconds more to start.
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: help setup gym browser harness repro report compare figures release verify test lint format clean distclean
 

@@ -87,6 +87,7 @@ def make_project(folder: Path, parameters: dict) -> None:
     for command in (["git", "init", "-q"], [DVC, "init", "-q"]):
         subprocess.run(command, cwd=folder, check=True)
     shutil.copytree(ROOT / ".dvc/plots", folder / ".dvc/plots", dirs_exist_ok=True)
+    shutil.copy(ROOT / ".dvcignore", folder)
     commit(folder)
 
 
@@ -123,6 +124,14 @@ def sums(folder: Path) -> dict[str, str]:
 
 
 def test_a_second_run_does_nothing(project):
+    assert "up to date" in dvc(project, "repro")
+
+
+@pytest.mark.parametrize("folder", ["sources", "teachers"])
+def test_compiled_modules_are_no_change(project, folder):
+    compiled = project / "stages/distil" / folder / "__pycache__"
+    compiled.mkdir(exist_ok=True)
+    (compiled / "other.cpython-311.pyc").write_bytes(b"x")
     assert "up to date" in dvc(project, "repro")
 
 

@@ -211,8 +211,8 @@ def _plain(text: str) -> str:
     return " ".join(text.split()).translate(marks)
 
 
-def write(grid: Grid, runs: list[Run]) -> None:
-    """Read what the runs answered, write every figure and print its table."""
+def write(grid: Grid, runs: list[Run], folder: Path) -> None:
+    """Read what the runs answered, write every figure into a folder and print its table."""
     revisions = grids.finished()
     digests = dict.fromkeys(run.digest for run in runs)
     read = {digest: read_predictions(revisions[digest]) for digest in digests}
@@ -231,14 +231,17 @@ def write(grid: Grid, runs: list[Run]) -> None:
         texts[f"{title}.svg"] = draw(figure, rows)
         _print(title, figure, rows)
         if title == MAIN:
-            metrics = {row["method"]: {key: row[key] for key in COLUMNS} for row in rows}
-            texts["metrics.json"] = json.dumps({"figures": metrics}, indent=2) + "\n"
+            metrics = {
+                key: {row["method"]: row[key] for row in rows if row[key] is not None}
+                for key in ("gain", "headroom")
+            }
+            texts["metrics.json"] = json.dumps(metrics, indent=2) + "\n"
             answers = {method: tables for (method, _), tables in grouped.items()}
             texts["cases.md"] = case_study(grid, answers)
-    FIGURES.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     for name, text in texts.items():
-        (FIGURES / name).write_text(text, encoding="utf-8")
-    print(f"\n{len(texts)} files in {FIGURES}/")
+        (folder / name).write_text(text, encoding="utf-8")
+    print(f"\n{len(texts)} files in {folder}/")
 
 
 def _csv(rows: Rows) -> str:
@@ -277,7 +280,7 @@ def make(scale: str, jobs: int) -> None:
     grid = load_settings(SCALES / f"{scale}.yaml", Grid)
     runs = grids.plan(grid)
     grids.execute(runs, jobs)
-    write(grid, runs)
+    write(grid, runs, FIGURES / scale)
 
 
 def main() -> None:

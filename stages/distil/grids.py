@@ -13,12 +13,17 @@ import re
 import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import psutil
 from pydantic import Field, model_validator
 from ruamel.yaml import YAML
+from tqdm import tqdm
 
 from stages.distil.errors import UserError
 from stages.distil.parameters import Name, Parameters, Settings, check_settings, read_yaml
@@ -27,6 +32,8 @@ PARAMETERS = Path("params.yaml")
 GRAPH = Path("dvc.yaml")
 AFTER_TRAINING = ("card", "evaluate")  # stages that no weight depends on
 MAIN = "methods"  # the figure that compares all methods: gains, headroom and cases are its
+POLL = 2  # seconds between two looks at the queue
+PATIENCE = 5  # seconds that a worker has to answer
 TARGET = "evaluate"  # what a run reproduces; the card says nothing that a figure shows
 
 Value = float | str | list[str]
@@ -196,14 +203,23 @@ def execute(runs: list[Run], jobs: int) -> None:
     with Repo() as repo:
         queue = repo.experiments.celery_queue
         names = {run.name for run in missing}
+        _forget_dead(queue)
         if failed := names.intersection(result.entry.name for result in queue.iter_failed()):
             queue.remove(failed)
-        waiting = {entry.name for entry in [*queue.iter_active(), *queue.iter_queued()]}
+        waiting, running = _waiting(queue)
         for run in missing:
-            if run.name not in waiting:
+            if run.name not in {*waiting, *running}:
                 sets = list(run.changes)
                 repo.experiments.run(queue=True, name=run.name, targets=[TARGET], params=sets)
-        repo.experiments.run(run_all=True, jobs=jobs)
+        try:
+            _wait(queue, names, jobs)
+        except KeyboardInterrupt:
+            print(
+                "\nfigures: the trainings go on in the background; the same command waits for them "
+                "again, `dvc queue stop --kill` ends them",
+                file=sys.stderr,
+            )
+            raise
     done = finished()
     left = [run.name for run in missing if run.digest not in done]
     if left:
@@ -211,3 +227,48 @@ def execute(runs: list[Run], jobs: int) -> None:
             f"{len(left)} of {len(missing)} trainings have not ended well: {', '.join(left)}; "
             f"`dvc queue logs {left[0]}` says why, and the same command runs these again"
         )
+
+
+def _waiting(queue: Any) -> tuple[list[str], list[str]]:
+    """Return the names of the experiments that wait in DVC's queue, and of those that run."""
+    queued = [entry.name for entry in queue.iter_queued()]  # first: one that starts now is seen
+    return queued, [entry.name for entry in queue.iter_active()]
+
+
+def _has_worker(queue: Any) -> bool:
+    """Return whether one of DVC's workers answers, in time for one that has busy cores."""
+    return bool(queue.celery.control.inspect(timeout=PATIENCE).active())
+
+
+def _forget_dead(queue: Any) -> None:
+    """Let experiments count as failed that were killed, or lost with the machine.
+
+    No process runs them, and there is no worker that still collects what they left.
+    """
+    from dvc.repo.experiments.exceptions import UnresolvedRunningExpNamesError
+
+    ended = []
+    for entry in queue.iter_active():
+        process = queue.proc.get(entry.stash_rev)
+        running = process and process.returncode is None and psutil.pid_exists(process.pid)
+        if not running:
+            ended.append(entry.name)
+    if ended and not _has_worker(queue):
+        with suppress(UnresolvedRunningExpNamesError):  # it was collected meanwhile
+            queue.kill(ended)
+
+
+def _wait(queue: Any, names: set[str], jobs: int) -> None:
+    """Keep DVC's workers going until none of these experiments waits or runs."""
+    with tqdm(total=len(names), desc="figures", unit="training") as bar:
+        while True:
+            waiting, running = _waiting(queue)
+            left = names.intersection([*waiting, *running])
+            bar.n = len(names) - len(left)
+            bar.set_postfix_str(", ".join(running))
+            if not left:
+                return
+            if waiting and not running and not _has_worker(queue):
+                queue.start_workers(jobs)  # one that had nothing to do has ended
+            _forget_dead(queue)
+            time.sleep(POLL)

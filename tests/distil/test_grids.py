@@ -1,7 +1,10 @@
+import os
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from dvc.repo.experiments.exceptions import UnresolvedRunningExpNamesError
 
 from stages.distil import grids
 from stages.distil.errors import UserError
@@ -113,3 +116,54 @@ def test_a_wrong_file_is_one_line(tmp_path, changes, message):
     with pytest.raises(UserError, match=message) as caught:
         load_settings(file, Grid)
     assert str(caught.value).startswith(f"{file}: ")
+
+
+class Queue:
+    """DVC's queue as `grids` sees it: one experiment that runs."""
+
+    def __init__(self, process, workers: dict):
+        self.active, self.killed = ["taught-0-abc"], []
+        self.proc = {"r": process}
+        self.celery = SimpleNamespace(control=self)
+        self.workers = workers
+
+    def inspect(self, timeout: float):
+        return SimpleNamespace(active=lambda: self.workers)
+
+    def iter_active(self):
+        return [SimpleNamespace(name=name, stash_rev="r") for name in self.active]
+
+    def kill(self, names: list[str]):
+        if set(names) - set(self.active):
+            raise UnresolvedRunningExpNamesError(names)
+        self.killed += names
+
+
+GONE = SimpleNamespace(pid=2**22 + 1, returncode=None)  # above the kernel's largest number
+ENDED = SimpleNamespace(pid=os.getpid(), returncode=0)
+RUNNING = SimpleNamespace(pid=os.getpid(), returncode=None)
+WORKER = {"worker": []}
+
+
+@pytest.mark.parametrize(
+    ("process", "workers", "dead"),
+    [
+        (GONE, {}, True),
+        (ENDED, {}, True),
+        (None, {}, True),
+        (RUNNING, {}, False),  # its worker went, it did not
+        (ENDED, WORKER, False),  # about to be collected
+        (None, WORKER, False),  # about to start
+    ],
+)
+def test_a_training_counts_as_lost_when_neither_it_nor_a_worker_lives(process, workers, dead):
+    queue = Queue(process, workers)
+    grids._forget_dead(queue)
+    assert queue.killed == (queue.active if dead else [])
+
+
+def test_a_training_that_ends_meanwhile_is_no_error():
+    queue = Queue(GONE, {})
+    queue.inspect = lambda timeout: queue.active.clear() or SimpleNamespace(active=dict)
+    grids._forget_dead(queue)
+    assert queue.killed == []
