@@ -10,7 +10,7 @@ import hypothesis
 import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # threads cost tiny models more than they bring
-LONGEST = ["test_methods", "test_train", "test_end_to_end", "test_pipeline"]
+LONGEST = ["test_methods", "test_train", "test_end_to_end", "test_pipeline", "test_figures"]
 hypothesis.settings.register_profile("tests", deadline=None, derandomize=True)  # no clock, no luck
 hypothesis.settings.load_profile("tests")
 ROOT = Path(__file__).parent.parent
