@@ -37,8 +37,8 @@ report: setup  ## Print the results of the last run
 compare: setup  ## Test whether two runs differ: make compare A=workspace B=EXPERIMENT
 	@$(BIN)/python -m stages.distil.compare $(A) $(B)
 
-figures: setup  ## Draw the papers' figures: make figures [SCALE=small] [JOBS=1]
-	@$(BIN)/python -m stages.distil.figures --scale $(or $(SCALE),small) --jobs $(or $(JOBS),1)
+figures: setup  ## Draw the papers' figures: make figures [SCALE=small] [JOBS=2]
+	@$(BIN)/python -m stages.distil.figures --scale $(or $(SCALE),small) $(if $(JOBS),--jobs $(JOBS))
 
 release: setup  ## Put the student and its model card together in models/release
 	@$(BIN)/python -m stages.distil.release

@@ -15,9 +15,10 @@ from tests.conftest import question, write_jsonl
 from tests.test_pipeline import PARAMETERS, dvc, make_project
 
 GRID = {
-    "methods": {"plain": ["alpha=0", "saliency.weight=0"], "taught": ["teachers=[one]"]},
+    "methods": {"plain": ["alpha=0", "saliency.weight=0"], "taught": []},
     "baseline": "plain",
     "case": "taught",
+    "jobs": 2,
     "figures": {"methods": {}},
 }
 TOP_K = {"methods": ["taught"], "parameter": "saliency.top_k", "values": [1, 2]}
@@ -64,44 +65,34 @@ def written(project: Path) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in (project / "results/figures/tiny").iterdir()}
 
 
-def test_only_what_is_missing_runs_and_figures_are_drawn(project):
+def test_trainings_are_kept_when_one_fails_and_figures_are_drawn_of_them(project):
     before = (project / "params.yaml").read_bytes()
-    done = figures(project)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "2 trainings, 2 of them to run" in done.stderr
-    assert set(written(project)) == {"methods.csv", "methods.svg", "metrics.json", "cases.md"}
-    with (project / "results/figures/tiny/methods.csv").open(newline="") as file:
-        plain, taught = csv.DictReader(file)
-    metrics = json.loads((project / "results/figures/tiny/metrics.json").read_text())
-    assert plain["gain"] == ""
-    assert float(taught["gain"]) == pytest.approx(
-        float(taught["accuracy"]) - float(plain["accuracy"]), abs=1e-5
-    )
-    assert metrics == {"gain": {"taught": float(taught["gain"])}, "headroom": {}}
-    shown = json.loads(dvc(project, "exp", "show", "--json"))
-    assert len(shown[1]["experiments"]) == 2
+    done = figures(project, top_k=TOP_K, broken=BROKEN)
+    assert done.returncode == 1
+    assert "4 trainings, 4 of them to run" in done.stderr  # top_k 2 is the default
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("figures: error: 1 of 4 trainings have not ended well: plain-missing-0-")
+    assert "dvc queue logs plain-missing-0-" in last
+    assert "Traceback" not in done.stderr
+    assert not (project / "results/figures").exists()
+    listed = dvc(project, "exp", "list", "--name-only").split()
+    assert {name.rpartition("-")[0] for name in listed} == {"plain-0", "taught-0", "taught-1-0"}
 
-    more = figures(project, top_k=TOP_K)
-    assert more.returncode == 0, more.stdout + more.stderr
-    assert "3 trainings, 1 of them to run" in more.stderr  # top_k 2 is the default
+    drawn = figures(project, top_k=TOP_K)
+    assert drawn.returncode == 0, drawn.stdout + drawn.stderr
+    assert "3 trainings, 0 of them to run" in drawn.stderr
     first = written(project)
-    assert {"top_k.csv", "top_k.svg"} < set(first)
+    both = {f"{name}.{kind}" for name in ("methods", "top_k") for kind in ("csv", "svg")}
+    assert set(first) == {*both, "metrics.json", "cases.md"}
+    plain, taught = csv.DictReader(first["methods.csv"].decode().splitlines())
+    gain = float(taught["accuracy"]) - float(plain["accuracy"])
+    assert plain["gain"] == ""
+    assert float(taught["gain"]) == pytest.approx(gain, abs=1e-5)
+    metrics = json.loads(first["metrics.json"])
+    assert metrics == {"gain": {"taught": float(taught["gain"])}, "headroom": {}}
 
-    again = figures(project, top_k=TOP_K)
-    assert again.returncode == 0, again.stdout + again.stderr
-    assert "3 trainings, 0 of them to run" in again.stderr
+    assert figures(project, top_k=TOP_K).returncode == 0
     assert written(project) == first
     assert (project / "params.yaml").read_bytes() == before
     folders = (project / ".dvc/tmp/exps").iterdir()
     assert [folder for folder in folders if folder.name.startswith("tmp")] == []
-
-
-def test_a_training_that_fails_is_named_and_figures_stay(project):
-    before = written(project)
-    done = figures(project, broken=BROKEN)
-    assert done.returncode == 1
-    last = done.stderr.strip().splitlines()[-1]
-    assert last.startswith("figures: error: 1 of 1 trainings have not ended well: plain-missing-0-")
-    assert "dvc queue logs plain-missing-0-" in last
-    assert "Traceback" not in done.stderr
-    assert written(project) == before

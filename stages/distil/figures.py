@@ -275,11 +275,11 @@ def _print(title: str, figure: Figure, rows: Rows) -> None:
         print(f"| {' | '.join(map(str, cells))} |")
 
 
-def make(scale: str, jobs: int) -> None:
-    """Run what is missing of a scale's experiments and draw all its figures."""
+def make(scale: str, jobs: int | None) -> None:
+    """Run what is missing of a scale's experiments, `jobs` at once, and draw all its figures."""
     grid = load_settings(SCALES / f"{scale}.yaml", Grid)
     runs = grids.plan(grid)
-    grids.execute(runs, jobs)
+    grids.execute(runs, jobs or grid.jobs)
     write(grid, runs, FIGURES / scale)
 
 
@@ -287,9 +287,11 @@ def main() -> None:
     """Run from the command line."""
     parser = argparse.ArgumentParser(prog="python -m stages.distil.figures", description=__doc__)
     parser.add_argument("--scale", default="small", help=f"a file of {SCALES}/ (%(default)s)")
-    parser.add_argument("--jobs", type=int, default=1, help="trainings at once (%(default)s)")
+    parser.add_argument("--jobs", type=int, help="trainings at once (as the scale's file says)")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     chosen = parser.parse_args()
+    if chosen.jobs is not None and chosen.jobs < 1:
+        parser.error(f"--jobs: {chosen.jobs}: at least 1")
     sys.exit(report_errors("figures", chosen.debug, lambda: make(chosen.scale, chosen.jobs)))
 
 

@@ -36,7 +36,7 @@ POLL = 2  # seconds between two looks at the queue
 PATIENCE = 5  # seconds that a worker has to answer
 TARGET = "evaluate"  # what a run reproduces; the card says nothing that a figure shows
 
-Value = float | str | list[str]
+Value = int | float | str | list[str]
 
 
 class Figure(Settings):
@@ -62,6 +62,7 @@ class Grid(Settings):
     baseline: Name = Field(description="method that gains are counted from")
     ceiling: Name | None = Field(None, description="method that the headroom ends at")
     case: Name = Field(description="method that the case study compares with the baseline")
+    jobs: int = Field(1, ge=1, description="trainings at once; each gets its share of the cores")
     figures: dict[Name, Figure] = Field(min_length=1)
 
     @model_validator(mode="after")
@@ -185,7 +186,8 @@ def finished() -> dict[str, str]:
 def execute(runs: list[Run], jobs: int) -> None:
     """Run what has not run yet as queued experiments, `jobs` at once, and wait for them.
 
-    Those that wait in the queue already, from a call that was interrupted, are not queued again.
+    Each gets its share of the cores, unless the environment says how many threads they have. Those
+    that wait in the queue already, from a call that was interrupted, are not queued again.
     Raises `UserError` naming those that failed; the others are kept.
     """
     from dvc.repo import Repo
@@ -200,6 +202,8 @@ def execute(runs: list[Run], jobs: int) -> None:
         return
     # DVC's workers start `dvc` anew, by its name.
     os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    cores = psutil.cpu_count(logical=False) or 1
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // jobs)))
     with Repo() as repo:
         queue = repo.experiments.celery_queue
         names = {run.name for run in missing}
