@@ -32,7 +32,8 @@ PARAMETERS = Path("params.yaml")
 GRAPH = Path("dvc.yaml")
 AFTER_TRAINING = ("card", "evaluate")  # stages that no weight depends on
 MAIN = "methods"  # the figure that compares all methods: gains, headroom and cases are its
-POLL = 2  # seconds between two looks at the queue
+POLL = 10  # seconds between two looks at the queue; one takes a third of a second
+QUIET = 60  # seconds between two lines of progress where no terminal shows it
 PATIENCE = 5  # seconds that a worker has to answer
 TARGET = "evaluate"  # what a run reproduces; the card says nothing that a figure shows
 
@@ -264,12 +265,15 @@ def _forget_dead(queue: Any) -> None:
 
 def _wait(queue: Any, names: set[str], jobs: int) -> None:
     """Keep DVC's workers going until none of these experiments waits or runs."""
-    with tqdm(total=len(names), desc="figures", unit="training") as bar:
+    pause = POLL if sys.stderr.isatty() else QUIET
+    with tqdm(
+        total=len(names), desc="figures", unit="training", mininterval=pause, miniters=0
+    ) as bar:
         while True:
             waiting, running = _waiting(queue)
             left = names.intersection([*waiting, *running])
-            bar.n = len(names) - len(left)
-            bar.set_postfix_str(", ".join(running))
+            bar.set_postfix_str(", ".join(running), refresh=False)
+            bar.update(len(names) - len(left) - bar.n)
             if not left:
                 return
             if waiting and not running and not _has_worker(queue):
