@@ -16,18 +16,15 @@ from stages.distil.command import keep_rate, run_stage
 from stages.distil.highlights import kept_mass, overlap, read_scored
 from stages.distil.parameters import Parameters
 from stages.distil.quality import STATUSES
-from stages.distil.report import Results, page, read_curves
 from stages.distil.scoring import by_class, is_correct, score
 
 ACCURACY = Path("results/accuracy.csv")
 CLASSES = Path("results/classes.csv")
 MASS = Path("results/saliency.csv")
-CURVES = Path("results/train/plots/metrics")
-REPORT = Path("results/report.html")
 
 
 def evaluate(parameters: Parameters) -> None:
-    """Write metrics, predictions, plots' data and the report: no times, no paths."""
+    """Write metrics, predictions and plots' data: no times, no paths."""
     questions = tables.read_examples("test")
     rows = tables.read_table(tables.distill_table("test"))
     taught = tables.scan_table(tables.distill_table("train"), tables.SCHEMAS[tables.DISTILL])
@@ -86,8 +83,6 @@ def evaluate(parameters: Parameters) -> None:
     _write_bars(CLASSES, "answer", list(classes.items()))
     mass = "".join(f"{k},{share}\n" for k, share in enumerate(kept_mass(scored.words)))
     tables.write_text(MASS, "k,share\n" + mass)
-    results = Results(metrics, read_curves(CURVES), predictions, teachers, scored)
-    tables.write_text(REPORT, page(parameters, results))
     total = metrics["student"]
     print(
         f"student: {total['accuracy']:.3f} ({total['low']:.3f} to {total['high']:.3f}) on "

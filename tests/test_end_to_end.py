@@ -149,6 +149,7 @@ def test_the_pipeline_runs_on_real_parts(workspace, run_stage, monkeypatch):
         ("card",),
         ("train",),
         ("evaluate",),
+        ("report",),
     ]:
         done = run_stage(stage, *arguments)
         assert done.returncode == 0, f"{stage}: {done.stderr}"

@@ -74,7 +74,7 @@ def test_trainings_are_kept_when_one_fails_and_figures_are_drawn_of_them(project
     assert last.startswith("figures: error: 1 of 4 trainings have not ended well: plain-missing-0-")
     assert "dvc queue logs plain-missing-0-" in last
     assert "Traceback" not in done.stderr
-    assert not (project / "results/figures").exists()
+    assert not (project / "results/figures/tiny").exists()
     listed = dvc(project, "exp", "list", "--name-only").split()
     assert {name.rpartition("-")[0] for name in listed} == {"plain-0", "taught-0", "taught-1-0"}
 

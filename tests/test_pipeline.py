@@ -81,6 +81,7 @@ def make_project(folder: Path, parameters: dict) -> None:
         ROOT / "stages", folder / "stages", ignore=shutil.ignore_patterns("__pycache__")
     )
     shutil.copy(ROOT / "dvc.yaml", folder)
+    shutil.copytree(ROOT / "results/figures", folder / "results/figures")
     shutil.copy(ROOT / ".gitignore", folder)
     with (folder / "params.yaml").open("w") as file:
         YAML().dump(parameters, file)
@@ -166,7 +167,7 @@ def test_the_data_card_counts_questions_targets_and_lengths(project):
 def test_a_loss_weight_reruns_training_and_evaluation_only(project):
     before = sums(project)
     ran = reproduced(dvc(project, "exp", "run", "-S", "alpha=0", "-S", "saliency.weight=0"))
-    assert ran == ["train", "evaluate"]
+    assert ran == ["train", "evaluate", "report"]
     after = sums(project)
     assert before["models/student"] != after["models/student"]
     assert dvc(project, "exp", "show", "--csv").count("\n") >= 3
@@ -176,7 +177,7 @@ def test_a_loss_weight_reruns_training_and_evaluation_only(project):
 
 def test_top_k_reruns_from_the_choice_of_words_on(project):
     ran = reproduced(dvc(project, "exp", "run", "-S", "saliency.top_k=1"))
-    assert sorted(ran) == ["assemble", "card", "evaluate", "train"]
+    assert sorted(ran) == ["assemble", "card", "evaluate", "report", "train"]
     subprocess.run(["git", "checkout", "-q", "."], cwd=project, check=True)
     dvc(project, "checkout", "-q")
 
@@ -187,12 +188,21 @@ def test_a_teacher_taken_away_and_added_again_leaves_the_lock_as_it_was(project)
     params = project / "params.yaml"
     both = params.read_text()
     params.write_text(both.replace("- two\n", ""))
-    assert reproduced(dvc(project, "repro")) == ["assemble", "card", "train", "evaluate"]
+    ran = reproduced(dvc(project, "repro"))
+    assert ran == ["assemble", "card", "train", "evaluate", "report"]
     assert not (project / "data/rationales/two.parquet").exists()
     assert sums(project)["data/rationales/one.parquet"] == before["data/rationales/one.parquet"]
     params.write_text(both)
     assert "rationales@one" not in reproduced(dvc(project, "repro"))
     assert (project / "dvc.lock").read_bytes() == lock
+
+
+def test_new_figures_are_shown_without_anything_else_run_again(project):
+    figures = project / "results/figures"
+    shutil.copytree(figures / "full", figures / "mine")
+    assert reproduced(dvc(project, "repro")) == ["report"]
+    assert "mine: methods" in (project / "results/report.html").read_text()
+    shutil.rmtree(figures / "mine")
 
 
 def test_every_module_that_decides_an_output_is_a_dependency():

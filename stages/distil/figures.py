@@ -24,9 +24,9 @@ from stages.distil.errors import report_errors
 from stages.distil.grids import MAIN, Figure, Grid, Run
 from stages.distil.parameters import load_settings
 from stages.distil.scoring import wilson_interval
+from stages.distil.tables import FIGURES
 
 SCALES = Path("stages/figures")
-FIGURES = Path("results/figures")
 SHOWN = 4  # questions of the case study on each side
 COLUMNS = ("accuracy", "low", "high", "runs", "gain", "gain_low", "gain_high", "headroom")
 

@@ -30,7 +30,7 @@ from stages.distil.parameters import Name, Parameters, Settings, check_settings,
 
 PARAMETERS = Path("params.yaml")
 GRAPH = Path("dvc.yaml")
-AFTER_TRAINING = ("card", "evaluate")  # stages that no weight depends on
+AFTER_TRAINING = ("card", "evaluate", "report")  # stages that no weight depends on
 MAIN = "methods"  # the figure that compares all methods: gains, headroom and cases are its
 POLL = 10  # seconds between two looks at the queue; one takes a third of a second
 QUIET = 60  # seconds between two lines of progress where no terminal shows it

@@ -29,11 +29,10 @@ EXAMPLE = question_text("Which of these is a metal?", ["iron", "oak", "glass"])
 
 def release() -> None:
     """Write the trained student's folder again, with a README.md that says what it is."""
-    for path in (tables.METRICS, STUDENT / "config.json"):
-        if not path.exists():
-            raise UserError(f"{path}: no such file; `dvc repro` makes it")
-    metrics = json.loads(tables.METRICS.read_text(encoding="utf-8"))
-    card = model_card(load_parameters("params.yaml"), metrics)
+    trained = STUDENT / "config.json"
+    if not trained.exists():
+        raise UserError(f"{trained}: no such file; `dvc repro` makes it")
+    card = model_card(load_parameters("params.yaml"), tables.read_metrics())
     with whole_folder(RELEASE) as folder:
         shutil.copytree(STUDENT, folder, dirs_exist_ok=True)
         (folder / "README.md").write_text(card, encoding="utf-8")

@@ -1,4 +1,4 @@
-"""The report for people: one HTML file with results, curves, salient words and rationales.
+"""The report for people: one HTML file with results, curves, methods, words and rationales.
 
 Knows tables and metrics; knows no model. What models and data sets wrote is escaped, and the page's
 own policy lets a browser run nothing but its one script and fetch nothing at all.
@@ -30,11 +30,20 @@ Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
+class Methods:
+    """What `make figures` found at a scale: each figure's rows and its plot as SVG."""
+
+    scale: str
+    figures: dict[str, tuple[list[Row], str]]
+
+
+@dataclass(frozen=True)
 class Results:
     """What the page shows: `curves` by name as (step, value), `teachers` as rationale tables."""
 
     metrics: Row
     curves: dict[str, list[tuple[int, float]]]
+    methods: list["Methods"]
     predictions: list[Row]
     teachers: dict[str, list[Row]]
     scored: Scored
@@ -61,6 +70,7 @@ def page(parameters: Parameters, results: Results) -> str:
         loss_figure=_figure(losses, "loss"),
         accuracy=accuracy,
         accuracy_figure=_figure(accuracy, "validation accuracy"),
+        methods=results.methods,
         zip=zip,
         statuses=STATUSES,
         status_kinds=[(status, f"a rationale that is {status}") for status in STATUSES],
@@ -83,6 +93,18 @@ def read_curves(folder: Path) -> dict[str, list[tuple[int, float]]]:
         name = file.relative_to(folder).with_suffix("").as_posix()
         found[name] = [(int(step), float(value)) for step, value in rows]
     return found
+
+
+def read_methods(folder: Path) -> list[Methods]:
+    """Read the tables and plots of each scale of `make figures` below this folder."""
+    found: dict[str, Methods] = {}
+    for table in sorted(folder.glob("*/*.csv"), key=lambda file: (file.stem != "methods", file)):
+        with table.open(encoding="utf-8", newline="") as lines:
+            rows: list[Row] = list(csv.DictReader(lines))
+        plot = _element(table.with_suffix(".svg").read_text(encoding="utf-8"))
+        scale = table.parent.name
+        found.setdefault(scale, Methods(scale, {})).figures[table.stem] = (rows, plot)
+    return list(found.values())
 
 
 def _figure(curves: dict[str, list[tuple[int, float]]], label: str) -> str:
@@ -109,7 +131,12 @@ def _figure(curves: dict[str, list[tuple[int, float]]], label: str) -> str:
             axes.legend(frameon=False)
         text = io.StringIO()
         figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
-    return text.getvalue().partition("<svg")[1] + text.getvalue().partition("<svg")[2]
+    return _element(text.getvalue())
+
+
+def _element(svg: str) -> str:
+    """Return an SVG file as an element of a page, without what stands before it in a file."""
+    return "".join(svg.partition("<svg")[1:])
 
 
 def _lengths(rows: Iterable[Row]) -> dict[str, float]:

@@ -4,17 +4,14 @@ import json
 import sys
 
 from stages.distil.command import TIMES
-from stages.distil.errors import UserError, report_errors
+from stages.distil.errors import report_errors
 from stages.distil.parameters import load_parameters
-from stages.distil.tables import METRICS
+from stages.distil.tables import read_metrics
 
 
 def print_summary() -> None:
     """Print accuracies with intervals, sizes, and the time each stage took when it last ran."""
-    try:
-        metrics = json.loads(METRICS.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{METRICS}: no such file; `make repro` makes it") from None
+    metrics = read_metrics()
     parameters = load_parameters("params.yaml")
     times = {file.stem: json.loads(file.read_text()) for file in sorted(TIMES.glob("*.json"))}
     head = f"{'accuracy':>8}  {'95 % interval':15} {'parameters':>10} {'student is':>10}"

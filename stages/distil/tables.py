@@ -4,6 +4,7 @@ A table is written under a temporary name and renamed, so a reader never meets h
 bytes depend on its rows alone. Knows nothing of what the columns mean to a model.
 """
 
+import json
 import os
 import shutil
 from collections import Counter
@@ -25,6 +26,7 @@ SALIENCY = Path("data/saliency.parquet")
 DISTILL = Path("data/distill")  # one folder of files a split
 PREDICTIONS = Path("results/predictions.parquet")
 METRICS = Path("results/metrics.json")
+FIGURES = Path("results/figures")  # one folder a scale of `make figures`
 CARD = Path("data/README.md")  # the data card; `datasets` reads it too
 ROW_GROUP = 16_384  # rows
 SHARD = 16 * ROW_GROUP  # rows of a file of `distill`
@@ -266,6 +268,14 @@ def count_examples() -> Counter[str]:
         for batch in table.iter_batches(ROW_GROUP, columns=["split"]):
             counts.update(batch["split"].to_pylist())
     return counts
+
+
+def read_metrics() -> dict[str, Any]:
+    """Read what `evaluate` counted; raise `UserError` where it has not run."""
+    try:
+        return json.loads(METRICS.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{METRICS}: no such file; `dvc repro` makes it") from None
 
 
 def write_text(path: Path, text: str) -> None:

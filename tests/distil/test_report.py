@@ -6,8 +6,9 @@ import shutil
 import pytest
 
 from stages.distil.parameters import STATUSES, load_parameters
-from stages.distil.report import Results, page, read_curves
+from stages.distil.report import Results, page, read_curves, read_methods
 from stages.distil.scoring import score
+from tests.conftest import ROOT
 from tests.distil.test_highlights import scored
 
 EVIL = "<script>window.injected = true</script><img src=x onerror='window.injected = 1'>"
@@ -46,6 +47,7 @@ def results() -> Results:
             "loss/answer": [(1, 1.0), (2, 0.5)],
             "validation/accuracy": [(2, 0.75)],
         },
+        methods=read_methods(ROOT / "results/figures"),
         predictions=[
             prediction(0, True),
             prediction(1, False, question=EVIL, prediction=EVIL),
@@ -103,9 +105,10 @@ def test_what_was_not_measured_is_left_out(results, write_params):
     for name in ("by_option", "classes", "words"):
         del metrics["student"][name]
     metrics["student"]["classes"] = {}
-    bare = Results(metrics, {}, results.predictions, results.teachers, results.scored)
+    bare = Results(metrics, {}, [], results.predictions, results.teachers, results.scored)
     html = page(load_parameters(write_params()), bare)
     assert "The student was not trained." in html
+    assert "Methods" not in html
     assert "by right answer" not in html
 
 
@@ -114,6 +117,24 @@ def test_curves_are_read_by_name(tmp_path):
     (tmp_path / "loss/total.tsv").write_text("step\ttotal\n3\t1.5\n6\t1.25\n")
     assert read_curves(tmp_path) == {"loss/total": [(3, 1.5), (6, 1.25)]}
     assert read_curves(tmp_path / "nowhere") == {}
+
+
+def test_methods_are_shown_with_every_plot_of_their_scale(html, tmp_path):
+    columns = "method,value,accuracy,low,high,runs,gain,gain_low,gain_high,headroom,each"
+    rows = ["plain,3,0.25,0.2,0.3,1,,,,,0.250", "taught,3,0.5,0.4,0.6,1,0.25,0.1,0.4,0.5,0.500"]
+    for name in ("methods", "alpha"):
+        (tmp_path / f"figures/tiny/{name}.csv").parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / f"figures/tiny/{name}.csv").write_text("\n".join([columns, *rows]))
+        (tmp_path / f"figures/tiny/{name}.svg").write_text(f"<?xml?><svg>{name}</svg>")
+    [found] = read_methods(tmp_path / "figures")
+    assert found.scale == "tiny"
+    assert {name: plot for name, (_, plot) in found.figures.items()} == {
+        "methods": "<svg>methods</svg>",
+        "alpha": "<svg>alpha</svg>",
+    }
+    assert [row["each"] for row in found.figures["alpha"][0]] == ["0.250", "0.500"]
+    assert read_methods(tmp_path / "nowhere") == []
+    assert "full: methods" in html
 
 
 @pytest.fixture
@@ -139,7 +160,8 @@ def test_the_page_works_in_a_browser_without_a_network(browser, html, tmp_path):
     shown.on("request", lambda request: requests.append(request.url))
     shown.goto(file.as_uri())
     assert shown.evaluate("document.documentElement.scrollWidth") <= 390
-    assert shown.locator("svg").count() == 2
+    plots = len(list((ROOT / "results/figures").glob("*/*.svg")))
+    assert shown.locator("svg").count() == 2 + plots
 
     found = "document.activeElement.matches('#answers input')"
     presses = iter(range(50))

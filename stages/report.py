@@ -1,0 +1,30 @@
+"""Stage `report`: show results, curves, methods, rationales and salient words on one page."""
+
+from pathlib import Path
+
+from stages.distil import tables
+from stages.distil.command import run_stage
+from stages.distil.highlights import read_scored
+from stages.distil.parameters import Parameters
+from stages.distil.report import Results, page, read_curves, read_methods
+
+CURVES = Path("results/train/plots/metrics")
+REPORT = Path("results/report.html")
+
+
+def report(parameters: Parameters) -> None:
+    """Write the page."""
+    teachers = parameters.teachers
+    results = Results(
+        metrics=tables.read_metrics(),
+        curves=read_curves(CURVES),
+        methods=read_methods(tables.FIGURES),
+        predictions=tables.read_table(tables.PREDICTIONS),
+        teachers={name: tables.read_table(tables.rationale_table(name)) for name in teachers},
+        scored=read_scored(),
+    )
+    tables.write_text(REPORT, page(parameters, results))
+
+
+if __name__ == "__main__":
+    run_stage(report, __doc__)
