@@ -7,7 +7,7 @@ READY := $(VENV)/installed
 # seconds more to start.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: help setup gym browser harness repro report compare figures release verify test lint format clean distclean
+.PHONY: help setup gym browser harness repro summary compare figures release verify test lint format clean distclean
 
 help:  ## Show this list
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  \1\t/' | expand -t 14
@@ -31,7 +31,7 @@ repro: setup  ## Run what has changed of the pipeline and print the results
 	$(BIN)/dvc repro
 	@$(BIN)/python -m stages.distil.summary
 
-report: setup  ## Print the results of the last run
+summary: setup  ## Print the results of the last run
 	@$(BIN)/python -m stages.distil.summary
 
 compare: setup  ## Test whether two runs differ: make compare A=workspace B=EXPERIMENT
