@@ -4,22 +4,39 @@ Knows lengths and token ids; knows nothing of models.
 """
 
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 
+import numpy as np
 import torch
 from torch import Tensor
+
+BATCH_COST = 16  # a batch costs as much as this part of the budget in tokens, however small it is
 
 
 def by_length(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
     """Yield the numbers of rows of similar lengths whose padded tokens stay within the budget.
 
-    The longest rows come first; a row that is over the budget comes alone.
+    The longest rows come first; a row that is over the budget comes alone. Of all ways to cut the
+    sorted rows into batches this is the one that computes least: the padded tokens, and for each
+    batch what it costs apart from them.
     """
     order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
-    start = 0
-    while start < len(order):
-        rows = max(1, budget // max(1, lengths[order[start]]))
-        yield order[start : start + rows]
-        start += rows
+    least = np.full(len(order) + 1, np.iinfo(np.int64).max)  # cost of the rows before this one
+    least[0] = 0
+    begin = np.zeros(len(order) + 1, dtype=int)  # of the last batch among them
+    for start, row in enumerate(order):
+        width = max(1, lengths[row])
+        most = max(1, budget // width)
+        ends = np.arange(start + 1, min(len(order), start + most) + 1)
+        cost = least[start] + (ends - start) * width + budget // BATCH_COST
+        better = cost < least[ends]
+        least[ends[better]] = cost[better]
+        begin[ends[better]] = start
+    cuts = [len(order)]
+    while cuts[-1]:
+        cuts.append(int(begin[cuts[-1]]))
+    for start, end in pairwise(reversed(cuts)):
+        yield order[start:end]
 
 
 def pad(rows: Sequence[Sequence[int]], value: int, left: bool = False) -> tuple[Tensor, Tensor]:

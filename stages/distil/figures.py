@@ -1,7 +1,8 @@
 """The papers' tables and figures, drawn from DVC experiments: `make figures`.
 
-Which runs there are is `grids`' business; here their answers become tables with intervals, plots
-and a case study, the same bytes from the same answers.
+Which runs there are is `grids`' business; here their answers are kept, to be committed, and become
+tables with intervals, plots and a case study, the same bytes from the same answers. A run whose
+answers are there never runs again, in no clone.
 """
 
 import argparse
@@ -11,14 +12,14 @@ import json
 import math
 import statistics
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from scipy import stats
 
-from stages.distil import grids
+from stages.distil import grids, tables
 from stages.distil.compare import Rows, changed_questions, difference, read_predictions
 from stages.distil.errors import report_errors
 from stages.distil.grids import MAIN, Figure, Grid, Run
@@ -27,6 +28,7 @@ from stages.distil.scoring import wilson_interval
 from stages.distil.tables import FIGURES
 
 SCALES = Path("stages/figures")
+RUNS = FIGURES / "runs"  # one table of predictions a run, named as it is
 SHOWN = 4  # questions of the case study on each side
 COLUMNS = ("accuracy", "low", "high", "runs", "gain", "gain_low", "gain_high", "headroom")
 
@@ -197,8 +199,8 @@ def case_study(grid: Grid, answers: dict[str, list[Rows]]) -> str:
                 f"| method | {' | '.join(f'seed {s}' for s in grid.figures[MAIN].seeds)} |",
                 f"|---{'|---' * len(ours)}|",
             ]
-            for name, tables in answers.items():
-                said = [rows[n] for rows in tables]
+            for name, each in answers.items():
+                said = [rows[n] for rows in each]
                 cells = [("✓ " if s["correct"] else "✗ ") + _plain(s["prediction"]) for s in said]
                 parts.append(f"| {name} | {' | '.join(cells)} |")
             parts.append("")
@@ -213,9 +215,8 @@ def _plain(text: str) -> str:
 
 def write(grid: Grid, runs: list[Run], folder: Path) -> None:
     """Read what the runs answered, write every figure into a folder and print its table."""
-    revisions = grids.finished()
-    digests = dict.fromkeys(run.digest for run in runs)
-    read = {digest: read_predictions(revisions[digest]) for digest in digests}
+    expected = tables.SCHEMAS[tables.PREDICTIONS]
+    read = {digest: list(tables.scan_table(file, expected)) for digest, file in kept().items()}
     texts: dict[str, str] = {}
     for title, figure in grid.figures.items():
         grouped: dict[tuple[str, float | str | None], list[Rows]] = {}
@@ -223,8 +224,8 @@ def write(grid: Grid, runs: list[Run], folder: Path) -> None:
             if run.figure == title:
                 grouped.setdefault((run.method, run.value), []).append(read[run.digest])
         points = [
-            Point(*key, [[row["correct"] for row in rows] for rows in tables])
-            for key, tables in grouped.items()
+            Point(*key, [[row["correct"] for row in rows] for rows in each])
+            for key, each in grouped.items()
         ]
         rows = table(grid, points)
         texts[f"{title}.csv"] = _csv(rows)
@@ -236,7 +237,7 @@ def write(grid: Grid, runs: list[Run], folder: Path) -> None:
                 for key in ("gain", "headroom")
             }
             texts["metrics.json"] = json.dumps(metrics, indent=2) + "\n"
-            answers = {method: tables for (method, _), tables in grouped.items()}
+            answers = {method: each for (method, _), each in grouped.items()}
             texts["cases.md"] = case_study(grid, answers)
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in texts.items():
@@ -275,11 +276,40 @@ def _print(title: str, figure: Figure, rows: Rows) -> None:
         print(f"| {' | '.join(map(str, cells))} |")
 
 
+def kept() -> dict[str, Path]:
+    """Return the tables of answers that are kept, by their run's digest."""
+    return {file.stem.rpartition("-")[2]: file for file in sorted(RUNS.glob("*.parquet"))}
+
+
+def keep(runs: Iterable[Run]) -> list[Run]:
+    """Keep the answers of those runs that DVC has finished; return the others."""
+    missing = [run for run in runs if run.digest not in kept()]
+    if not missing:
+        return []
+    revisions = grids.finished()
+    for run in missing:
+        if run.digest in revisions:
+            file = RUNS / f"{run.name}.parquet"
+            with tables.TableWriter(file, tables.SCHEMAS[tables.PREDICTIONS]) as answers:
+                for row in read_predictions(revisions[run.digest]):
+                    answers.write(row)
+    return [run for run in missing if run.digest not in revisions]
+
+
 def make(scale: str, jobs: int | None) -> None:
     """Run what is missing of a scale's experiments, `jobs` at once, and draw all its figures."""
     grid = load_settings(SCALES / f"{scale}.yaml", Grid)
     runs = grids.plan(grid)
-    grids.execute(runs, jobs or grid.jobs)
+    wanted: dict[str, Run] = {}
+    for run in runs:
+        wanted.setdefault(run.digest, run)  # one that two figures need is the first one's
+    missing = keep(wanted.values())
+    print(f"{len(wanted)} trainings, {len(missing)} of them to run", file=sys.stderr)
+    if missing:
+        try:
+            grids.execute(missing, jobs or grid.jobs)
+        finally:
+            keep(missing)
     write(grid, runs, FIGURES / scale)
 
 

@@ -1,8 +1,8 @@
 """Which experiments a set of figures is made of, and running those that are missing.
 
 A run is known by what decides its result: all parameters in force and the modules that dvc.yaml
-names for the stages up to the training. So one that two figures need runs once, a finished one
-never runs again, and a changed training makes new ones.
+names for the stages up to the training. So one that two figures need runs once, and a changed
+training makes new ones.
 Knows DVC's queue; knows nothing of results.
 """
 
@@ -185,34 +185,26 @@ def finished() -> dict[str, str]:
 
 
 def execute(runs: list[Run], jobs: int) -> None:
-    """Run what has not run yet as queued experiments, `jobs` at once, and wait for them.
+    """Run these as queued experiments, `jobs` at once, and wait for them.
 
     Each gets its share of the cores, unless the environment says how many threads they have. Those
     that wait in the queue already, from a call that was interrupted, are not queued again.
-    Raises `UserError` naming those that failed; the others are kept.
+    Raises `UserError` naming those that failed.
     """
     from dvc.repo import Repo
 
-    wanted: dict[str, Run] = {}
-    for run in runs:
-        wanted.setdefault(run.digest, run)  # one that two figures need is the first one's
-    done = finished()
-    missing = [run for digest, run in wanted.items() if digest not in done]
-    print(f"{len(wanted)} trainings, {len(missing)} of them to run", file=sys.stderr)
-    if not missing:
-        return
     # DVC's workers start `dvc` anew, by its name.
     os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     cores = psutil.cpu_count(logical=False) or 1
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // jobs)))
     with Repo() as repo:
         queue = repo.experiments.celery_queue
-        names = {run.name for run in missing}
+        names = {run.name for run in runs}
         _forget_dead(queue)
         if failed := names.intersection(result.entry.name for result in queue.iter_failed()):
             queue.remove(failed)
         waiting, running = _waiting(queue)
-        for run in missing:
+        for run in runs:
             if run.name not in {*waiting, *running}:
                 sets = list(run.changes)
                 repo.experiments.run(queue=True, name=run.name, targets=[TARGET], params=sets)
@@ -226,10 +218,10 @@ def execute(runs: list[Run], jobs: int) -> None:
             )
             raise
     done = finished()
-    left = [run.name for run in missing if run.digest not in done]
+    left = [run.name for run in runs if run.digest not in done]
     if left:
         raise UserError(
-            f"{len(left)} of {len(missing)} trainings have not ended well: {', '.join(left)}; "
+            f"{len(left)} of {len(runs)} trainings have not ended well: {', '.join(left)}; "
             f"`dvc queue logs {left[0]}` says why, and the same command runs these again"
         )
 
