@@ -102,6 +102,10 @@ def test_trainings_are_kept_when_one_fails_and_figures_are_drawn_of_them(project
 
     assert figures(project, top_k=TOP_K).returncode == 0
     assert written(project) == first
+    again = figures(project, top_k=TOP_K, broken=BROKEN)
+    assert again.returncode == 1
+    assert "4 trainings, 1 of them to run" in again.stderr
+    assert written(project) == first  # a training that fails leaves the figures
     assert (project / "params.yaml").read_bytes() == before
     folders = (project / ".dvc/tmp/exps").iterdir()
     assert [folder for folder in folders if folder.name.startswith("tmp")] == []

@@ -215,8 +215,9 @@ def _plain(text: str) -> str:
 
 def write(grid: Grid, runs: list[Run], folder: Path) -> None:
     """Read what the runs answered, write every figure into a folder and print its table."""
-    expected = tables.SCHEMAS[tables.PREDICTIONS]
-    read = {digest: list(tables.scan_table(file, expected)) for digest, file in kept().items()}
+    expected, files = tables.SCHEMAS[tables.PREDICTIONS], kept()
+    digests = dict.fromkeys(run.digest for run in runs)
+    read = {digest: list(tables.scan_table(files[digest], expected)) for digest in digests}
     texts: dict[str, str] = {}
     for title, figure in grid.figures.items():
         grouped: dict[tuple[str, float | str | None], list[Rows]] = {}
@@ -283,7 +284,8 @@ def kept() -> dict[str, Path]:
 
 def keep(runs: Iterable[Run]) -> list[Run]:
     """Keep the answers of those runs that DVC has finished; return the others."""
-    missing = [run for run in runs if run.digest not in kept()]
+    here = kept()
+    missing = [run for run in runs if run.digest not in here]
     if not missing:
         return []
     revisions = grids.finished()
