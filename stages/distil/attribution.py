@@ -31,6 +31,7 @@ from transformers import Cache, PreTrainedModel
 from stages.distil.batching import by_length
 from stages.distil.encoding import Prompt
 from stages.distil.generation import continue_greedily
+from stages.distil.logits import logits_at
 from stages.distil.parameters import Saliency
 
 
@@ -127,36 +128,30 @@ class Attributor:
 
         `embeddings` is (B, N, D), the prompts without what is shared; `mask` is (B, P + N) where P
         tokens are; `labels` is (B, T), the label's tokens with -1 for padding. A decoder-only model
-        reads the label's tokens but the last at the end of `embeddings`, and its logits are
-        computed at the label's positions only.
+        reads the label's tokens but the last at the end of `embeddings`.
         """
-        size = labels.shape[1]
+        wanted = labels >= 0
         if self._two_parts:
             read = self._model.prepare_decoder_input_ids_from_labels(
-                labels.masked_fill(labels < 0, -100)
+                labels.masked_fill(~wanted, -100)
             )
-            logits = self._model(
-                inputs_embeds=embeddings,
-                attention_mask=mask,
-                decoder_input_ids=read,
-                use_cache=False,
-            ).logits
+            inputs = {"decoder_input_ids": read, "use_cache": False}
+            positions = wanted
         else:
             cache = None
             if self._prefix is not None:  # a copy: the pass adds its own keys and values
                 cache = copy.deepcopy(self._prefix)
                 cache.batch_repeat_interleave(len(embeddings))
             width = embeddings.shape[1]
-            logits = self._model(
-                inputs_embeds=embeddings,
-                attention_mask=mask,
-                position_ids=(mask.cumsum(-1) - 1).clamp(min=0)[:, -width:],
-                past_key_values=cache,
-                use_cache=cache is not None,
-                logits_to_keep=torch.arange(width - size, width, device=mask.device),
-            ).logits[:, -size:]
-        wanted = labels >= 0
-        picked = -functional.cross_entropy(logits[wanted].float(), labels[wanted], reduction="none")
+            inputs = {
+                "position_ids": (mask.cumsum(-1) - 1).clamp(min=0)[:, -width:],
+                "past_key_values": cache,
+                "use_cache": cache is not None,
+            }
+            positions = functional.pad(wanted, (width - wanted.shape[1], 0))
+        with logits_at(self._model, positions):
+            logits = self._model(inputs_embeds=embeddings, attention_mask=mask, **inputs).logits[0]
+        picked = -functional.cross_entropy(logits.float(), labels[wanted], reduction="none")
         rows = torch.arange(len(labels), device=labels.device)[:, None].expand_as(labels)[wanted]
         return picked.new_zeros(len(labels)).index_add(0, rows, picked)
 

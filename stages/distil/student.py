@@ -17,6 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from stages.distil.batching import pad
 from stages.distil.errors import UserError
 from stages.distil.generation import continue_greedily
+from stages.distil.logits import logits_at
 from stages.distil.prompts import ANSWER_TASK, SALIENCY_TASK, options_text, rationale_task
 
 IGNORED = -100  # torch's label for a position without a target
@@ -289,22 +290,11 @@ def task_sums(model: PreTrainedModel, batch: dict[str, Tensor], count: int) -> T
     elif plain.config._attn_implementation == "eager":  # adds its mask to the scores
         allowed = batch["attention_mask"]
         inputs["attention_mask"] = torch.where(allowed, 0.0, torch.finfo(torch.float32).min)
-    with _only_targets(plain, wanted), _each_question_once(plain, batch):
+    with logits_at(plain, wanted), _each_question_once(plain, batch):
         logits = model(**inputs, use_cache=False).logits[0]
     losses = functional.cross_entropy(logits.float(), batch["labels"][wanted], reduction="none")
     zeros = torch.zeros(count, device=losses.device)
     return zeros.index_add(0, batch["tasks"][wanted], losses)
-
-
-@contextmanager
-def _only_targets(model: PreTrainedModel, wanted: Tensor) -> Iterator[None]:
-    """Let the model's head see wanted positions only: its logits are (1, wanted, vocabulary)."""
-    head = model.get_output_embeddings()
-    hook = head.register_forward_pre_hook(lambda _, args: (args[0][wanted][None],))
-    try:
-        yield
-    finally:
-        hook.remove()
 
 
 @contextmanager

@@ -331,4 +331,5 @@ def train_student(
     checkpoints.train(trainer, key.hexdigest())
     parts = trainer.is_fsdp_enabled
     whole = trainer.accelerator.get_state_dict(trainer.model) if parts else None
+    trainer.accelerator.end_training()  # a process that leaves with its group open may abort
     return *trainer.best_epoch(), whole
