@@ -14,6 +14,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from os.path import commonprefix
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -28,10 +29,9 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import Cache, PreTrainedModel
 
+from stages.distil import generation, logits
 from stages.distil.batching import by_length
 from stages.distil.encoding import Prompt
-from stages.distil.generation import continue_greedily
-from stages.distil.logits import logits_at
 from stages.distil.parameters import Saliency
 
 
@@ -86,10 +86,11 @@ class Attributor:
     def key(self, identity: str, prompts: Sequence[Prompt]) -> bytes:
         """Return a digest of everything that determines a batch's scores, to the last bit.
 
-        `identity` tells the model and its precision from others.
+        `identity` tells the model and its precision from others; the code that scores counts too.
         """
         settings = self._settings.model_dump(include=set(SCORING))
-        values = [identity, settings, len(self._shared), [vars(prompt) for prompt in prompts]]
+        prefix = len(self._shared)
+        values = [CODE, identity, settings, prefix, [vars(prompt) for prompt in prompts]]
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).digest()
 
     def score(self, prompts: Sequence[Prompt]) -> list[Scores]:
@@ -121,7 +122,7 @@ class Attributor:
         """Return the tokens that the model writes greedily after each prompt, its label unread."""
         read = [prompt.ids for prompt in prompts]
         budget = self._settings.batch_tokens
-        return continue_greedily(self._model, read, max_tokens, self._padding, budget)
+        return generation.continue_greedily(self._model, read, max_tokens, self._padding, budget)
 
     def _log_probability(self, embeddings: Tensor, mask: Tensor, labels: Tensor) -> Tensor:
         """Return the summed log-probability of each row's label, shape (B,).
@@ -149,9 +150,9 @@ class Attributor:
                 "use_cache": cache is not None,
             }
             positions = functional.pad(wanted, (width - wanted.shape[1], 0))
-        with logits_at(self._model, positions):
-            logits = self._model(inputs_embeds=embeddings, attention_mask=mask, **inputs).logits[0]
-        picked = -functional.cross_entropy(logits.float(), labels[wanted], reduction="none")
+        with logits.logits_at(self._model, positions):
+            found = self._model(inputs_embeds=embeddings, attention_mask=mask, **inputs).logits[0]
+        picked = -functional.cross_entropy(found.float(), labels[wanted], reduction="none")
         rows = torch.arange(len(labels), device=labels.device)[:, None].expand_as(labels)[wanted]
         return picked.new_zeros(len(labels)).index_add(0, rows, picked)
 
@@ -312,3 +313,7 @@ METHODS: dict[str, Callable[[Attributor, _Batch], tuple[Tensor, Sequence[float |
     "gradient_shap": Attributor._gradient_shap,
 }
 SCORING = ("method", "merge", "steps", "baseline", "batch_tokens")
+CODE = [
+    hashlib.sha256(Path(file).read_bytes()).hexdigest()
+    for file in (__file__, generation.__file__, logits.__file__)
+]

@@ -10,6 +10,7 @@ from captum.attr import (
     TextTokenInput,
 )
 
+from stages.distil import attribution
 from stages.distil.attribution import Attributor
 from stages.distil.conversations import Conversation
 from stages.distil.encoding import Prompt, encode_prompt
@@ -264,6 +265,16 @@ def test_batches_hold_rows_of_similar_lengths_within_the_budget(request):
     assert list(attributor.batches(prompts)) == [[4], [3], [1], [2, 5, 6], [0]]
     attributor = Attributor(model, settings(method="occlusion"), 0)
     assert list(attributor.batches(prompts)) == [[4], [3], [1], [2], [5], [6], [0]]
+
+
+def test_stored_scores_are_those_of_the_same_model_settings_and_code(request, monkeypatch):
+    model, tokenizer, prompts = load(request, DECODER)
+    mine = Attributor(model, settings(), tokenizer.pad_token_id)
+    other = Attributor(model, settings(merge="max"), tokenizer.pad_token_id)
+    keys = [mine.key("a", prompts), mine.key("b", prompts), other.key("a", prompts)]
+    assert mine.key("a", prompts) == keys[0]
+    monkeypatch.setattr(attribution, "CODE", ["other"])
+    assert len({*keys, mine.key("a", prompts)}) == 4
 
 
 @pytest.mark.parametrize("name", BOTH)
