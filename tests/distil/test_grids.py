@@ -47,6 +47,15 @@ def test_the_small_scale_draws_all_figures_of_the_papers():
     assert names == ["methods", "alpha", "questions", "top_k", "teachers"]
 
 
+def test_the_full_scale_trains_again_nothing_that_the_small_one_has(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    small, full = (
+        {run.digest: run for run in grids.plan(load_settings(SCALES / f"{name}.yaml", Grid))}
+        for name in ("small", "full")
+    )
+    assert {run.seed for digest, run in full.items() if digest not in small} == {1, 2}
+
+
 def test_a_run_that_two_figures_need_is_one(project):
     alpha = {"methods": ["taught"], "parameter": "alpha", "values": [0.5, 1.0]}
     runs = grids.plan(grid(figures={"methods": {}, "alpha": alpha}))
