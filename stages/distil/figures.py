@@ -179,10 +179,11 @@ def case_study(grid: Grid, answers: dict[str, list[Rows]]) -> str:
     order = sorted(range(len(wins)), key=lambda n: -wins[n])
     helped = [n for n in order if wins[n] > 0][:SHOWN]
     harmed = [n for n in reversed(order) if wins[n] < 0][:SHOWN]
+    first = f", those first on which most of the {len(ours)} seeds do" if len(ours) > 1 else ""
     parts = [f"# Where {method} and {baseline} differ", ""]
     parts += [
-        f"Test questions, those first on which most of the {len(ours)} seeds differ; {method} does "
-        f"better on {sum(win > 0 for win in wins)} of {len(wins)}, worse on "
+        f"Test questions that they answer otherwise{first}; {method} does better on "
+        f"{sum(win > 0 for win in wins)} of {len(wins)}, worse on "
         f"{sum(win < 0 for win in wins)}.",
         "",
     ]
