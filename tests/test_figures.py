@@ -47,6 +47,7 @@ def project(tmp_path_factory, tiny_model) -> Path:
     }
     train = PARAMETERS["train"] | {"seed": None}
     make_project(folder, PARAMETERS | catalogues | {"train": train})
+    shutil.rmtree(folder / RUNS)  # this project's own
     return folder
 
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import signal
 import subprocess
 import sys
 
@@ -336,6 +337,20 @@ def test_a_student_in_parts_learns_what_a_whole_one_does(prepared, tiny_model, t
     assert curve("validation/accuracy") == alone[1]
     for name, weight in weights().items():
         torch.testing.assert_close(weight, alone[2][name], rtol=0.02, atol=1e-3)
+
+
+@pytest.mark.parametrize(("rank", "code"), [(None, -signal.SIGABRT), ("1", 0)])
+def test_one_of_several_processes_leaves_before_anything_is_torn_down(tmp_path, rank, code):
+    stage = "atexit.register(os.abort); run_stage(lambda parameters: None, '')"
+    program = f"import atexit, os; from stages.distil.command import run_stage; {stage}"
+    done = subprocess.run(
+        [sys.executable, "-c", program, "--params", ROOT / "params.yaml"],
+        cwd=tmp_path,
+        env=BARE | ({"RANK": rank} if rank else {}),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == code, done.stderr
 
 
 def test_an_encoder_decoder_cannot_be_split(prepared, tiny_t5, tmp_path):

@@ -39,9 +39,16 @@ def run_stage(
     # Leave in good order when asked to stop: what was half written is removed.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     chosen = [getattr(arguments, item[0])] if item else []
-    sys.exit(
-        report_errors(name, arguments.debug, lambda: _timed(stage, name, arguments.params, chosen))
+    code = report_errors(
+        name, arguments.debug, lambda: _timed(stage, name, arguments.params, chosen)
     )
+    if "RANK" in os.environ:
+        # One of several processes. A thread of gloo that lets go of a tensor while the interpreter
+        # is torn down aborts the process (pytorch/pytorch#179291), so nothing is torn down.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def is_main_process() -> bool:
