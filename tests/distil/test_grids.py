@@ -50,10 +50,25 @@ def test_the_small_scale_draws_all_figures_of_the_papers():
 def test_the_full_scale_trains_again_nothing_that_the_small_one_has(monkeypatch):
     monkeypatch.chdir(ROOT)
     small, full = (
-        {run.digest: run for run in grids.plan(load_settings(SCALES / f"{name}.yaml", Grid))}
-        for name in ("small", "full")
+        grids.plan(load_settings(SCALES / f"{name}.yaml", Grid)) for name in ("small", "full")
     )
-    assert {run.seed for digest, run in full.items() if digest not in small} == {1, 2}
+    methods, digests = {run.method for run in small}, {run.digest for run in small}
+    new = [run for run in full if run.digest not in digests and run.method in methods]
+    assert {run.seed for run in new} == {1, 2}
+
+
+def test_the_full_scales_default_is_what_the_parameters_ask_for(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    full = load_settings(SCALES / "full.yaml", Grid)
+    as_it_stands = Grid(
+        changes=["evaluate.explained=0"],
+        methods={"as-it-stands": []},
+        baseline="as-it-stands",
+        case="as-it-stands",
+        figures={"methods": {"seeds": [0, 1, 2]}},
+    )
+    named = [run.digest for run in grids.plan(full) if run.method == "default"]
+    assert named == [run.digest for run in grids.plan(as_it_stands)]
 
 
 def test_a_run_that_two_figures_need_is_one(project):
