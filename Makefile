@@ -1,33 +1,51 @@
 # The two commands: `make repro` runs the pipeline, `make test` the tests.
-PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
-READY := $(VENV)/installed
+# The first suitable Python, that of an existing .venv before others; PYTHON= names one.
+ASK := import sys, venv; assert (3, 11) <= sys.version_info < (3, 14); \
+    print(getattr(sys, "_base_executable", sys.executable), "%d.%d" % sys.version_info[:2])
+suitable = $(shell for python in $(1); do "$$python" -c '$(ASK)' 2>/dev/null && break; done)
+FOUND := $(call suitable,$(or $(PYTHON),$(BIN)/python python3 python3.13 python3.12 python3.11))
+# cpu or gpu: an NVIDIA GPU is found by its driver's tool.
+DEVICE ?= $(if $(shell nvidia-smi --list-gpus 2>/dev/null | grep '^GPU'),gpu,cpu)
+# Another Python, another device or newer lists of packages rebuild .venv.
+READY := $(VENV)/installed-$(DEVICE)-$(word 2,$(FOUND))
+LISTS := requirements.txt requirements-gpu.txt \
+    $(addprefix requirements/,install uv.txt torch-cpu.txt torch-cuda.txt)
 # Compiled modules are kept, whatever the shell says: a stage that compiles torch anew takes ten
 # seconds more to start.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: help setup gym browser harness repro summary compare figures release verify test lint format clean distclean
+.PHONY: help setup lock gym browser harness repro summary compare figures release verify test lint format clean distclean
 
 help:  ## Show this list
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  \1\t/' | expand -t 14
 
-setup: $(READY)  ## Create .venv and install the pinned requirements
+setup: $(READY)  ## Create .venv with the pinned packages [PYTHON=python3.12] [DEVICE=cpu|gpu]
 
-$(READY): requirements.txt
-	@command -v $(PYTHON) >/dev/null || { echo "make: error: no $(PYTHON) found; install Python 3.11 or name it: make PYTHON=..." >&2; exit 1; }
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-compile -r requirements.txt
+$(READY): $(LISTS)
+	@test -n "$(FOUND)" || { echo "make: error: $(or $(PYTHON),python3): not Python 3.11, 3.12 or 3.13; install one of them or name it: make PYTHON=..." >&2; exit 1; }
+	@case $(DEVICE) in cpu|gpu) ;; *) echo "make: error: DEVICE is '$(DEVICE)'; it must be cpu or gpu" >&2; exit 1; esac
+	requirements/install $(word 1,$(FOUND)) $(DEVICE)
+	@stages/python -m stages.distil.environment --device $(DEVICE) >$(VENV)/device || { rm -f $(VENV)/device; exit 1; }
+	@cat $(VENV)/device
+	@touch $@
+
+lock:  ## Resolve the lists of packages anew: make lock [FLAGS="--upgrade-package vllm"]
+	requirements/lock $(FLAGS)
+
+# What some targets need beside requirements.txt.
+$(VENV)/gym $(VENV)/browser $(VENV)/harness: $(VENV)/%: requirements/%.txt $(READY)
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --require-hashes -r $<
 	@touch $@
 
 gym: $(VENV)/gym  ## Add reasoning-gym, a source of questions (needs a C compiler)
 
-$(VENV)/gym: requirements-gym.txt $(READY)
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-compile -r requirements-gym.txt
-	@touch $@
+browser: $(VENV)/browser  ## Add what tests the report in Chromium (apt-get install chromium)
 
 repro: setup  ## Run what has changed of the pipeline and print the results
 	@$(BIN)/python -m stages.distil.parameters params.yaml
+	@head -n 1 $(VENV)/device
 	$(BIN)/dvc repro
 	@$(BIN)/python -m stages.distil.summary
 
@@ -46,18 +64,8 @@ release: setup  ## Put the student and its model card together in models/release
 verify: setup  ## Compare this run with the committed one, or the commit with another: [SINCE=main]
 	@$(BIN)/python -m stages.distil.verify $(if $(SINCE),--since $(SINCE))
 
-browser: $(VENV)/browser  ## Add what tests the report in Chromium (apt-get install chromium)
-
-$(VENV)/browser: requirements-browser.txt $(READY)
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-compile -r requirements-browser.txt
-	@touch $@
-
 harness: $(VENV)/harness release  ## Answer the test questions with models/release in lm-eval
 	$(BIN)/lm_eval run --model hf --model_args pretrained=models/release --include_path benchmarks/harness --tasks student --batch_size 32
-
-$(VENV)/harness: requirements-harness.txt $(READY)
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-compile -r requirements-harness.txt
-	@touch $@
 
 test: setup  ## Run all tests
 	$(BIN)/python -m pytest -q --numprocesses 2 --dist loadfile --no-loadscope-reorder tests

@@ -83,7 +83,9 @@ def run_vllm(teacher: str) -> tuple[int, float]:
     from stages.distil.teachers.engine import start_vllm
 
     settings = load_parameters("params.yaml").rationales
-    llm = start_vllm(model_folder(teacher), settings.context, precision(settings.dtype))
+    llm = start_vllm(
+        model_folder(teacher), settings.context, precision(settings.dtype, gradients=False)
+    )
     tokenizer = llm.get_tokenizer()
     asked = json.loads(REQUESTS.read_text())
     prompts = [
@@ -107,7 +109,9 @@ def run_transformers(teacher: str) -> tuple[int, float]:
     from stages.distil.teachers.generate import Generator
 
     settings = load_parameters("params.yaml").rationales
-    generator = Generator(model_folder(teacher), settings.context, precision(settings.dtype))
+    generator = Generator(
+        model_folder(teacher), settings.context, precision(settings.dtype, gradients=False)
+    )
     requests = []
     for asked in json.loads(REQUESTS.read_text())[::4]:
         system, *turns, user = (message["content"] for message in asked["messages"])

@@ -58,7 +58,7 @@ def figures(project: Path, **more: dict) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "stages.distil.figures", "--scale", "tiny"],
         cwd=project,
-        env=os.environ | {"VIRTUAL_ENV": sys.prefix},
+        env=os.environ | {"STAGES_PYTHON": sys.executable},
         capture_output=True,
         text=True,
     )

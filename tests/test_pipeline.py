@@ -93,11 +93,10 @@ def make_project(folder: Path, parameters: dict) -> None:
 
 
 def dvc(folder: Path, *arguments: str) -> str:
-    python = str(Path(sys.executable).parent)
     done = subprocess.run(
         [DVC, *arguments],
         cwd=folder,
-        env=os.environ | {"VIRTUAL_ENV": sys.prefix, "PATH": f"{python}:{os.environ['PATH']}"},
+        env=os.environ | {"STAGES_PYTHON": sys.executable},
         capture_output=True,
         text=True,
     )

@@ -74,7 +74,7 @@ def identity(source: Model, settings: Rationales, folder: Path) -> str:
     from stages.distil.hardware import precision  # importing torch takes seconds
 
     kind = backend_of(settings.backend, folder)
-    dtype = precision(settings.dtype)
+    dtype = precision(settings.dtype, gradients=False)
     return json.dumps([kind, dtype, fingerprint(source, folder)], sort_keys=True)
 
 
@@ -102,7 +102,7 @@ def open_backend(name: str, parameters: Parameters, folder: Path) -> Backend:
         return Server(name, source)
     from stages.distil.hardware import precision
 
-    dtype = precision(settings.dtype)
+    dtype = precision(settings.dtype, gradients=False)
     if backend_of(settings.backend, folder) == "transformers":
         from stages.distil.teachers.generate import Generator
 

