@@ -84,7 +84,10 @@ def run_vllm(teacher: str) -> tuple[int, float]:
 
     settings = load_parameters("params.yaml").rationales
     llm = start_vllm(
-        model_folder(teacher), settings.context, precision(settings.dtype, gradients=False)
+        model_folder(teacher),
+        settings.context,
+        precision(settings.dtype, gradients=False),
+        settings.engine_of(teacher),
     )
     tokenizer = llm.get_tokenizer()
     asked = json.loads(REQUESTS.read_text())

@@ -105,14 +105,17 @@ class Teacher:
         attributor.share(self.prompts)
         lengths = [attributor._length(prompt) for prompt in self.prompts]
         width = sum(lengths) // len(lengths)
-        rows = max(1, settings.batch_tokens // width)
+        rows = max(1, attributor.batch_tokens // width)
         labels = max(1, round(sum(len(p.label) for p in self.prompts) / len(self.prompts)))
         total = passes * len(self.prompts)
         embed = self.model.get_input_embeddings()
-        self._pass(embed(torch.full((1, width), 100)).detach().requires_grad_(), labels)
+        self._pass(
+            embed(torch.full((1, width), 100, device=self.model.device)).detach().requires_grad_(),
+            labels,
+        )
         start = time.perf_counter()
         for first in range(0, total, rows):
-            ids = torch.full((min(rows, total - first), width), 100)
+            ids = torch.full((min(rows, total - first), width), 100, device=self.model.device)
             self._pass(embed(ids).detach().requires_grad_(), labels)
         return time.perf_counter() - start
 

@@ -31,7 +31,7 @@ from stages.distil.models import model_folder
 from stages.distil.parameters import Train
 from stages.distil.prompts import question_text, student_context
 from stages.distil.student import ANSWER, SALIENCY, Collator, Encoder, Sample, separate_tasks
-from stages.distil.training import DistillationTrainer, Steps
+from stages.distil.training import BATCH_TOKENS, DistillationTrainer, Steps
 from stages.distil.words import find_words
 
 BATCH = 8
@@ -97,7 +97,7 @@ class Timed(DistillationTrainer):
 
 def train(kind: type[Steps], student: str, rows: list[dict[str, Any]], settings: Train) -> Timed:
     """Train one epoch; the first step, slow in every process, is not counted in the seconds."""
-    model, tokenizer = load_model(model_folder(student), "float32")
+    model, tokenizer = load_model(model_folder(student), "float32", place=False)
     teachers = [rationale["teacher"] for rationale in rows[0]["rationales"]]
     weights = {ANSWER: 1.0} | dict.fromkeys(teachers, 0.5) | {SALIENCY: 0.1}
     encoder = Encoder(model, tokenizer)
@@ -117,12 +117,15 @@ def train(kind: type[Steps], student: str, rows: list[dict[str, Any]], settings:
                 disable_tqdm=True,
                 report_to="none",
             ),
-            train_dataset=kind(samples, collate, list(weights), settings, 0),
+            train_dataset=kind(
+                samples, collate, list(weights), settings.batch_size, BATCH_TOKENS, 0
+            ),
             processing_class=tokenizer,
             weights=weights,
             questions=[],
             validation=[],
             max_tokens=1,
+            batch_tokens=BATCH_TOKENS,
             dtype=precision("auto"),
         )
         trainer.seconds, trainer.losses = [], []

@@ -21,13 +21,14 @@ def finetune(parameters: Parameters) -> None:
         from stages.distil.encoding import encode_prompt
         from stages.distil.finetuning import tune
         from stages.distil.fingerprint import fingerprint
-        from stages.distil.hardware import precision
+        from stages.distil.hardware import precision, use_one_gpu
         from stages.distil.loading import load_model
         from stages.distil.lora import save_adapter
 
+        use_one_gpu("the tuning of a teacher runs on one")
         teacher = model_folder(parameters.saliency.teacher)
         dtype = precision(parameters.saliency.dtype)
-        model, tokenizer = load_model(teacher, dtype)
+        model, tokenizer = load_model(teacher, dtype, place=False)
         wording = PromptFile(parameters.rationales.prompts.answer)
         prompts = [
             encode_prompt(tokenizer, wording.conversation(example), example, example.answer)

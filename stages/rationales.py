@@ -48,7 +48,7 @@ def _generated(
     """Have the teacher write all that the store lacks; return the rows, read from there."""
     folder = model_folder(teacher)
     author = Author(
-        identity(parameters.models[teacher], parameters.rationales, folder),
+        identity(teacher, parameters.models[teacher], parameters.rationales, folder),
         lambda: open_backend(teacher, parameters, folder),
         store,
     )

@@ -27,7 +27,7 @@ def train(parameters: Parameters) -> None:
     from transformers import set_seed
 
     from stages.distil.fingerprint import fingerprint
-    from stages.distil.hardware import precision
+    from stages.distil.hardware import device, precision, use_one_gpu
     from stages.distil.loading import load_model
     from stages.distil.lora import with_lora
     from stages.distil.models import STUDENT, model_folder, save_model, whole_folder
@@ -36,12 +36,13 @@ def train(parameters: Parameters) -> None:
     from stages.distil.training import train_student
     from stages.distil.usage import make_usable
 
+    use_one_gpu("train.accelerate=configs/gpus.yaml trains on all of them")
     chosen, tokens = parameters.student, parameters.evaluate.max_tokens
     dtype = precision(chosen.dtype)
     folder = model_folder(chosen.model)
 
     def student() -> tuple[Any, Any]:
-        model, tokenizer = load_model(folder, "float32")
+        model, tokenizer = load_model(folder, "float32", place=False)
         if chosen.lora_rank:
             set_seed(parameters.training_seed)
             model = with_lora(model, chosen.lora_rank)
@@ -82,7 +83,7 @@ def train(parameters: Parameters) -> None:
                 live,
             )
         else:
-            texts = generate_answers(model, tokenizer, questions, tokens, dtype)
+            texts = generate_answers(model.to(device()), tokenizer, questions, tokens, dtype)
             epoch, share, whole = 0, accuracy(texts, validation), None
         if live is None:
             return

@@ -10,7 +10,7 @@ import pandas
 import pytest
 import torch
 
-from stages.distil import tables
+from stages.distil import tables, training
 from stages.distil.errors import UserError
 from stages.distil.fingerprint import digest
 from stages.distil.loading import load_model
@@ -289,10 +289,10 @@ def test_a_missing_configuration_of_processes_is_named(prepared, tiny_model):
         train(prepared(tiny_model, train__accelerate="two.yaml"))
 
 
-def readme_yaml(name: str) -> str:
-    """Return a configuration of the README, for two processes."""
-    text = (ROOT / "README.md").read_text(encoding="utf-8").split(f"```yaml\n# {name}")[1]
-    return text.partition("\n")[2].partition("```")[0].replace("processes: 4", "processes: 2")
+def configuration(name: str) -> str:
+    """Return a file of `configs/`, for two processes."""
+    text = (ROOT / "configs" / name).read_text(encoding="utf-8")
+    return text.replace("num_processes: 4", "num_processes: 2")
 
 
 @pytest.mark.parametrize("rows", [ROWS, 9])  # 9: the last step has one question for two processes
@@ -300,7 +300,7 @@ def test_two_processes_learn_what_one_does(prepared, family, tmp_path, run_stage
     changes = {"train__epochs": 2, "student__shared_context": True}
     train(prepared(family, rows=rows, **changes))
     alone = [curve("loss/total"), curve("loss/one"), curve("validation/accuracy")]
-    (tmp_path / "two.yaml").write_text(readme_yaml("processes.yaml"))
+    (tmp_path / "two.yaml").write_text(configuration("gpus.yaml"))
     prepared(family, rows=rows, **changes, train__accelerate="two.yaml")
     done = run_stage("train")
     assert done.returncode == 0, done.stderr
@@ -323,20 +323,51 @@ PartialState.__init__ = init
 """
 
 
-def test_a_student_in_parts_learns_what_a_whole_one_does(prepared, tiny_model, tmp_path, run_stage):
-    """FSDP by the README's file; accelerate, which shards on GPUs only, takes cores for such."""
-    train(prepared(tiny_model, train__epochs=2))
+@pytest.mark.parametrize(("precision", "tolerance"), [("no", 1e-4), ("bf16", 0.02)])
+def test_a_student_in_parts_learns_what_a_whole_one_does(
+    prepared, tiny_model, tmp_path, run_stage, precision, tolerance
+):
+    """FSDP as in `configs/`; accelerate, which shards on GPUs only, takes cores for such."""
+    dtype = {"no": "float32", "bf16": "bfloat16"}[precision]
+    changes = {"train__epochs": 2, "student__dtype": dtype}
+    train(prepared(tiny_model, **changes))
     alone = [curve("loss/total"), curve("validation/accuracy"), weights()]
-    (tmp_path / "sharded.yaml").write_text(readme_yaml("sharded.yaml"))
+    file = configuration("fsdp.yaml")
+    assert "mixed_precision: bf16" in file
+    file = file.replace("mixed_precision: bf16", f"mixed_precision: '{precision}'")
+    (tmp_path / "sharded.yaml").write_text(file)
     (tmp_path / "cores").mkdir()
     (tmp_path / "cores/sitecustomize.py").write_text(CORES_FOR_GPUS)
-    prepared(tiny_model, train__epochs=2, train__accelerate="sharded.yaml")
+    prepared(tiny_model, **changes, train__accelerate="sharded.yaml")
     done = run_stage("train", path=tmp_path / "cores")
     assert done.returncode == 0, done.stderr
-    assert curve("loss/total") == pytest.approx(alone[0], rel=1e-4)
+    assert curve("loss/total") == pytest.approx(alone[0], rel=tolerance)
+    if precision == "bf16":
+        return
     assert curve("validation/accuracy") == alone[1]
     for name, weight in weights().items():
         torch.testing.assert_close(weight, alone[2][name], rtol=0.02, atol=1e-3)
+
+
+def test_the_trainer_places_the_weights_and_no_one_before_it(prepared, tiny_model, monkeypatch):
+    """On several GPUs each process would else put the whole student on the first one."""
+    moved, placed = [], []
+    move, begin = torch.nn.Module.to, training.Trainer.__init__
+
+    def to(module, *arguments, **keywords):
+        moved.append(arguments)
+        return move(module, *arguments, **keywords)
+
+    def init(trainer, *arguments, **keywords):
+        assert not moved
+        placed.extend({weight.device.type for weight in keywords["model"].parameters()})
+        begin(trainer, *arguments, **keywords)
+        assert trainer.args.n_gpu <= 1
+
+    monkeypatch.setattr(torch.nn.Module, "to", to)
+    monkeypatch.setattr(training.Trainer, "__init__", init)
+    train(prepared(tiny_model, train__epochs=1))
+    assert placed == ["cpu"]
 
 
 @pytest.mark.parametrize(("rank", "code"), [(None, -signal.SIGABRT), ("1", 0)])
@@ -354,6 +385,6 @@ def test_one_of_several_processes_leaves_before_anything_is_torn_down(tmp_path, 
 
 
 def test_an_encoder_decoder_cannot_be_split(prepared, tiny_t5, tmp_path):
-    (tmp_path / "sharded.yaml").write_text(readme_yaml("sharded.yaml"))
+    (tmp_path / "sharded.yaml").write_text(configuration("fsdp.yaml"))
     with pytest.raises(UserError, match="sharded.yaml: FSDP does not split an encoder-decoder"):
         train(prepared(tiny_t5, train__accelerate="sharded.yaml"))

@@ -32,6 +32,7 @@ from transformers import Cache, PreTrainedModel
 from stages.distil import generation, logits
 from stages.distil.batching import by_length
 from stages.distil.encoding import Prompt
+from stages.distil.hardware import fitting, pass_tokens
 from stages.distil.parameters import Saliency
 
 
@@ -59,6 +60,9 @@ class Attributor:
         self._model = model.eval().requires_grad_(False)
         self._settings = settings
         self._padding = padding
+        self.batch_tokens = pass_tokens(
+            settings.batch_tokens, BATCH_TOKENS, model, model.dtype.itemsize
+        )
         self._two_parts = model.config.is_encoder_decoder
         self._embed = model.get_input_embeddings()
         self._no_word = self._baseline()
@@ -80,7 +84,7 @@ class Attributor:
         alone = self._settings.method in ("gradient_shap", "occlusion")
         return by_length(
             [self._length(p) for p in prompts],
-            0 if alone else self._settings.batch_tokens // passes,
+            0 if alone else self.batch_tokens // passes,
         )
 
     def key(self, identity: str, prompts: Sequence[Prompt]) -> bytes:
@@ -89,12 +93,21 @@ class Attributor:
         `identity` tells the model and its precision from others; the code that scores counts too.
         """
         settings = self._settings.model_dump(include=set(SCORING))
+        settings["batch_tokens"] = self.batch_tokens
         prefix = len(self._shared)
         values = [CODE, identity, settings, prefix, [vars(prompt) for prompt in prompts]]
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).digest()
 
     def score(self, prompts: Sequence[Prompt]) -> list[Scores]:
-        """Return the scores of a batch of prompts, in their order."""
+        """Return the scores of a batch of prompts, in their order.
+
+        Raises `UserError` where a GPU does not hold the batch.
+        """
+        advice = f"set saliency.batch_tokens below {self.batch_tokens}"
+        with fitting(f"{len(prompts)} questions", advice):
+            return self._score(prompts)
+
+    def _score(self, prompts: Sequence[Prompt]) -> list[Scores]:
         if not any(prompt.count for prompt in prompts):
             return [Scores([]) for _ in prompts]
         batch = self._lay_out(prompts)
@@ -111,7 +124,7 @@ class Attributor:
     def log_probabilities(self, prompts: Sequence[Prompt]) -> list[float]:
         """Return the summed log-probability of each prompt's label, computed by token budget."""
         found = [0.0] * len(prompts)
-        for chosen in by_length([self._length(p) for p in prompts], self._settings.batch_tokens):
+        for chosen in by_length([self._length(p) for p in prompts], self.batch_tokens):
             batch = self._lay_out([prompts[i] for i in chosen])
             values = self._log_probability(batch.embeddings, batch.mask, batch.labels)
             for i, value in zip(chosen, values.tolist(), strict=True):
@@ -121,7 +134,7 @@ class Attributor:
     def continuations(self, prompts: Sequence[Prompt], max_tokens: int) -> list[list[int]]:
         """Return the tokens that the model writes greedily after each prompt, its label unread."""
         read = [prompt.ids for prompt in prompts]
-        budget = self._settings.batch_tokens
+        budget = self.batch_tokens
         return generation.continue_greedily(self._model, read, max_tokens, self._padding, budget)
 
     def _log_probability(self, embeddings: Tensor, mask: Tensor, labels: Tensor) -> Tensor:
@@ -170,7 +183,7 @@ class Attributor:
             return self._log_probability(embeddings, mask * inside.long(), labels)
 
         rest = (batch.words, batch.embeddings, batch.mask, batch.labels)
-        at_once = max(1, self._settings.batch_tokens // batch.embeddings.shape[1])
+        at_once = max(1, self.batch_tokens // batch.embeddings.shape[1])
         present = torch.ones(1, count, device=batch.mask.device)
         scores = FeatureAblation(without).attribute(
             present, additional_forward_args=rest, perturbations_per_eval=min(at_once, count)
@@ -203,7 +216,7 @@ class Attributor:
             torch.where(batch.words[..., None] >= 0, self._no_word, batch.embeddings),
             additional_forward_args=(batch.mask, batch.labels),
             n_steps=self._settings.steps,
-            internal_batch_size=max(rows, self._settings.batch_tokens // width),
+            internal_batch_size=max(rows, self.batch_tokens // width),
             return_convergence_delta=True,
         )
         return scores.float().sum(-1), deltas.tolist()
@@ -312,7 +325,8 @@ METHODS: dict[str, Callable[[Attributor, _Batch], tuple[Tensor, Sequence[float |
     "integrated_gradients": Attributor._integrated_gradients,
     "gradient_shap": Attributor._gradient_shap,
 }
-SCORING = ("method", "merge", "steps", "baseline", "batch_tokens")
+BATCH_TOKENS = 1024  # of a pass on a CPU
+SCORING = ("method", "merge", "steps", "baseline")
 CODE = [
     hashlib.sha256(Path(file).read_bytes()).hexdigest()
     for file in (__file__, generation.__file__, logits.__file__)

@@ -16,10 +16,10 @@ from stages.distil.batching import by_length
 from stages.distil.prompts import SALIENCY_TASK, rationale_task
 from stages.distil.scoring import f1
 from stages.distil.student import (
-    ANSWERED_TOKENS,
     Collator,
     Encoder,
     Sample,
+    answered_tokens,
     autocast,
     count_targets,
     generate_answers,
@@ -47,7 +47,7 @@ def option_scores(
             places.append([next(options) for _ in sample.branches])
     found: dict[tuple[int, int], float] = {}
     model.eval()
-    for chosen in by_length([part.length for part in parts], ANSWERED_TOKENS):
+    for chosen in by_length([part.length for part in parts], answered_tokens(model)):
         here = [place for n in chosen for place in places[n]]
         tasks = [str(place) for place in here]  # each option is one, to have a sum of its own
         named = iter(tasks)

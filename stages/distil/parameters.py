@@ -3,7 +3,9 @@
 Imports neither torch nor transformers, so that a wrong parameter is reported at once.
 """
 
+import ast
 import difflib
+import importlib.util
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -25,9 +27,20 @@ STATUSES = (
 )
 GOLD, VOTE = "gold", "vote"  # labels that are no teacher's
 NO_WEIGHTS = ("provided", "server")  # sources of teachers that are no model on this machine
+DECIDED = {  # vLLM's arguments that are not set under rationales.engine
+    "model": "`teachers` names the models",
+    "tokenizer": "a model's own tokenizer is used",
+    "revision": "set the revision in the model's entry of `models`",
+    "trust_remote_code": "no model's own code is run",
+    "hf_token": "secrets come from the environment: set HF_TOKEN",
+    "dtype": "set rationales.dtype",
+    "max_model_len": "set rationales.context",
+    "seed": "set seed",
+}
 RESERVED = ("student", "adapter", "release")  # models/NAME that the pipeline writes
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
+Tokens = Count | Literal["auto"]  # of a pass; auto: as many as suit the device and its memory
 Precision = Literal["auto", "bfloat16", "float32"]  # auto: what the machine multiplies in hardware
 
 
@@ -241,7 +254,10 @@ class Rationales(Settings):
     retry_temperature: float = Field(0.7, gt=0, le=2)
     context: Count = Field(8192, description="tokens of prompt and text together, at most")
     backend: Literal["auto", "vllm", "transformers"] = "auto"
-    dtype: Precision = Field("auto", description="teachers' precision")
+    engine: dict[Name, Any] = Field(
+        {}, description="vLLM's own arguments, of all teachers or below the name of one"
+    )
+    dtype: Precision | Literal["float16"] = Field("auto", description="teachers' precision")
     prompts: PromptFiles
 
     @model_validator(mode="after")
@@ -249,6 +265,30 @@ class Rationales(Settings):
         if self.samples > 1 and self.temperature == 0:
             raise ValueError("samples above 1 are all the same at temperature 0; raise temperature")
         return self
+
+    def engine_of(self, teacher: str) -> dict[str, Any]:
+        """Return vLLM's arguments for a teacher: those of all, then its own."""
+        if not self.engine:
+            return {}
+        shared = {name: v for name, v in self.engine.items() if name in engine_arguments()}
+        return shared | self.engine.get(teacher, {})
+
+
+def engine_arguments() -> list[str]:
+    """Return the names of vLLM's engine arguments, read from its source: importing takes seconds.
+
+    Raises `UserError` where vLLM is not installed.
+    """
+    found = importlib.util.find_spec("vllm")
+    if found is None or not found.submodule_search_locations:
+        raise UserError("vLLM is not installed; run `make setup`")
+    file = Path(found.submodule_search_locations[0]) / "engine/arg_utils.py"
+    for node in ast.parse(file.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.ClassDef) and node.name == "EngineArgs":
+            fields = (each.target for each in node.body if isinstance(each, ast.AnnAssign))
+            names = [target.id for target in fields if isinstance(target, ast.Name)]
+            return [name for name in names if not name.startswith("_")]
+    raise UserError(f"{file}: no class EngineArgs; this vLLM is not the one that is pinned")
 
 
 class Finetune(Settings):
@@ -276,7 +316,7 @@ class Saliency(Settings):
     )
     dtype: Precision = Field("auto", description="the attribution's precision")
     finetune: Finetune = Finetune()
-    batch_tokens: Count = Field(1024, description="tokens of a batch, padding counted")
+    batch_tokens: Tokens = Field("auto", description="tokens of a pass, padding counted")
     top_k: Count
     stop_words: bool = Field(True, description="false: words such as `the` are not chosen")
     weight: Weight
@@ -313,7 +353,7 @@ class Train(Settings):
     patience: Count | None = Field(None, description="epochs without a gain that end the training")
     learning_rate: float = Field(gt=0, lt=1)
     batch_size: Count = Field(description="questions of an optimiser's step, over all processes")
-    batch_tokens: Count = Field(2048, description="tokens of one pass, padding counted")
+    batch_tokens: Tokens = Field("auto", description="tokens of a pass, padding counted")
     seed: int | None = Field(None, ge=0)
     accelerate: Path | None = Field(None, description="configuration of several processes")
 
@@ -377,7 +417,37 @@ class Parameters(Settings):
                         f"alpha: no weight for teacher {name!r}; add it, 0 turns it off"
                     )
         self._check_labels()
+        self._check_engine()
         return self
+
+    def _check_engine(self) -> None:
+        """Refuse what is no argument of vLLM, and what is decided elsewhere."""
+        engine = self.rationales.engine
+        if not engine:
+            return
+        known = engine_arguments()
+        for name, value in engine.items():
+            if name in known:
+                self._check_argument(f"rationales.engine.{name}", name, known)
+            elif name in self.models and isinstance(value, dict):
+                for argument in value:
+                    self._check_argument(f"rationales.engine.{name}.{argument}", argument, known)
+            elif name in self.models:
+                raise ValueError(
+                    f"rationales.engine.{name}: expected a mapping of vLLM's arguments for this "
+                    f"teacher, found {value!r}"
+                )
+            else:
+                unknown = _unknown(name, [*known, *self.models], "argument of vLLM or model")
+                raise ValueError(f"rationales.engine: {unknown}")
+
+    @staticmethod
+    def _check_argument(key: str, name: str, known: list[str]) -> None:
+        if name in DECIDED:
+            raise ValueError(f"{key}: {DECIDED[name]}")
+        if name not in known:
+            where = key.rpartition(".")[0]
+            raise ValueError(f"{where}: {_unknown(name, known, 'argument of vLLM')}")
 
     def _check_labels(self) -> None:
         labels = self.assemble.labels

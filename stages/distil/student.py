@@ -17,13 +17,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from stages.distil.batching import pad
 from stages.distil.errors import UserError
 from stages.distil.generation import continue_greedily
+from stages.distil.hardware import device, pass_tokens
 from stages.distil.logits import logits_at
 from stages.distil.prompts import ANSWER_TASK, SALIENCY_TASK, options_text, rationale_task
 
 IGNORED = -100  # torch's label for a position without a target
 ANSWER, SALIENCY = "answer", "saliency"
 UNLIMITED = 10**9  # above it, a tokenizer's limit means that it has none
-ANSWERED_TOKENS = 8192  # of a batch of questions that are answered together
+ANSWERED_TOKENS = 8192  # of a batch of questions that are answered together, on a CPU
 
 
 @dataclass(frozen=True)
@@ -49,10 +50,14 @@ class Sample:
         return len(self.context) + sum(len(b.prefix) + len(b.target) - 1 for b in self.branches)
 
 
+def answered_tokens(model: PreTrainedModel) -> int:
+    """Return the tokens of a pass without gradients."""
+    return pass_tokens("auto", ANSWERED_TOKENS, model, weight_bytes=0)
+
+
 def autocast(dtype: str) -> torch.autocast:
     """Return the context in which float32 weights compute in `bfloat16` or `float32`."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.autocast(device, dtype=torch.bfloat16, enabled=dtype == "bfloat16")
+    return torch.autocast(device(), dtype=torch.bfloat16, enabled=dtype == "bfloat16")
 
 
 class Encoder:
@@ -353,7 +358,7 @@ def generate_answers(
             ids,
             max_tokens,
             tokenizer.pad_token_id or 0,
-            ANSWERED_TOKENS,
+            answered_tokens(model),
             begun,
             tokenizer.eos_token_id,
         )

@@ -32,6 +32,7 @@ from transformers import (
 from stages.distil import checkpoints
 from stages.distil.batching import by_length
 from stages.distil.errors import UserError
+from stages.distil.hardware import fitting, pass_tokens
 from stages.distil.parameters import Train
 from stages.distil.scoring import accuracy
 from stages.distil.student import (
@@ -45,6 +46,8 @@ from stages.distil.student import (
 )
 
 CHECKPOINTS = Path(".cache/checkpoints/train")
+BATCH_TOKENS = 2048  # of a pass on a CPU
+TRAINED_WEIGHT = 16  # bytes: float32 weight, gradient and AdamW's two moments
 
 
 class Step(TypedDict):
@@ -69,14 +72,16 @@ class Steps(Dataset):
         questions: Sequence[Sequence[Sample]],
         collate: Callable[[Sequence[Sample]], dict[str, Tensor]],
         tasks: Sequence[str],
-        settings: Train,
+        batch_size: int,
+        batch_tokens: int,
         seed: int,
     ):
-        """Take the samples of each question."""
+        """Take the samples of each question, how many make a step, and the tokens of a pass."""
         self.questions = questions
         self._collate = collate
         self._tasks = tasks
-        self._settings = settings
+        self._batch_size = batch_size
+        self._batch_tokens = batch_tokens
         self._seed = seed
         self.rank, self.processes = 0, 1
         self.set_epoch(0)
@@ -87,13 +92,13 @@ class Steps(Dataset):
         self._order = torch.randperm(len(self.questions), generator=random).tolist()
 
     def __len__(self) -> int:
-        return -(-len(self.questions) // self._settings.batch_size)
+        return -(-len(self.questions) // self._batch_size)
 
     def __getitem__(self, number: int) -> Step:
         if not 0 <= number < len(self):
             raise IndexError(number)
-        start = number * self._settings.batch_size
-        chosen = self._order[start : start + self._settings.batch_size]
+        start = number * self._batch_size
+        chosen = self._order[start : start + self._batch_size]
         samples = [sample for n in chosen for sample in self.questions[n]]
         counts = count_targets(samples, self._tasks)
         samples.sort(key=lambda sample: sample.length)
@@ -105,7 +110,7 @@ class Steps(Dataset):
     def batches(self, samples: Sequence[Sample]) -> list[list[Sample]]:
         """Return these samples in batches within the token budget, one for each pass."""
         lengths = [sample.length for sample in samples]
-        batches = by_length(lengths, self._settings.batch_tokens)
+        batches = by_length(lengths, self._batch_tokens)
         return [[samples[i] for i in chosen] for chosen in batches]
 
     def _nothing(self, sample: Sample) -> dict[str, Tensor]:
@@ -131,6 +136,7 @@ class DistillationTrainer(Trainer):
         questions: Sequence[Sample],
         validation: Sequence[dict[str, Any]],
         max_tokens: int,
+        batch_tokens: int,
         dtype: str,
         **arguments: Any,
     ):
@@ -142,6 +148,7 @@ class DistillationTrainer(Trainer):
         self._validation = validation
         self._max_tokens = max_tokens
         self._dtype = dtype
+        self._advice = f"set train.batch_tokens below {batch_tokens}"
         self._task_losses = torch.zeros(len(weights), device=self.args.device)
         self._steps = 0
         self.train_dataset.rank = self.args.process_index
@@ -169,11 +176,12 @@ class DistillationTrainer(Trainer):
             reversed(range(len(inputs["passes"]))), inputs["passes"], strict=True
         ):
             with self.accelerator.no_sync(model) if left else nullcontext():
-                with autocast(self._dtype):
-                    sums = task_sums(model, self._prepare_inputs(batch), len(self.tasks))
-                # Processes' gradients are averaged, and are wanted summed.
-                loss = total_loss(sums, counts, self._weights) * self.args.world_size
-                self.accelerator.backward(loss)
+                with fitting("a pass", self._advice):
+                    with autocast(self._dtype):
+                        sums = task_sums(model, self._prepare_inputs(batch), len(self.tasks))
+                    # Processes' gradients are averaged, and are wanted summed.
+                    loss = total_loss(sums, counts, self._weights) * self.args.world_size
+                    self.accelerator.backward(loss)
             step += sums.detach() / counts.clamp(min=1)
         self._task_losses += step
         self._steps += 1
@@ -282,7 +290,10 @@ def train_student(
     """
     set_seed(seed)
     weights = {task: weight for task, weight in weights.items() if weight > 0}
-    steps = Steps(train, Collator(model, tokenizer, list(weights)), list(weights), settings, seed)
+    tasks = list(weights)
+    batch_tokens = pass_tokens(settings.batch_tokens, BATCH_TOKENS, model, TRAINED_WEIGHT)
+    collate = Collator(model, tokenizer, tasks)
+    steps = Steps(train, collate, tasks, settings.batch_size, batch_tokens, seed)
     arguments = TrainingArguments(
         output_dir=str(CHECKPOINTS),
         num_train_epochs=settings.epochs,
@@ -322,9 +333,19 @@ def train_student(
         questions=questions,
         validation=validation,
         max_tokens=max_tokens,
+        batch_tokens=batch_tokens,
         dtype=dtype,
     )
-    known = [identity, weights, settings, seed, max_tokens, dtype, arguments.world_size]
+    known = [
+        identity,
+        weights,
+        settings,
+        batch_tokens,
+        seed,
+        max_tokens,
+        dtype,
+        arguments.world_size,
+    ]
     key = hashlib.sha256(repr(known).encode())
     for sample in [*chain.from_iterable(train), *questions]:
         key.update(repr(sample).encode())

@@ -3,7 +3,6 @@
 import pytest
 import torch
 
-from stages.distil.parameters import Train
 from stages.distil.student import Branch, Sample
 from stages.distil.training import Steps
 
@@ -16,15 +15,12 @@ def sample(number: int) -> Sample:
     return Sample(str(number), [number] * (5 + number % 4), branches)
 
 
-def steps(questions: int, batch_size: int, budget: int = 10_000, **changes) -> Steps:
-    settings = Train(
-        epochs=1, learning_rate=0.1, batch_size=batch_size, batch_tokens=budget, **changes
-    )
-
+def steps(questions: int, batch_size: int, budget: int = 10_000) -> Steps:
     def collate(samples):
         return {"labels": torch.tensor([0]), "samples": samples}
 
-    return Steps([[sample(n)] for n in range(questions)], collate, TASKS, settings, seed=3)
+    samples = [[sample(n)] for n in range(questions)]
+    return Steps(samples, collate, TASKS, batch_size, budget, seed=3)
 
 
 def ids(step) -> list[int]:

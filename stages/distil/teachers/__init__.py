@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from stages.distil.conversations import Conversation
 from stages.distil.errors import UserError
@@ -19,6 +19,35 @@ if TYPE_CHECKING:  # importing transformers takes seconds
     from transformers import PreTrainedTokenizerBase
 
 TOO_LONG = "too_long"
+# vLLM's arguments that only say where and how fast it computes: texts are kept when they change.
+SPEED_ONLY = {
+    "async_scheduling",
+    "attention_backend",
+    "block_size",
+    "compilation_config",
+    "cpu_offload_gb",
+    "cudagraph_capture_sizes",
+    "data_parallel_size",
+    "disable_custom_all_reduce",
+    "disable_log_stats",
+    "distributed_executor_backend",
+    "enable_chunked_prefill",
+    "enable_expert_parallel",
+    "enable_prefix_caching",
+    "enforce_eager",
+    "gpu_memory_utilization",
+    "kv_cache_memory_bytes",
+    "max_num_batched_tokens",
+    "max_num_seqs",
+    "max_parallel_loading_workers",
+    "num_gpu_blocks_override",
+    "numa_bind",
+    "optimization_level",
+    "performance_mode",
+    "pipeline_parallel_size",
+    "scheduling_policy",
+    "tensor_parallel_size",
+}
 
 
 @dataclass(frozen=True)
@@ -63,10 +92,11 @@ class Backend(Protocol):
         ...
 
 
-def identity(source: Model, settings: Rationales, folder: Path) -> str:
+def identity(name: str, source: Model, settings: Rationales, folder: Path) -> str:
     """Return what tells a teacher's texts from another's: weights, revision, backend, precision.
 
-    A local folder is known by its files' content, a server by what it is asked for.
+    vLLM's arguments count, but for SPEED_ONLY. A local folder is known by its files' content,
+    a server by what it is asked for.
     """
     if isinstance(source, ServerModel):
         where = {"url", "timeout", "in_flight", "tries", "key"}
@@ -75,7 +105,11 @@ def identity(source: Model, settings: Rationales, folder: Path) -> str:
 
     kind = backend_of(settings.backend, folder)
     dtype = precision(settings.dtype, gradients=False)
-    return json.dumps([kind, dtype, fingerprint(source, folder)], sort_keys=True)
+    known: list[Any] = [kind, dtype, fingerprint(source, folder)]
+    arguments = settings.engine_of(name) if kind == "vllm" else {}
+    if deciding := {k: v for k, v in arguments.items() if k not in SPEED_ONLY}:
+        known.append(deciding)
+    return json.dumps(known, sort_keys=True)
 
 
 def backend_of(wanted: str, folder: Path) -> str:
@@ -109,7 +143,7 @@ def open_backend(name: str, parameters: Parameters, folder: Path) -> Backend:
         return Generator(folder, settings.context, dtype)
     from stages.distil.teachers.engine import Engine
 
-    return Engine(folder, settings.context, dtype)
+    return Engine(folder, settings.context, dtype, settings.engine_of(name))
 
 
 def encode(tokenizer: "PreTrainedTokenizerBase", conversation: Conversation) -> list[int]:

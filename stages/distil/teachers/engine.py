@@ -6,21 +6,24 @@ Knows models in local folders and the machine; knows nothing of questions or of 
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import psutil
-import torch
 
 from stages.distil.errors import UserError
+from stages.distil.hardware import device
 from stages.distil.models import count_parameters
 from stages.distil.teachers import TOO_LONG, Completion, Request, encode
 
 if TYPE_CHECKING:
     from vllm import LLM
 
-MAX_SEQUENCES = 64
-IN_FLIGHT = 4 * MAX_SEQUENCES  # so many wait for a place, whatever the number of requests
-CACHE_BLOCK = 32  # tokens; vLLM's 128 on a CPU leaves much of a short shared prefix uncached
+ON_CPU = {  # vLLM's own defaults are for GPUs; on one they hold
+    "enforce_eager": True,  # compiling takes longer than it saves below some ten thousand tokens
+    "max_num_seqs": 64,
+    "block_size": 32,  # of tokens; 128 leaves much of a short shared prefix uncached
+}
+WAITING = 3  # requests that wait for each place in a batch, whatever their number
 GIB = 2**30
 
 
@@ -30,20 +33,23 @@ class Engine:
     The engine takes requests in their order, not as they reach a process of its own: the batches,
     and with them the rounding and the texts, are the same in every run.
 
-    On a CPU it runs eagerly (compiling takes longer than it saves below some ten thousand tokens),
-    on all cores, with a KV cache sized to the free memory.
+    On a CPU it runs on all cores, with a KV cache sized to the free memory.
     """
 
-    def __init__(self, folder: Path, context: int, dtype: str):
+    def __init__(
+        self, folder: Path, context: int, dtype: str, arguments: dict[str, Any] | None = None
+    ):
         """Start the engine; prompt and text of a request have `context` tokens at most.
 
-        `dtype` is its precision, `bfloat16` or `float32`.
+        `dtype` is its precision, `bfloat16`, `float16` or `float32`; `arguments` are vLLM's own.
         """
         self._folder = folder
         self._context = min(context, _context_length(folder))
-        llm = start_vllm(folder, self._context, dtype)
+        llm = start_vllm(folder, self._context, dtype, arguments or {})
         self._engine = llm.llm_engine
         self._tokenizer = llm.get_tokenizer()
+        places = self._engine.vllm_config.scheduler_config.max_num_seqs
+        self._in_flight = places * (1 + WAITING)
 
     def complete(self, requests: Iterable[Request]) -> Iterator[tuple[Request, Completion]]:
         """Yield each request with its completion as it finishes."""
@@ -77,7 +83,7 @@ class Engine:
                 outputs = self._engine.step()
             except RuntimeError as error:
                 raise UserError(f"{self._folder}: vLLM stopped: {_advice(error)}") from error
-            room = IN_FLIGHT
+            room = self._in_flight
             for output in outputs:
                 if output.finished:
                     text = output.outputs[0]
@@ -92,38 +98,43 @@ class Engine:
                     )
 
 
-def start_vllm(folder: Path, context: int, dtype: str) -> "LLM":
-    """Start vLLM in this process; raise `UserError` where it does not start."""
+def start_vllm(folder: Path, context: int, dtype: str, arguments: dict[str, Any]) -> "LLM":
+    """Start vLLM in this process; raise `UserError` where it does not start.
+
+    `arguments` are vLLM's own and go before the defaults.
+    """
     os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
-    on_cpu = not torch.cuda.is_available()
+    on_cpu = device() == "cpu"
     if on_cpu:
-        _use_whole_machine(folder, dtype)
+        workers = arguments.get("tensor_parallel_size", 1)
+        _use_whole_machine(folder, dtype, workers)
     from vllm import LLM  # reads the environment when imported
 
     try:
         return LLM(
             model=str(folder),
             dtype=dtype,
-            enforce_eager=on_cpu,
-            max_num_seqs=MAX_SEQUENCES,
             max_model_len=context,
-            enable_prefix_caching=True,
-            block_size=CACHE_BLOCK,
             seed=0,
-            disable_log_stats=True,
+            **{"enable_prefix_caching": True, "disable_log_stats": True}
+            | (ON_CPU if on_cpu else {})
+            | arguments,
         )
-    except (ValueError, RuntimeError, MemoryError) as error:
+    except (ValueError, TypeError, AssertionError, RuntimeError, MemoryError) as error:
         raise UserError(f"{folder}: vLLM does not start: {_advice(error)}") from error
 
 
-def _use_whole_machine(folder: Path, dtype: str) -> None:
+def _use_whole_machine(folder: Path, dtype: str, workers: int) -> None:
     """Set what vLLM reads of its CPU backend from the environment; the user's own values stay."""
-    cores = ",".join(map(str, sorted(os.sched_getaffinity(0))))
+    cores = sorted(os.sched_getaffinity(0))
+    workers = max(1, min(workers, len(cores)))
+    shares = [cores[worker::workers] for worker in range(workers)]
     # By default vLLM keeps one core free, which is half of a small machine.
-    os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", cores)
+    bound = "|".join(",".join(map(str, share)) for share in shares)
+    os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", bound)
     weights = count_parameters(folder) * (4 if dtype == "float32" else 2)
-    free = psutil.virtual_memory().available - weights
+    free = (psutil.virtual_memory().available - weights) / workers
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(max(1, min(16, int(free / 4 / GIB)))))
 
 
@@ -134,13 +145,17 @@ def _context_length(folder: Path) -> int:
 
 
 def _advice(error: BaseException) -> str:
-    """Return an error's first line and what to change."""
-    message = (str(error).strip() or type(error).__name__).splitlines()[0]
-    advice = "`--debug` shows where"
+    """Return an error on one line and what to change."""
+    # Of a check by pydantic the first line only counts; then come argument and reason, and a link.
+    lines = [line.strip() for line in str(error).splitlines()]
+    lines = [line for line in lines if line and not line.startswith("For further information")]
+    message = (" ".join(lines) or type(error).__name__)[:500]
+    advice = "see rationales.engine; `--debug` shows where"
     if any(word in message.lower() for word in ("memory", "kv cache", "cache blocks")):
         advice = (
             "lower rationales.context, free memory, or choose a smaller teacher (on a CPU "
-            "VLLM_CPU_KVCACHE_SPACE sets the cache's GiB)"
+            "VLLM_CPU_KVCACHE_SPACE sets the cache's GiB, on a GPU "
+            "rationales.engine.gpu_memory_utilization its share)"
         )
     elif "architecture" in message.lower():
         advice = "set rationales.backend to transformers"

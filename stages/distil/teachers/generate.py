@@ -11,12 +11,12 @@ from typing import Any
 import torch
 
 from stages.distil.batching import pad
-from stages.distil.errors import UserError
+from stages.distil.hardware import fitting, pass_tokens
 from stages.distil.loading import load_model
 from stages.distil.teachers import TOO_LONG, Completion, Request, encode
 
 IN_FLIGHT = 512  # requests that are sorted by length together
-BATCH_TOKENS = 8192  # of a batch: rows × (longest prompt + longest text)
+BATCH_TOKENS = 8192  # of a batch on a CPU: rows × (longest prompt + longest text)
 UNLIMITED = 10**9  # above it, a tokenizer's limit means that it has none
 
 
@@ -35,6 +35,7 @@ class Generator:
         self._model, self._tokenizer = load_model(folder, dtype, gradients=False)
         config = self._model.config
         self._two_parts = config.is_encoder_decoder
+        self._batch_tokens = pass_tokens("auto", BATCH_TOKENS, self._model, weight_bytes=0)
         limits = [context, getattr(config.get_text_config(), "max_position_embeddings", None)]
         limits.append(self._tokenizer.model_max_length)
         self._context = min(limit for limit in limits if limit and limit < UNLIMITED)
@@ -52,7 +53,7 @@ class Generator:
                 else:
                     encoded.append((request, tokens))
             encoded.sort(key=lambda pair: (pair[0].temperature > 0, len(pair[1])))
-            for batch in _batches(encoded):
+            for batch in _batches(encoded, self._batch_tokens):
                 yield from self._generate(batch)
 
     @torch.inference_mode()
@@ -75,7 +76,8 @@ class Generator:
                 "top_k": 0,
                 "top_p": 1.0,
             }
-        try:
+        advice = "lower rationales.context or choose a smaller teacher"
+        with fitting(f"{len(batch)} prompts of {width} tokens", advice):
             output = self._model.generate(
                 input_ids=ids.to(self._model.device),
                 attention_mask=mask.to(self._model.device),
@@ -84,11 +86,6 @@ class Generator:
                 num_beams=1,
                 **sampling,
             )
-        except torch.OutOfMemoryError as error:
-            raise UserError(
-                f"not enough memory for {len(batch)} prompts of {width} tokens; lower "
-                "rationales.context or choose a smaller teacher"
-            ) from error
         written = output[:, 1:] if self._two_parts else output[:, width:]
         for (request, tokens), row in zip(batch, written.tolist(), strict=True):
             end = next((place for place, token in enumerate(row) if token in ends), None)
@@ -110,13 +107,13 @@ class Generator:
 
 
 def _batches(
-    encoded: list[tuple[Request, list[int]]],
+    encoded: list[tuple[Request, list[int]]], most: int
 ) -> Iterator[list[tuple[Request, list[int]]]]:
     batch: list[tuple[Request, list[int]]] = []
     width = room = 0
     for request, tokens in encoded:
         wider, more = max(width, len(tokens)), max(room, request.max_tokens)
-        full = (len(batch) + 1) * (wider + more) > BATCH_TOKENS
+        full = (len(batch) + 1) * (wider + more) > most
         if batch and (full or request.temperature > 0):
             yield batch
             batch, wider, more = [], len(tokens), request.max_tokens

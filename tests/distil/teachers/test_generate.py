@@ -49,7 +49,7 @@ def test_a_prompt_beyond_the_context_is_set_aside(tiny_t5):
 
 def test_batches_keep_to_the_token_budget():
     encoded = [(asked(0), [1] * length) for length in (10, 1000, 3000, 4000, 9000)]
-    sizes = [[len(tokens) for _, tokens in batch] for batch in _batches(encoded)]
+    sizes = [[len(tokens) for _, tokens in batch] for batch in _batches(encoded, BATCH_TOKENS)]
     assert sizes == [[10, 1000], [3000, 4000], [9000]]
     assert all(len(s) == 1 or len(s) * (max(s) + 6) <= BATCH_TOKENS for s in sizes)
 
@@ -94,10 +94,10 @@ def test_a_folder_is_known_by_its_content(tmp_path, tiny_t5, tiny_model, paramet
     assert backend_of("transformers", tiny_model) == "transformers"
     config = {"is_encoder_decoder": True}
     (tmp_path / "config.json").write_text(json.dumps(config))
-    before = identity(source, settings, tmp_path)
+    before = identity("tiny", source, settings, tmp_path)
     elsewhere = FolderModel(source="folder", path="else")
-    assert before == identity(elsewhere, settings, tmp_path)
+    assert before == identity("tiny", elsewhere, settings, tmp_path)
     other = settings.model_copy(update={"dtype": "float32"})
-    assert before != identity(source, other, tmp_path)
+    assert before != identity("tiny", source, other, tmp_path)
     (tmp_path / "config.json").write_text(json.dumps(config | {"x": 1}))
-    assert before != identity(source, settings, tmp_path)
+    assert before != identity("tiny", source, settings, tmp_path)
