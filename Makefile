@@ -16,7 +16,7 @@ LISTS := requirements.txt requirements-gpu.txt \
 # seconds more to start.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: help setup lock gym browser harness repro summary compare figures release verify test lint format clean distclean
+.PHONY: help setup lock gym browser harness repro summary compare figures release verify check test lint format clean distclean
 
 help:  ## Show this list
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  \1\t/' | expand -t 14
@@ -63,6 +63,10 @@ release: setup  ## Put the student and its model card together in models/release
 
 verify: setup  ## Compare this run with the committed one, or the commit with another: [SINCE=main]
 	@$(BIN)/python -m stages.distil.verify $(if $(SINCE),--since $(SINCE))
+
+check: setup  ## Run the pipeline at a small size and compare it with results/check [KEEP=yes]
+	@head -n 1 $(VENV)/device
+	@$(BIN)/python -m stages.distil.check $(if $(KEEP),--keep)
 
 harness: $(VENV)/harness release  ## Answer the test questions with models/release in lm-eval
 	$(BIN)/lm_eval run --model hf --model_args pretrained=models/release --include_path benchmarks/harness --tasks student --batch_size 32

@@ -1,8 +1,7 @@
 """Which experiments a set of figures is made of, and running those that are missing.
 
-A run is known by what decides its result: all parameters in force and the modules that dvc.yaml
-names for the stages up to the training. So one that two figures need runs once, and a changed
-training makes new ones.
+A run is known by what decides its answers: all parameters in force, the prompts and VERSION. So one
+that two figures need runs once, and an improved line of code costs no run.
 Knows DVC's queue; knows nothing of results.
 """
 
@@ -22,15 +21,13 @@ from typing import Any
 
 import psutil
 from pydantic import Field, model_validator
-from ruamel.yaml import YAML
 from tqdm import tqdm
 
 from stages.distil.errors import UserError
 from stages.distil.parameters import Name, Parameters, Settings, check_settings, read_yaml
 
 PARAMETERS = Path("params.yaml")
-GRAPH = Path("dvc.yaml")
-AFTER_TRAINING = ("card", "evaluate", "report")  # stages that no weight depends on
+VERSION = 1  # raise it with a change of code after which a run's answers are others
 MAIN = "methods"  # the figure that compares all methods: gains, headroom and cases are its
 POLL = 10  # seconds between two looks at the queue; one takes a third of a second
 QUIET = 60  # seconds between two lines of progress where no terminal shows it
@@ -150,29 +147,19 @@ def _changed(changes: Iterable[str], original: Path, where: str) -> Parameters:
 
 
 def identity(parameters: Parameters) -> str:
-    """Return a digest of what decides a run's result: parameters in force, prompts and modules."""
+    """Return a digest of what decides a run's result: parameters in force, prompts, VERSION."""
+    values: dict[str, Any] = {"version": VERSION}
     used = {*parameters.teachers, parameters.saliency.teacher, parameters.student.model}
-    values = parameters.model_dump(mode="json", exclude={"models", "datasets"})
+    values |= parameters.model_dump(mode="json", exclude={"models", "datasets"})
     values["train"]["seed"] = parameters.training_seed
     values["models"] = {name: parameters.models[name].model_dump(mode="json") for name in used}
     values["data set"] = parameters.data_set.model_dump(mode="json")
     found = hashlib.sha256(json.dumps(values, sort_keys=True).encode())
     prompts = parameters.rationales.prompts.model_dump().values()
-    for file in sorted({*_modules(), *prompts}):
+    for file in sorted(prompts):
         found.update(f"\0{file}\0".encode())
         found.update(file.read_bytes())
     return found.hexdigest()[:10]
-
-
-def _modules() -> Iterator[Path]:
-    """Yield the project's files that dvc.yaml names for the stages up to the training."""
-    stages = YAML(typ="safe").load(GRAPH)["stages"]
-    for name, stage in stages.items():
-        if name in AFTER_TRAINING:
-            continue
-        for path in map(Path, stage.get("do", stage)["deps"]):
-            if path.parts[0] == "stages":
-                yield from sorted(path.rglob("*.py")) if path.is_dir() else [path]
 
 
 def finished() -> dict[str, str]:
