@@ -16,10 +16,10 @@ LISTS := requirements.txt requirements-gpu.txt \
 # seconds more to start.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: help setup lock gym browser harness repro summary compare figures release verify check test lint format clean distclean
+.PHONY: help setup lock gym browser harness repro summary compare figures release verify check gpu-check test lint format clean distclean
 
 help:  ## Show this list
-	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  \1\t/' | expand -t 14
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 14
 
 setup: $(READY)  ## Create .venv with the pinned packages [PYTHON=python3.12] [DEVICE=cpu|gpu]
 
@@ -67,6 +67,11 @@ verify: setup  ## Compare this run with the committed one, or the commit with an
 check: setup  ## Run the pipeline at a small size and compare it with results/check [KEEP=yes]
 	@head -n 1 $(VENV)/device
 	@$(BIN)/python -m stages.distil.check $(if $(KEEP),--keep)
+
+gpu-check:  ## On a machine with a GPU: `make check` and the teachers' speed, computed on it
+	@$(MAKE) --no-print-directory DEVICE=gpu check
+	$(BIN)/dvc repro fetch@smollm2-135m
+	stages/python -m benchmarks.rationales
 
 harness: $(VENV)/harness release  ## Answer the test questions with models/release in lm-eval
 	$(BIN)/lm_eval run --model hf --model_args pretrained=models/release --include_path benchmarks/harness --tasks student --batch_size 32

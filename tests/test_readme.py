@@ -10,7 +10,8 @@ from dvc.utils.hydra import apply_overrides
 from stages.distil.parameters import load_parameters
 from tests.conftest import ROOT
 
-TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+TEXT = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
 JOINED = TEXT.replace("\\\n", " ")
 PIECES = re.findall(r"`([^`\n]*-S [^`\n]*)`", JOINED)  # of the tables
 PIECES += [line for line in JOINED.splitlines() if re.match(r"\S*dvc exp run .*-S ", line)]
@@ -40,7 +41,7 @@ def test_every_parameter_can_be_set_as_written(piece, tmp_path):
 
 
 def test_every_make_target_exists():
-    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    named = set(re.findall(r"(?:^|`)make ([a-z]+)", TEXT, re.MULTILINE))
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    named = set(re.findall(r"(?:^|`)make (?:[A-Z]+=\S+ )*([a-z-]+)", TEXT, re.MULTILINE))
     assert named
     assert named <= targets

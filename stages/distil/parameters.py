@@ -254,8 +254,8 @@ class Rationales(Settings):
     retry_temperature: float = Field(0.7, gt=0, le=2)
     context: Count = Field(8192, description="tokens of prompt and text together, at most")
     backend: Literal["auto", "vllm", "transformers"] = "auto"
-    engine: dict[Name, Any] = Field(
-        {}, description="vLLM's own arguments, of all teachers or below the name of one"
+    engine: dict[Name, Any] | None = Field(
+        None, description="vLLM's own arguments, for all teachers or below the name of one"
     )
     dtype: Precision | Literal["float16"] = Field("auto", description="teachers' precision")
     prompts: PromptFiles

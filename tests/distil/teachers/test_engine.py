@@ -81,5 +81,5 @@ def test_a_refusal_names_argument_and_reason():
     assert "https" not in _advice(refusal)
 
 
-def test_the_parameter_file_names_the_arguments():
-    assert load_parameters(ROOT / "params.yaml").rationales.engine == {}
+def test_without_arguments_vllm_decides():
+    assert load_parameters(ROOT / "params.yaml").rationales.engine_of(TEACHER) == {}
