@@ -31,7 +31,7 @@ $(READY): $(LISTS)
 	@cat $(VENV)/device
 	@touch $@
 
-lock:  ## Resolve the lists of packages anew: make lock [FLAGS="--upgrade-package vllm"]
+lock: setup  ## Resolve the lists of packages anew: make lock [FLAGS="--upgrade-package vllm"]
 	requirements/lock $(FLAGS)
 
 # What some targets need beside requirements.txt.

@@ -65,6 +65,8 @@ def quiet_libraries(debug: bool) -> None:
     if not sys.stderr.isatty():
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
         os.environ.setdefault("TQDM_MININTERVAL", "30")
+    for module in ("torch.utils.flop_counter", "torch._library.triton"):  # no triton on a CPU
+        logging.getLogger(module).setLevel(logging.ERROR)
     logging.basicConfig(level=logging.ERROR, format="%(name)s: %(message)s")
     warnings.simplefilter("ignore")
 
