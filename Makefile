@@ -4,16 +4,16 @@ BIN := $(VENV)/bin
 # The first suitable Python, that of an existing .venv before others; PYTHON= names one.
 ASK := import sys, venv; assert (3, 11) <= sys.version_info < (3, 14); \
     print(getattr(sys, "_base_executable", sys.executable), "%d.%d" % sys.version_info[:2])
-suitable = $(shell for python in $(1); do "$$python" -c '$(ASK)' 2>/dev/null && break; done)
-FOUND := $(call suitable,$(or $(PYTHON),$(BIN)/python python3 python3.13 python3.12 python3.11))
+CANDIDATES := $(or $(PYTHON),$(BIN)/python python3 python3.13 python3.12 python3.11)
+FOUND := $(shell for python in $(CANDIDATES); do "$$python" -c '$(ASK)' 2>/dev/null && break; done)
 # cpu or gpu: an NVIDIA GPU is found by its driver's tool.
 DEVICE ?= $(if $(shell nvidia-smi --list-gpus 2>/dev/null | grep '^GPU'),gpu,cpu)
 # Another Python, another device or newer lists of packages rebuild .venv.
 READY := $(VENV)/installed-$(DEVICE)-$(word 2,$(FOUND))
 LISTS := requirements.txt requirements-gpu.txt \
     $(addprefix requirements/,install uv.txt torch-cpu.txt torch-cuda.txt)
-# Compiled modules are kept, whatever the shell says: a stage that compiles torch anew takes ten
-# seconds more to start.
+# Keep compiled modules even if the shell says otherwise: without them, a stage takes ten seconds more
+# to start.
 export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: help setup lock gym browser harness repro summary compare figures release verify check gpu-check test lint format clean distclean
@@ -31,7 +31,7 @@ $(READY): $(LISTS)
 	@cat $(VENV)/device
 	@touch $@
 
-lock: setup  ## Resolve the lists of packages anew: make lock [FLAGS="--upgrade-package vllm"]
+lock: setup  ## Update the lists of pinned packages: make lock [FLAGS="--upgrade-package vllm"]
 	requirements/lock $(FLAGS)
 
 # What some targets need beside requirements.txt.

@@ -21,11 +21,10 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-import torch
 from torch import Tensor
 from transformers import PreTrainedModel, TrainingArguments, set_seed
 
-from stages.distil.hardware import precision
+from stages.distil.hardware import device, precision
 from stages.distil.loading import load_model
 from stages.distil.models import model_folder
 from stages.distil.parameters import Train
@@ -113,7 +112,7 @@ def train(kind: type[Steps], student: str, rows: list[dict[str, Any]], settings:
                 learning_rate=settings.learning_rate,
                 optim="adamw_torch_fused",
                 save_strategy="no",
-                use_cpu=not torch.cuda.is_available(),
+                use_cpu=device() == "cpu",
                 disable_tqdm=True,
                 report_to="none",
             ),

@@ -24,6 +24,7 @@ from transformers import (
 from stages.distil.checkpoints import train
 from stages.distil.encoding import Prompt
 from stages.distil.errors import UserError
+from stages.distil.hardware import device
 from stages.distil.lora import with_lora
 from stages.distil.parameters import Finetune
 
@@ -60,7 +61,7 @@ def tune(
         save_total_limit=2,  # one is whole while the other is written
         logging_steps=max(1, steps // 4),
         seed=seed,
-        use_cpu=not torch.cuda.is_available(),
+        use_cpu=device() == "cpu",
         remove_unused_columns=False,
         dataloader_pin_memory=False,
         logging_nan_inf_filter=False,

@@ -27,7 +27,7 @@ from stages.distil.errors import UserError
 from stages.distil.parameters import Name, Parameters, Settings, check_settings, read_yaml
 
 PARAMETERS = Path("params.yaml")
-VERSION = 1  # raise it with a change of code after which a run's answers are others
+VERSION = 1  # raise it when a change of code changes what a run answers
 MAIN = "methods"  # the figure that compares all methods: gains, headroom and cases are its
 POLL = 10  # seconds between two looks at the queue; one takes a third of a second
 QUIET = 60  # seconds between two lines of progress where no terminal shows it
@@ -180,7 +180,7 @@ def execute(runs: list[Run], jobs: int) -> None:
     """
     from dvc.repo import Repo
 
-    # DVC's workers start `dvc` anew, by its name.
+    # DVC's workers call `dvc` by its name.
     os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     cores = psutil.cpu_count(logical=False) or 1
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // jobs)))

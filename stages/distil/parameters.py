@@ -6,6 +6,7 @@ Imports neither torch nor transformers, so that a wrong parameter is reported at
 import ast
 import difflib
 import importlib.util
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -274,6 +275,7 @@ class Rationales(Settings):
         return shared | self.engine.get(teacher, {})
 
 
+@cache
 def engine_arguments() -> list[str]:
     """Return the names of vLLM's engine arguments, read from its source: importing takes seconds.
 

@@ -32,7 +32,7 @@ from transformers import (
 from stages.distil import checkpoints
 from stages.distil.batching import by_length
 from stages.distil.errors import UserError
-from stages.distil.hardware import fitting, pass_tokens
+from stages.distil.hardware import device, fitting, pass_tokens
 from stages.distil.parameters import Train
 from stages.distil.scoring import accuracy
 from stages.distil.student import (
@@ -312,7 +312,7 @@ def train_student(
         logging_nan_inf_filter=False,
         restore_callback_states_from_checkpoint=True,
         seed=seed,
-        use_cpu=not torch.cuda.is_available(),
+        use_cpu=device() == "cpu",
         ddp_find_unused_parameters=False,
         remove_unused_columns=False,
         dataloader_pin_memory=False,

@@ -46,7 +46,7 @@ def test_a_processor_computes_in_bfloat16_or_float32(monkeypatch):
         assert precision("auto") == precision("auto", gradients=False) == expected
 
 
-def test_a_pass_is_as_large_as_the_gpu_holds(gpu, tiny_model, family):
+def test_a_pass_is_as_large_as_the_gpu_holds(gpu, family):
     model, _ = load_model(family, "float32", place=False)
     assert pass_tokens(300, 1024, model, 16) == 300
     assert pass_tokens("auto", 1024, model, 16) == 1024  # on cores
