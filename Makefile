@@ -27,7 +27,7 @@ $(READY): $(LISTS)
 	@test -n "$(FOUND)" || { echo "make: error: $(or $(PYTHON),python3): not Python 3.11, 3.12 or 3.13; install one of them or name it: make PYTHON=..." >&2; exit 1; }
 	@case $(DEVICE) in cpu|gpu) ;; *) echo "make: error: DEVICE is '$(DEVICE)'; it must be cpu or gpu" >&2; exit 1; esac
 	requirements/install $(word 1,$(FOUND)) $(DEVICE)
-	@stages/python -m stages.distil.environment --device $(DEVICE) >$(VENV)/device || { rm -f $(VENV)/device; exit 1; }
+	@stages/python -m stages.distil.verification.environment --device $(DEVICE) >$(VENV)/device || { rm -f $(VENV)/device; exit 1; }
 	@cat $(VENV)/device
 	@touch $@
 
@@ -44,29 +44,29 @@ gym: $(VENV)/gym  ## Add reasoning-gym, a source of questions (needs a C compile
 browser: $(VENV)/browser  ## Add what tests the report in Chromium (apt-get install chromium)
 
 repro: setup  ## Run what has changed of the pipeline and print the results
-	@$(BIN)/python -m stages.distil.parameters params.yaml
+	@$(BIN)/python -m stages.distil.interface.parameters params.yaml
 	@head -n 1 $(VENV)/device
 	$(BIN)/dvc repro
-	@$(BIN)/python -m stages.distil.summary
+	@$(BIN)/python -m stages.distil.reporting.summary
 
 summary: setup  ## Print the results of the last run
-	@$(BIN)/python -m stages.distil.summary
+	@$(BIN)/python -m stages.distil.reporting.summary
 
 compare: setup  ## Test whether two runs differ: make compare A=workspace B=EXPERIMENT
-	@$(BIN)/python -m stages.distil.compare $(A) $(B)
+	@$(BIN)/python -m stages.distil.experiments.compare $(A) $(B)
 
 figures: setup  ## Draw the papers' figures: make figures [SCALE=small] [JOBS=2]
-	@$(BIN)/python -m stages.distil.figures --scale $(or $(SCALE),small) $(if $(JOBS),--jobs $(JOBS))
+	@$(BIN)/python -m stages.distil.experiments.figures --scale $(or $(SCALE),small) $(if $(JOBS),--jobs $(JOBS))
 
 release: setup  ## Put the student and its model card together in models/release
-	@$(BIN)/python -m stages.distil.release
+	@$(BIN)/python -m stages.distil.reporting.release
 
 verify: setup  ## Compare this run with the committed one, or the commit with another: [SINCE=main]
-	@$(BIN)/python -m stages.distil.verify $(if $(SINCE),--since $(SINCE))
+	@$(BIN)/python -m stages.distil.verification.verify $(if $(SINCE),--since $(SINCE))
 
 check: setup  ## Run the pipeline at a small size and compare it with results/check [KEEP=yes]
 	@head -n 1 $(VENV)/device
-	@$(BIN)/python -m stages.distil.check $(if $(KEEP),--keep)
+	@$(BIN)/python -m stages.distil.verification.check $(if $(KEEP),--keep)
 
 gpu-check:  ## On a machine with a GPU: `make check` and the teachers' speed, computed on it
 	@$(MAKE) --no-print-directory DEVICE=gpu check
@@ -79,10 +79,11 @@ harness: $(VENV)/harness release  ## Answer the test questions with models/relea
 test: setup  ## Run all tests
 	$(BIN)/python -m pytest -q --numprocesses 2 --dist loadfile --no-loadscope-reorder tests
 
-lint: setup  ## Check format, style and types
+lint: setup  ## Check format, style, types and which room imports which
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 format: setup  ## Format the code
 	$(BIN)/ruff format .

@@ -20,8 +20,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from stages.distil import tables
-from stages.distil.words import WORD
+from stages.distil.language.words import WORD
+from stages.distil.storage import tables
 
 PROJECT = Path(__file__).parent.parent
 TEACHERS = ("one", "two", "three", "four", "five")
@@ -95,7 +95,7 @@ def draw_tables(rows: int, teachers: int) -> None:
 def assemble(teachers: int) -> None:
     """Run the stage."""
     from stages import assemble as stage
-    from stages.distil.parameters import load_parameters
+    from stages.distil.interface.parameters import load_parameters
 
     parameters = load_parameters(PROJECT / "params.yaml")
     stage.assemble(parameters.model_copy(update={"teachers": list(TEACHERS[:teachers])}))

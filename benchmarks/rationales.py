@@ -27,7 +27,7 @@ REQUESTS = Path("requests.json")
 def parameters(teacher: str, questions: int) -> None:
     """Write the committed parameters with so many train questions; run `prepare`."""
     from stages import prepare
-    from stages.distil.parameters import load_parameters
+    from stages.distil.interface.parameters import load_parameters
 
     values = YAML(typ="safe").load(PROJECT / "params.yaml")
     values["teachers"] = [teacher]
@@ -43,12 +43,11 @@ def parameters(teacher: str, questions: int) -> None:
 
 def run_stage(teacher: str) -> tuple[int, float]:
     """Write all texts as the stage does; return the tokens generated and the seconds."""
-    from stages.distil.generations import Generations
-    from stages.distil.models import model_folder
-    from stages.distil.parameters import load_parameters
-    from stages.distil.rationales import TeacherTexts
-    from stages.distil.teachers import Completion, Request, open_backend
-    from stages.distil.writing import Author
+    from stages.distil.interface.parameters import load_parameters
+    from stages.distil.teachers.backend import Completion, Request, open_backend
+    from stages.distil.teachers.texts import TeacherTexts
+    from stages.distil.teachers.writer import Author, Generations
+    from stages.distil.weights.folders import model_folder
 
     settings = load_parameters("params.yaml")
     backend = open_backend(teacher, settings, model_folder(teacher))
@@ -77,10 +76,10 @@ def run_vllm(teacher: str) -> tuple[int, float]:
     """Generate the same texts by one call of `llm.generate`."""
     from vllm import SamplingParams
 
-    from stages.distil.hardware import precision
-    from stages.distil.models import model_folder
-    from stages.distil.parameters import load_parameters
-    from stages.distil.teachers.engine import start_vllm
+    from stages.distil.interface.parameters import load_parameters
+    from stages.distil.models.hardware import precision
+    from stages.distil.teachers.vllm_backend import start_vllm
+    from stages.distil.weights.folders import model_folder
 
     settings = load_parameters("params.yaml").rationales
     llm = start_vllm(
@@ -104,12 +103,12 @@ def run_vllm(teacher: str) -> tuple[int, float]:
 
 def run_transformers(teacher: str) -> tuple[int, float]:
     """Generate a quarter of the texts by the transformers backend."""
-    from stages.distil.conversations import Conversation
-    from stages.distil.hardware import precision
-    from stages.distil.models import model_folder
-    from stages.distil.parameters import load_parameters
-    from stages.distil.teachers import Request
-    from stages.distil.teachers.generate import Generator
+    from stages.distil.interface.parameters import load_parameters
+    from stages.distil.language.teacher_prompts import Conversation
+    from stages.distil.models.hardware import precision
+    from stages.distil.teachers.backend import Request
+    from stages.distil.teachers.transformers_backend import Generator
+    from stages.distil.weights.folders import model_folder
 
     settings = load_parameters("params.yaml").rationales
     generator = Generator(

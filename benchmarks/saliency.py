@@ -27,14 +27,15 @@ from captum.attr import (
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from stages.distil.attribution import Attributor
-from stages.distil.conversations import PromptFile
-from stages.distil.encoding import Prompt, encode_prompt
-from stages.distil.examples import Example
-from stages.distil.hardware import precision
-from stages.distil.loading import load_model
-from stages.distil.models import model_folder
-from stages.distil.parameters import Saliency, load_parameters
+from stages.distil.attribution.attributor import Attributor
+from stages.distil.attribution.prompts import Prompt, encode_prompt
+from stages.distil.interface.method import Saliency
+from stages.distil.interface.parameters import load_parameters
+from stages.distil.language.teacher_prompts import PromptFile
+from stages.distil.models.hardware import precision
+from stages.distil.models.loading import load_model
+from stages.distil.storage.examples import Example
+from stages.distil.weights.folders import model_folder
 
 STEPS = 16
 REPEATS = 3  # of what takes seconds; the median counts

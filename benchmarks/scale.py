@@ -19,9 +19,9 @@ from pathlib import Path
 from ruamel.yaml import YAML
 
 from stages import rationales as stage
-from stages.distil import tables
-from stages.distil.parameters import Parameters
-from stages.distil.teachers import Completion, Request
+from stages.distil.interface.parameters import Parameters
+from stages.distil.storage import tables
+from stages.distil.teachers.backend import Completion, Request
 
 PROJECT = Path(__file__).parent.parent
 WORDS = "the a family of three lives in old town and its eldest sister teaches music there".split()

@@ -24,14 +24,17 @@ from unittest.mock import patch
 from torch import Tensor
 from transformers import PreTrainedModel, TrainingArguments, set_seed
 
-from stages.distil.hardware import device, precision
-from stages.distil.loading import load_model
-from stages.distil.models import model_folder
-from stages.distil.parameters import Train
-from stages.distil.prompts import question_text, student_context
-from stages.distil.student import ANSWER, SALIENCY, Collator, Encoder, Sample, separate_tasks
-from stages.distil.training import BATCH_TOKENS, DistillationTrainer, Steps
-from stages.distil.words import find_words
+from stages.distil.interface.method import Train
+from stages.distil.language.student_prompts import question_text, student_context
+from stages.distil.language.words import find_words
+from stages.distil.models.hardware import device, precision
+from stages.distil.models.loading import load_model
+from stages.distil.student.collator import Collator
+from stages.distil.student.samples import ANSWER, SALIENCY, Encoder, Sample, separate_tasks
+from stages.distil.student.steps import Steps
+from stages.distil.student.trainer import DistillationTrainer
+from stages.distil.student.training import BATCH_TOKENS
+from stages.distil.weights.folders import model_folder
 
 BATCH = 8
 
@@ -152,7 +155,7 @@ def main() -> None:
     shared = train(Steps, arguments.student, rows, settings)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
     targets = train(OnePassATask, arguments.student, rows, settings)
-    with patch("stages.distil.student.logits_at", every_logit):
+    with patch("stages.distil.student.loss.logits_at", every_logit):
         separate = train(OnePassATask, arguments.student, rows, settings)
     runs = {"shared": shared, "separate": separate, "separate, targets only": targets}
     print(", ".join(f"{name} {sum(run.seconds[1:]):.1f} s" for name, run in runs.items()))

@@ -2,11 +2,12 @@
 
 from collections import Counter
 
-from stages.distil import tables
-from stages.distil.assembly import accepted_share, join_targets
-from stages.distil.command import run_stage
-from stages.distil.errors import UserError
-from stages.distil.parameters import GOLD, STATUSES, VOTE, Parameters
+from stages.distil.dataset.joining import accepted_share, join_targets
+from stages.distil.interface.command import run_stage
+from stages.distil.interface.errors import UserError
+from stages.distil.interface.method import GOLD, STATUSES, VOTE
+from stages.distil.interface.parameters import Parameters
+from stages.distil.storage import tables
 
 
 def assemble(parameters: Parameters) -> None:

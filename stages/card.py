@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from stages.distil import tables
-from stages.distil.command import run_stage
-from stages.distil.parameters import Parameters
+from stages.distil.interface.command import run_stage
+from stages.distil.interface.parameters import Parameters
+from stages.distil.storage import tables
 
 LENGTHS = Path("results/lengths.csv")
 
@@ -13,8 +13,8 @@ def card(parameters: Parameters) -> None:
     """Write the data card beside the data set, and the lengths of its texts in tokens."""
     for path in (*map(tables.distill_table, ("train", "validation", "test")), tables.REJECTED):
         tables.check_exists(path)
-    from stages.distil.card import count_tokens, describe
-    from stages.distil.models import model_folder
+    from stages.distil.dataset.card import count_tokens, describe
+    from stages.distil.weights.folders import model_folder
 
     lengths = count_tokens(model_folder(parameters.student.model))
     tables.write_text(tables.CARD, describe(parameters, lengths))

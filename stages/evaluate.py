@@ -10,13 +10,13 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from stages.distil import tables
-from stages.distil.answers import parse_answer, same
-from stages.distil.command import keep_rate, run_stage
-from stages.distil.highlights import kept_mass, overlap, read_scored
-from stages.distil.parameters import Parameters
-from stages.distil.quality import STATUSES
-from stages.distil.scoring import by_class, is_correct, score
+from stages.distil.evaluation.salient_words import kept_mass, overlap, read_scored
+from stages.distil.evaluation.statistics import by_class, score
+from stages.distil.interface.command import keep_rate, run_stage
+from stages.distil.interface.parameters import Parameters
+from stages.distil.language.answers import is_correct, parse_answer, same
+from stages.distil.language.quality import STATUSES
+from stages.distil.storage import tables
 
 ACCURACY = Path("results/accuracy.csv")
 CLASSES = Path("results/classes.csv")
@@ -33,11 +33,12 @@ def evaluate(parameters: Parameters) -> None:
         name: tables.read_table(tables.rationale_table(name)) for name in parameters.teachers
     }
     scored = read_scored()
-    from stages.distil.explaining import explained, option_scores
-    from stages.distil.hardware import precision
-    from stages.distil.loading import load_model
-    from stages.distil.models import STUDENT, count_parameters
-    from stages.distil.student import Encoder, generate_answers
+    from stages.distil.evaluation.probes import explained, option_scores
+    from stages.distil.models.hardware import precision
+    from stages.distil.models.loading import load_model
+    from stages.distil.student.answering import generate_answers
+    from stages.distil.student.samples import Encoder
+    from stages.distil.weights.folders import STUDENT, count_parameters
 
     model, tokenizer = load_model(STUDENT, "float32")
     tokens = parameters.evaluate.max_tokens

@@ -1,9 +1,9 @@
 """Stage `fetch`, one a model: turn a catalogue entry into a local Hugging Face folder."""
 
-from stages.distil.command import run_stage
-from stages.distil.errors import UserError
-from stages.distil.models import fetch_model
-from stages.distil.parameters import Parameters
+from stages.distil.interface.command import run_stage
+from stages.distil.interface.errors import UserError
+from stages.distil.interface.parameters import Parameters
+from stages.distil.weights.fetching import fetch_model
 
 
 def fetch(parameters: Parameters, model: str) -> None:

@@ -2,10 +2,10 @@
 
 import json
 
-from stages.distil import tables
-from stages.distil.command import run_stage
-from stages.distil.models import ADAPTER, model_folder, whole_folder
-from stages.distil.parameters import Parameters
+from stages.distil.interface.command import run_stage
+from stages.distil.interface.parameters import Parameters
+from stages.distil.storage import tables
+from stages.distil.weights.folders import ADAPTER, model_folder, whole_folder
 
 
 def finetune(parameters: Parameters) -> None:
@@ -17,13 +17,13 @@ def finetune(parameters: Parameters) -> None:
             return
         examples = tables.read_examples("train")
         # After the input is read: importing torch takes seconds.
-        from stages.distil.conversations import PromptFile
-        from stages.distil.encoding import encode_prompt
-        from stages.distil.finetuning import tune
-        from stages.distil.fingerprint import fingerprint
-        from stages.distil.hardware import precision, use_one_gpu
-        from stages.distil.loading import load_model
-        from stages.distil.lora import save_adapter
+        from stages.distil.attribution.prompts import encode_prompt
+        from stages.distil.attribution.tuning import tune
+        from stages.distil.language.teacher_prompts import PromptFile
+        from stages.distil.models.hardware import precision, use_one_gpu
+        from stages.distil.models.loading import load_model
+        from stages.distil.models.lora import save_adapter
+        from stages.distil.weights.folders import fingerprint
 
         use_one_gpu("the tuning of a teacher runs on one")
         teacher = model_folder(parameters.saliency.teacher)

@@ -12,12 +12,13 @@ from typing import Any
 
 from tqdm import tqdm
 
-from stages.distil import sources, tables
-from stages.distil.command import run_stage
-from stages.distil.errors import UserError
-from stages.distil.examples import POOL, SPLITS, Example
-from stages.distil.parameters import Parameters
-from stages.distil.subset import choose_subset
+from stages.distil.interface.command import run_stage
+from stages.distil.interface.errors import UserError
+from stages.distil.interface.parameters import Parameters
+from stages.distil.questions import reading
+from stages.distil.questions.sampling import choose_subset
+from stages.distil.storage import tables
+from stages.distil.storage.examples import POOL, SPLITS, Example
 
 POOL_DRAWN_FROM = 4  # times as many questions, the first ones of train
 PARTS = Path(".cache/prepare")  # each split waits in a table of its own: test is read first
@@ -29,7 +30,7 @@ def prepare(parameters: Parameters) -> None:
     Repeated questions are set aside too, and are no reason to stop.
     """
     data, settings = parameters.data, parameters.data_set
-    if note := sources.warning(settings):
+    if note := reading.warning(settings):
         print(f"prepare: warning: {note}", file=sys.stderr)
     ids: dict[str, list[str]] = {split: [] for split in SPLITS}
     tally: Counter[str] = Counter()
@@ -44,7 +45,7 @@ def prepare(parameters: Parameters) -> None:
             }
             rejected = stack.enter_context(tables.TableWriter(tables.REJECTED))
             first = ""
-            rows = sources.read(settings, parameters.seed, data.max_characters, tally)
+            rows = reading.read(settings, parameters.seed, data.max_characters, tally)
             for row in tqdm(rows, desc="prepare", unit="row", delay=5, file=sys.stderr):
                 if isinstance(row, Example):
                     ids[row.split].append(row.id)

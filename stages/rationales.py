@@ -6,16 +6,15 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import Any
 
-from stages.distil import tables
-from stages.distil.command import keep_rate, run_stage
-from stages.distil.errors import UserError
-from stages.distil.generations import Generations
-from stages.distil.models import count_parameters, model_folder
-from stages.distil.parameters import Parameters
-from stages.distil.quality import STATUSES, rationale_status
-from stages.distil.rationales import TeacherTexts, rationale_row
-from stages.distil.teachers import Completion, identity, open_backend
-from stages.distil.writing import Author
+from stages.distil.interface.command import keep_rate, run_stage
+from stages.distil.interface.errors import UserError
+from stages.distil.interface.parameters import Parameters
+from stages.distil.language.quality import STATUSES, rationale_status
+from stages.distil.storage import tables
+from stages.distil.teachers.backend import Completion, identity, open_backend
+from stages.distil.teachers.texts import TeacherTexts, rationale_row
+from stages.distil.teachers.writer import Author, Generations
+from stages.distil.weights.folders import count_parameters, model_folder
 
 
 def rationales(parameters: Parameters, teacher: str) -> None:

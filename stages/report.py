@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from stages.distil import tables
-from stages.distil.command import run_stage
-from stages.distil.highlights import read_scored
-from stages.distil.parameters import Parameters
-from stages.distil.report import Results, page, read_curves, read_methods
+from stages.distil.evaluation.salient_words import read_scored
+from stages.distil.interface.command import run_stage
+from stages.distil.interface.parameters import Parameters
+from stages.distil.reporting.page import Results, page, read_curves, read_methods
+from stages.distil.storage import tables
 
 CURVES = Path("results/train/plots/metrics")
 REPORT = Path("results/report.html")

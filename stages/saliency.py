@@ -2,12 +2,12 @@
 
 import sys
 
-from stages.distil import tables
-from stages.distil.command import run_stage
-from stages.distil.errors import UserError
-from stages.distil.parameters import Parameters
-from stages.distil.saliency import ATTRIBUTIONS, COLUMNS, WordScores
-from stages.distil.store import Store
+from stages.distil.attribution.word_scores import ATTRIBUTIONS, COLUMNS, WordScores
+from stages.distil.interface.command import run_stage
+from stages.distil.interface.errors import UserError
+from stages.distil.interface.parameters import Parameters
+from stages.distil.storage import tables
+from stages.distil.storage.store import Store
 
 
 def saliency(parameters: Parameters) -> None:

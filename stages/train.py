@@ -7,10 +7,10 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from stages.distil import tables
-from stages.distil.command import is_main_process, run_stage
-from stages.distil.errors import UserError
-from stages.distil.parameters import Parameters
+from stages.distil.interface.command import is_main_process, run_stage
+from stages.distil.interface.errors import UserError
+from stages.distil.interface.parameters import Parameters
+from stages.distil.storage import tables
 
 CURVES = Path("results/train")
 LAUNCHED = "TRAIN_LAUNCHED"  # environment variable of the processes that `_launch` starts
@@ -26,15 +26,21 @@ def train(parameters: Parameters) -> None:
     from dvclive import Live
     from transformers import set_seed
 
-    from stages.distil.fingerprint import fingerprint
-    from stages.distil.hardware import device, precision, use_one_gpu
-    from stages.distil.loading import load_model
-    from stages.distil.lora import with_lora
-    from stages.distil.models import STUDENT, model_folder, save_model, whole_folder
-    from stages.distil.scoring import accuracy
-    from stages.distil.student import ANSWER, SALIENCY, Encoder, generate_answers
-    from stages.distil.training import train_student
-    from stages.distil.usage import make_usable
+    from stages.distil.language.answers import accuracy
+    from stages.distil.models.hardware import device, precision, use_one_gpu
+    from stages.distil.models.loading import load_model
+    from stages.distil.models.lora import with_lora
+    from stages.distil.student.answering import generate_answers
+    from stages.distil.student.export import make_usable
+    from stages.distil.student.samples import ANSWER, SALIENCY, Encoder
+    from stages.distil.student.training import train_student
+    from stages.distil.weights.folders import (
+        STUDENT,
+        fingerprint,
+        model_folder,
+        save_model,
+        whole_folder,
+    )
 
     use_one_gpu("train.accelerate=configs/gpus.yaml trains on all of them")
     chosen, tokens = parameters.student, parameters.evaluate.max_tokens
@@ -112,7 +118,7 @@ def _launch(parameters: Parameters) -> None:
     from ruamel.yaml import YAML
     from transformers import AutoConfig
 
-    from stages.distil.models import model_folder
+    from stages.distil.weights.folders import model_folder
 
     settings = YAML(typ="safe").load(configuration)
     folder = model_folder(parameters.student.model)

@@ -146,7 +146,7 @@ def family(request) -> Path:
 @pytest.fixture
 def scoring(tmp_path, write_params, monkeypatch):
     """Prepare questions for a model that scores their words; return the parameters."""
-    from stages.distil.parameters import load_parameters
+    from stages.distil.interface.parameters import load_parameters
     from stages.prepare import prepare
 
     monkeypatch.chdir(tmp_path)

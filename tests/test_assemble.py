@@ -6,13 +6,13 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from stages.distil import tables
-from stages.distil.assembly import join_targets
-from stages.distil.errors import UserError
-from stages.distil.parameters import Assemble, Saliency
-from stages.distil.prompts import student_context
-from stages.distil.words import WORD
-from tests.distil.test_words import plain_top_words
+from stages.distil.dataset.joining import join_targets
+from stages.distil.interface.errors import UserError
+from stages.distil.interface.method import Assemble, Saliency
+from stages.distil.language.student_prompts import student_context
+from stages.distil.language.words import WORD
+from stages.distil.storage import tables
+from tests.distil.language.test_words import plain_top_words
 
 TEACHERS = ["one", "two"]
 SETTINGS = Assemble(statuses=["ok", "truncated"])
@@ -25,7 +25,7 @@ def drawn(tmp_path, monkeypatch) -> dict[str, dict]:
     """Tables in which every kind of row is missing here and there; what they hold, by id."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(tables, "ROW_GROUP", 7)
-    monkeypatch.setattr("stages.distil.assembly.ROW_GROUP", 7)
+    monkeypatch.setattr("stages.distil.dataset.joining.ROW_GROUP", 7)
     monkeypatch.setattr(tables, "SHARD", 28)
     rng = np.random.default_rng(0)
     held: dict[str, dict] = {name: {} for name in ("examples", "saliency", *TEACHERS)}

@@ -17,10 +17,10 @@ import openai
 import psutil
 import pytest
 
-from stages.distil import tables
-from stages.distil.answers import parse_answer
-from stages.distil.generations import GENERATIONS
-from stages.distil.prompts import question_text
+from stages.distil.language.answers import parse_answer
+from stages.distil.language.student_prompts import question_text
+from stages.distil.storage import tables
+from stages.distil.teachers.writer import GENERATIONS
 from tests.conftest import ROOT
 
 TEACHER = "smollm2-135m"
@@ -191,7 +191,7 @@ def test_the_pipeline_runs_on_real_parts(workspace, run_stage, monkeypatch):
     assert str(workspace) not in (workspace / "results/metrics.json").read_text()
 
     released = subprocess.run(
-        [sys.executable, "-m", "stages.distil.release"],
+        [sys.executable, "-m", "stages.distil.reporting.release"],
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
-from stages.distil.figures import RUNS
+from stages.distil.experiments.figures import RUNS
 from tests.conftest import question, write_jsonl
 from tests.test_pipeline import PARAMETERS, dvc, make_project
 
@@ -56,7 +56,7 @@ def figures(project: Path, **more: dict) -> subprocess.CompletedProcess[str]:
     with (project / "stages/figures/tiny.yaml").open("w") as file:
         YAML().dump(grid, file)
     return subprocess.run(
-        [sys.executable, "-m", "stages.distil.figures", "--scale", "tiny"],
+        [sys.executable, "-m", "stages.distil.experiments.figures", "--scale", "tiny"],
         cwd=project,
         env=os.environ | {"STAGES_PYTHON": sys.executable},
         capture_output=True,

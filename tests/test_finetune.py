@@ -8,19 +8,18 @@ import sys
 import pytest
 import torch
 
-from stages.distil import tables
-from stages.distil.conversations import PromptFile
-from stages.distil.encoding import encode_prompt
-from stages.distil.errors import UserError
-from stages.distil.finetuning import CHECKPOINTS
-from stages.distil.fingerprint import digest
-from stages.distil.loading import load_model
-from stages.distil.lora import with_adapter
-from stages.distil.models import ADAPTER
+from stages.distil.attribution.prompts import encode_prompt
+from stages.distil.attribution.tuning import CHECKPOINTS
+from stages.distil.interface.errors import UserError
+from stages.distil.language.teacher_prompts import PromptFile
+from stages.distil.models.loading import load_model
+from stages.distil.models.lora import with_adapter
+from stages.distil.storage import tables
+from stages.distil.weights.folders import ADAPTER, digest
 from stages.finetune import finetune
 from stages.saliency import saliency
 from tests.conftest import BARE, ROOT
-from tests.distil.test_attribution import embedded, gradient, log_probability
+from tests.distil.attribution.test_attributor import embedded, gradient, log_probability
 
 TUNED = {"finetune/epochs": 3, "finetune/learning_rate": 0.01, "finetune/batch_size": 4}
 
@@ -117,9 +116,9 @@ def test_a_killed_run_resumes_to_the_same_bytes(scoring, family, tmp_path):
 import json, os, signal
 from pathlib import Path
 from transformers import Trainer
-import stages.distil.finetuning
+import stages.distil.attribution.tuning
 from stages.finetune import finetune
-from stages.distil.parameters import load_parameters
+from stages.distil.interface.settings import load_parameters
 parameters, left = load_parameters("params.yaml"), []
 def kill_in(name, call):
     original, calls = getattr(Trainer, name), []

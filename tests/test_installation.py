@@ -195,7 +195,7 @@ def test_the_two_devices_share_their_versions():
 
 
 def test_this_environment_is_sound():
-    done = run(ROOT, sys.executable, "-m", "stages.distil.environment")
+    done = run(ROOT, sys.executable, "-m", "stages.distil.verification.environment")
     assert done.returncode == 0, done.stderr
     device, versions = done.stdout.splitlines()
     assert device.startswith("device: ")
@@ -204,7 +204,13 @@ def test_this_environment_is_sound():
 
 def test_a_package_that_does_not_import_is_one_line(tmp_path):
     script(tmp_path / "vllm.py", "").write_text("raise OSError('libcudnn.so.9: cannot open')")
-    done = run(ROOT, sys.executable, "-m", "stages.distil.environment", PYTHONPATH=str(tmp_path))
+    done = run(
+        ROOT,
+        sys.executable,
+        "-m",
+        "stages.distil.verification.environment",
+        PYTHONPATH=str(tmp_path),
+    )
     assert done.returncode == 1
     [line] = [line for line in done.stderr.splitlines() if "error" in line]
     assert "vllm does not import (OSError: libcudnn.so.9: cannot open)" in line

@@ -16,8 +16,8 @@ from dvc.utils.hydra import apply_overrides
 from safetensors.torch import load_file
 
 from stages.assemble import assemble
-from stages.distil.models import fetch_model
-from stages.distil.parameters import Parameters, load_parameters
+from stages.distil.interface.parameters import Parameters, load_parameters
+from stages.distil.weights.fetching import fetch_model
 from stages.evaluate import evaluate
 from stages.finetune import finetune
 from stages.prepare import prepare

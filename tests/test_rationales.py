@@ -10,8 +10,8 @@ from collections import Counter
 
 import pytest
 
-from stages.distil import tables
-from stages.distil.generations import GENERATIONS
+from stages.distil.storage import tables
+from stages.distil.teachers.writer import GENERATIONS
 from tests.conftest import ROOT, question, write_jsonl
 from tests.openai_server import Teacher, refusal, serve
 

@@ -7,7 +7,7 @@ import shutil
 import pytest
 from dvc.utils.hydra import apply_overrides
 
-from stages.distil.parameters import load_parameters
+from stages.distil.interface.parameters import load_parameters
 from tests.conftest import ROOT
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

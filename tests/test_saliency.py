@@ -7,16 +7,16 @@ import sys
 import pytest
 import torch
 
-from stages.distil import tables
-from stages.distil.conversations import PromptFile
-from stages.distil.encoding import encode_prompt
-from stages.distil.errors import UserError
-from stages.distil.loading import load_model
-from stages.distil.saliency import ATTRIBUTIONS
-from stages.distil.words import find_words
+from stages.distil.attribution.prompts import encode_prompt
+from stages.distil.attribution.word_scores import ATTRIBUTIONS
+from stages.distil.interface.errors import UserError
+from stages.distil.language.teacher_prompts import PromptFile
+from stages.distil.language.words import find_words
+from stages.distil.models.loading import load_model
+from stages.distil.storage import tables
 from stages.saliency import saliency
 from tests.conftest import BARE, ROOT, TRAIN, question
-from tests.distil.test_attribution import embedded, log_probability
+from tests.distil.attribution.test_attributor import embedded, log_probability
 
 
 @pytest.fixture
@@ -108,9 +108,9 @@ def test_a_free_form_question_is_predicted_by_what_the_teacher_writes(scored, fa
 KILLS = """
 import os, random, signal
 from stages.saliency import saliency
-from stages.distil.attribution import Attributor
-from stages.distil.store import Store
-from stages.distil.parameters import load_parameters
+from stages.distil.attribution.attributor import Attributor
+from stages.distil.storage.store import Store
+from stages.distil.interface.settings import load_parameters
 parameters, drawn = load_parameters("params.yaml"), random.Random(7)
 for _ in range(10):
     kind, name = drawn.choice([(Attributor, "score"), (Store, "insert"), (Store, "select")])

@@ -10,13 +10,13 @@ import pandas
 import pytest
 import torch
 
-from stages.distil import tables, training
-from stages.distil.errors import UserError
-from stages.distil.fingerprint import digest
-from stages.distil.loading import load_model
-from stages.distil.models import STUDENT
-from stages.distil.parameters import load_parameters
-from stages.distil.training import CHECKPOINTS
+from stages.distil.interface.errors import UserError
+from stages.distil.interface.parameters import load_parameters
+from stages.distil.models.loading import load_model
+from stages.distil.storage import tables
+from stages.distil.student import training
+from stages.distil.student.training import CHECKPOINTS
+from stages.distil.weights.folders import STUDENT, digest
 from stages.train import CURVES, train
 from tests.conftest import BARE, ROOT
 
@@ -182,9 +182,9 @@ ATTEMPTS = 10
 KILLS = f"""
 import json, os, random, signal, sys
 from pathlib import Path
-import stages.distil.training
-from stages.distil.training import DistillationTrainer
-from stages.distil.parameters import load_parameters
+import stages.distil.student.steps
+from stages.distil.student.steps import DistillationTrainer
+from stages.distil.interface.settings import load_parameters
 from stages.train import train
 parameters, left = load_parameters("params.yaml"), []
 METHODS = ("training_step", "_save_rng_state", "_save_optimizer_and_scheduler", "evaluate", "log")
@@ -246,8 +246,8 @@ def test_a_full_disk_leaves_the_last_checkpoint_whole(prepared, tiny_model, tmp_
     program = """
 import resource, sys
 from stages.distil import checkpoints
-from stages.distil.command import run_stage
-from stages.distil.training import DistillationTrainer
+from stages.distil.interface.command import run_stage
+from stages.distil.student.steps import DistillationTrainer
 from stages.train import train
 original, calls = DistillationTrainer._save_checkpoint, []
 def save(*arguments):
@@ -373,7 +373,7 @@ def test_the_trainer_places_the_weights_and_no_one_before_it(prepared, tiny_mode
 @pytest.mark.parametrize(("rank", "code"), [(None, -signal.SIGABRT), ("1", 0)])
 def test_one_of_several_processes_leaves_before_anything_is_torn_down(tmp_path, rank, code):
     stage = "atexit.register(os.abort); run_stage(lambda parameters: None, '')"
-    program = f"import atexit, os; from stages.distil.command import run_stage; {stage}"
+    program = f"import atexit, os; from stages.distil.interface.command import run_stage; {stage}"
     done = subprocess.run(
         [sys.executable, "-c", program, "--params", ROOT / "params.yaml"],
         cwd=tmp_path,

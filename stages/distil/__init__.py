@@ -1,1 +1,4 @@
-"""What the stages share, split by subject; nothing here imports a stage."""
+"""What the stages share, one room a subject; nothing here imports a stage.
+
+pyproject.toml says which room may import which, and `lint-imports` checks it.
+"""

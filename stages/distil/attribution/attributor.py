@@ -1,0 +1,333 @@
+"""Attribution by Captum: how much each word of a prompt moves the label's log-probability.
+
+A batch of prompts is scored in one forward and one backward pass: the label's log-probability is
+summed over its tokens before the gradient is taken, and every method here is linear in the
+gradient. What stands before every question, such as the system's text, is computed once by a
+decoder-only model and kept as a cache of keys and values: no scored token changes it.
+
+Knows token ids and which word a token belongs to; knows nothing of texts or tables.
+"""
+
+import copy
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from os.path import commonprefix
+from pathlib import Path
+
+import numpy as np
+import torch
+from captum.attr import (
+    FeatureAblation,
+    GradientShap,
+    InputXGradient,
+    IntegratedGradients,
+)
+from captum.attr import Saliency as AbsoluteGradient
+from torch import Tensor
+from torch.nn import functional
+from transformers import Cache, PreTrainedModel
+
+from stages.distil.attribution.prompts import Prompt
+from stages.distil.interface.method import Saliency
+from stages.distil.models import greedy, logits
+from stages.distil.models.batching import by_length
+from stages.distil.models.hardware import fitting, pass_tokens
+
+
+@dataclass(frozen=True)
+class Scores:
+    """A prompt's score of each word.
+
+    `delta` is what integrated gradients miss: the sum of the scores minus the difference between
+    the label's log-probabilities given the prompt and given its baseline.
+    """
+
+    words: list[float]
+    delta: float | None = None
+
+
+class Attributor:
+    """A teacher whose label log-probabilities are attributed to the words of its prompts.
+
+    `prompts` given to its methods begin alike up to their first scored token as far as `shared`
+    tokens go, which are computed once.
+    """
+
+    def __init__(self, model: PreTrainedModel, settings: Saliency, padding: int):
+        """Freeze a model; `padding` is the id of its padding token."""
+        self._model = model.eval().requires_grad_(False)
+        self._settings = settings
+        self._padding = padding
+        self.batch_tokens = pass_tokens(
+            settings.batch_tokens, BATCH_TOKENS, model, model.dtype.itemsize
+        )
+        self._two_parts = model.config.is_encoder_decoder
+        self._embed = model.get_input_embeddings()
+        self._no_word = self._baseline()
+        self._shared: list[int] = []
+        self._prefix: Cache | None = None
+
+    def share(self, prompts: Sequence[Prompt]) -> None:
+        """Compute once what all of these prompts begin with; call before the other methods."""
+        if not prompts:
+            return
+        starts = [p.ids[: min(p.tokens, default=len(p.ids) - 1)] for p in prompts]
+        shared = [] if self._two_parts else list(commonprefix(starts))
+        if shared != self._shared:
+            self._shared, self._prefix = shared, self._read(shared) if shared else None
+
+    def batches(self, prompts: Sequence[Prompt]) -> Iterator[list[int]]:
+        """Yield the numbers of the prompts to score together, longest first, by token budget."""
+        passes = {"integrated_gradients": self._settings.steps}.get(self._settings.method, 1)
+        alone = self._settings.method in ("gradient_shap", "occlusion")
+        return by_length(
+            [self._length(p) for p in prompts],
+            0 if alone else self.batch_tokens // passes,
+        )
+
+    def key(self, identity: str, prompts: Sequence[Prompt]) -> bytes:
+        """Return a digest of everything that determines a batch's scores, to the last bit.
+
+        `identity` tells the model and its precision from others; the code that scores counts too.
+        """
+        settings = self._settings.model_dump(include=set(SCORING))
+        settings["batch_tokens"] = self.batch_tokens
+        prefix = len(self._shared)
+        values = [CODE, identity, settings, prefix, [vars(prompt) for prompt in prompts]]
+        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).digest()
+
+    def score(self, prompts: Sequence[Prompt]) -> list[Scores]:
+        """Return the scores of a batch of prompts, in their order.
+
+        Raises `UserError` where a GPU does not hold the batch.
+        """
+        advice = f"set saliency.batch_tokens below {self.batch_tokens}"
+        with fitting(f"{len(prompts)} questions", advice):
+            return self._score(prompts)
+
+    def _score(self, prompts: Sequence[Prompt]) -> list[Scores]:
+        if not any(prompt.count for prompt in prompts):
+            return [Scores([]) for _ in prompts]
+        batch = self._lay_out(prompts)
+        if self._settings.method == "occlusion":
+            return [Scores(self._occlusion(batch, prompts[0].count))]
+        tokens, deltas = METHODS[self._settings.method](self, batch)
+        rows = zip(prompts, batch.offsets, tokens.float().cpu(), deltas, strict=True)
+        return [
+            Scores(self._merge(prompt, row[[offset + t for t in prompt.tokens]].tolist()), delta)
+            for prompt, offset, row, delta in rows
+        ]
+
+    @torch.no_grad()
+    def log_probabilities(self, prompts: Sequence[Prompt]) -> list[float]:
+        """Return the summed log-probability of each prompt's label, computed by token budget."""
+        found = [0.0] * len(prompts)
+        for chosen in by_length([self._length(p) for p in prompts], self.batch_tokens):
+            batch = self._lay_out([prompts[i] for i in chosen])
+            values = self._log_probability(batch.embeddings, batch.mask, batch.labels)
+            for i, value in zip(chosen, values.tolist(), strict=True):
+                found[i] = value
+        return found
+
+    def continuations(self, prompts: Sequence[Prompt], max_tokens: int) -> list[list[int]]:
+        """Return the tokens that the model writes greedily after each prompt, its label unread."""
+        read = [prompt.ids for prompt in prompts]
+        budget = self.batch_tokens
+        return greedy.continue_greedily(self._model, read, max_tokens, self._padding, budget)
+
+    def _log_probability(self, embeddings: Tensor, mask: Tensor, labels: Tensor) -> Tensor:
+        """Return the summed log-probability of each row's label, shape (B,).
+
+        `embeddings` is (B, N, D), the prompts without what is shared; `mask` is (B, P + N) where P
+        tokens are; `labels` is (B, T), the label's tokens with -1 for padding. A decoder-only model
+        reads the label's tokens but the last at the end of `embeddings`.
+        """
+        wanted = labels >= 0
+        if self._two_parts:
+            read = self._model.prepare_decoder_input_ids_from_labels(
+                labels.masked_fill(~wanted, -100)
+            )
+            inputs = {"decoder_input_ids": read, "use_cache": False}
+            positions = wanted
+        else:
+            cache = None
+            if self._prefix is not None:  # a copy: the pass adds its own keys and values
+                cache = copy.deepcopy(self._prefix)
+                cache.batch_repeat_interleave(len(embeddings))
+            width = embeddings.shape[1]
+            inputs = {
+                "position_ids": (mask.cumsum(-1) - 1).clamp(min=0)[:, -width:],
+                "past_key_values": cache,
+                "use_cache": cache is not None,
+            }
+            positions = functional.pad(wanted, (width - wanted.shape[1], 0))
+        with logits.logits_at(self._model, positions):
+            found = self._model(inputs_embeds=embeddings, attention_mask=mask, **inputs).logits[0]
+        picked = -functional.cross_entropy(found.float(), labels[wanted], reduction="none")
+        rows = torch.arange(len(labels), device=labels.device)[:, None].expand_as(labels)[wanted]
+        return picked.new_zeros(len(labels)).index_add(0, rows, picked)
+
+    def _occlusion(self, batch: "_Batch", count: int) -> list[float]:
+        """Return the log-probability that leaving out each word of one prompt costs.
+
+        A word is left out by its tokens' attention mask: those after it close up, so that a
+        decoder-only model reads the prompt without the word.
+        """
+
+        def without(present: Tensor, words: Tensor, *rest: Tensor) -> Tensor:
+            embeddings, mask, labels = rest
+            kept = functional.pad(present, (1, 0), value=1.0).gather(1, words + 1)
+            inside = functional.pad(kept, (mask.shape[1] - kept.shape[1], 0), value=1.0)
+            return self._log_probability(embeddings, mask * inside.long(), labels)
+
+        rest = (batch.words, batch.embeddings, batch.mask, batch.labels)
+        at_once = max(1, self.batch_tokens // batch.embeddings.shape[1])
+        present = torch.ones(1, count, device=batch.mask.device)
+        scores = FeatureAblation(without).attribute(
+            present, additional_forward_args=rest, perturbations_per_eval=min(at_once, count)
+        )
+        return scores[0].tolist()
+
+    def _input_x_gradient(self, batch: "_Batch") -> tuple[Tensor, list[None]]:
+        """Σ_d e_d · ∂ log p(label | prompt) / ∂ e_d (Shrikumar et al., 2016)."""
+        scores = InputXGradient(self._log_probability).attribute(
+            batch.embeddings, additional_forward_args=(batch.mask, batch.labels)
+        )
+        return scores.float().sum(-1), [None] * len(scores)
+
+    def _saliency(self, batch: "_Batch") -> tuple[Tensor, list[None]]:
+        """‖∂ log p(label | prompt) / ∂ e‖₂ (Simonyan et al., 2014)."""
+        scores = AbsoluteGradient(self._log_probability).attribute(
+            batch.embeddings, additional_forward_args=(batch.mask, batch.labels)
+        )
+        return scores.float().norm(dim=-1), [None] * len(scores)
+
+    def _integrated_gradients(self, batch: "_Batch") -> tuple[Tensor, list[float]]:
+        """Mean gradient on the way from the baseline × that way (Sundararajan et al., 2017).
+
+        The baseline has other embeddings where the words' tokens stand, so the scores of the words
+        sum to what the words do to the log-probability.
+        """
+        rows, width = batch.embeddings.shape[:2]
+        scores, deltas = IntegratedGradients(self._log_probability).attribute(
+            batch.embeddings,
+            torch.where(batch.words[..., None] >= 0, self._no_word, batch.embeddings),
+            additional_forward_args=(batch.mask, batch.labels),
+            n_steps=self._settings.steps,
+            internal_batch_size=max(rows, self.batch_tokens // width),
+            return_convergence_delta=True,
+        )
+        return scores.float().sum(-1), deltas.tolist()
+
+    def _gradient_shap(self, batch: "_Batch") -> tuple[Tensor, list[None]]:
+        """Take the gradient at points on the way from random tokens (Lundberg and Lee, 2017).
+
+        Each of `steps` baselines has random tokens of the vocabulary in the words' places, drawn
+        with a seed of the prompt's own.
+        """
+        steps = self._settings.steps
+        seed = hashlib.sha256(json.dumps(batch.ids.tolist()).encode()).digest()
+        random = np.random.default_rng(int.from_bytes(seed[:8]))
+        drawn = random.integers(self._embed.num_embeddings, size=(steps, batch.ids.shape[1]))
+        others = self._embed(torch.from_numpy(drawn).to(batch.ids.device))
+        baselines = torch.where(batch.words[..., None] >= 0, others, batch.embeddings)
+        np.random.seed(int.from_bytes(seed[:4]))  # what Captum draws the points with
+        torch.manual_seed(int.from_bytes(seed[:4]))
+        scores = GradientShap(self._log_probability).attribute(
+            batch.embeddings,
+            baselines,
+            n_samples=steps,
+            additional_forward_args=(batch.mask, batch.labels),
+        )
+        return scores.float().sum(-1), [None]
+
+    @torch.no_grad()
+    def _baseline(self) -> Tensor:
+        """Return the embedding that stands for no word, shape (D,)."""
+        weights = self._embed(torch.tensor([self._padding], device=self._model.device))[0]
+        if self._settings.baseline == "zero":
+            return torch.zeros_like(weights)
+        if self._settings.baseline == "padding":
+            return weights
+        every = torch.arange(self._embed.num_embeddings, device=self._model.device)
+        sums = [self._embed(part).float().sum(0) for part in every.split(4096)]
+        return (torch.stack(sums).sum(0) / len(every)).to(weights.dtype)
+
+    def _merge(self, prompt: Prompt, scores: Sequence[float]) -> list[float]:
+        """Return a score for each word: its tokens' sum, or the largest by absolute value."""
+        words = [0.0] * prompt.count
+        for word, score in zip(prompt.words, scores, strict=True):
+            if self._settings.merge == "sum":
+                words[word] += score
+            elif abs(score) > abs(words[word]):
+                words[word] = score
+        return words
+
+    def _length(self, prompt: Prompt) -> int:
+        read = 0 if self._two_parts else len(prompt.label) - 1
+        return len(prompt.ids) + read - len(self._shared)
+
+    @torch.no_grad()
+    def _read(self, ids: list[int]) -> Cache:
+        tokens = torch.tensor([ids], device=self._model.device)
+        return self._model.base_model(input_ids=tokens, use_cache=True).past_key_values
+
+    @torch.no_grad()
+    def _lay_out(self, prompts: Sequence[Prompt]) -> "_Batch":
+        """Lay prompts out without what they share, which the mask counts.
+
+        A decoder-only model's rows end with the label and are padded on the left, an
+        encoder-decoder model's on the right.
+        """
+        shared = len(self._shared)
+        rows = [p.ids if self._two_parts else (p.ids + p.label[:-1])[shared:] for p in prompts]
+        width, height = max(map(len, rows)), max(len(p.label) for p in prompts)
+        ids = torch.full((len(rows), width), self._padding)
+        mask = torch.zeros(len(rows), shared + width, dtype=torch.long)
+        words = torch.full((len(rows), width), -1)
+        labels = torch.full((len(rows), height), -1)
+        mask[:, :shared] = 1
+        offsets = []
+        for n, (prompt, row) in enumerate(zip(prompts, rows, strict=True)):
+            start = 0 if self._two_parts else width - len(row)
+            ids[n, start : start + len(row)] = torch.tensor(row)
+            mask[n, shared + start : shared + start + len(row)] = 1
+            offsets.append(start - shared)
+            words[n, [start - shared + t for t in prompt.tokens]] = torch.tensor(prompt.words)
+            first = 0 if self._two_parts else height - len(prompt.label)
+            labels[n, first : first + len(prompt.label)] = torch.tensor(prompt.label)
+        device = self._model.device
+        ids, mask, words, labels = (t.to(device) for t in (ids, mask, words, labels))
+        return _Batch(ids, self._embed(ids), mask, labels, words, offsets)
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """Prompts laid out, B rows of N tokens after P shared ones.
+
+    `ids` (B, N); `embeddings` (B, N, D); `mask` (B, P + N); `labels` (B, T), -1 for padding;
+    `words` (B, N), a token's word or -1; token t of prompt n stands in column `offsets[n]` + t.
+    """
+
+    ids: Tensor
+    embeddings: Tensor
+    mask: Tensor
+    labels: Tensor
+    words: Tensor
+    offsets: list[int]
+
+
+METHODS: dict[str, Callable[[Attributor, _Batch], tuple[Tensor, Sequence[float | None]]]] = {
+    "input_x_gradient": Attributor._input_x_gradient,
+    "saliency": Attributor._saliency,
+    "integrated_gradients": Attributor._integrated_gradients,
+    "gradient_shap": Attributor._gradient_shap,
+}
+BATCH_TOKENS = 1024  # of a pass on a CPU
+SCORING = ("method", "merge", "steps", "baseline")
+CODE = [
+    hashlib.sha256(Path(file).read_bytes()).hexdigest()
+    for file in (__file__, greedy.__file__, logits.__file__)
+]

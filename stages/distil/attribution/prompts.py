@@ -1,0 +1,63 @@
+"""A question as a model reads it: token ids, and which word each of them belongs to.
+
+Knows conversations, tokenizers and words; knows nothing of models.
+"""
+
+from dataclasses import dataclass
+
+from transformers import PreTrainedTokenizerBase
+
+from stages.distil.interface.errors import UserError
+from stages.distil.language.student_prompts import question_spans, question_text
+from stages.distil.language.teacher_prompts import Conversation
+from stages.distil.language.words import find_words, owners
+from stages.distil.storage.examples import Example
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """Token ids of a prompt and of its label; token `tokens[i]` belongs to word `words[i]`.
+
+    Words are numbered from 0 in the order of the prompt; every number below `count` is one.
+    """
+
+    ids: list[int]
+    label: list[int]
+    tokens: list[int]
+    words: list[int]
+    count: int
+
+
+def encode_prompt(
+    tokenizer: PreTrainedTokenizerBase, conversation: Conversation, example: Example, label: str
+) -> Prompt:
+    """Encode a conversation that ends with a question and asks for `label`.
+
+    Words are those of question and options; a token that is in none of them has no score. Raises
+    `UserError` where the conversation does not hold the question as `question_text` has it.
+    """
+    text = question_text(example.question, example.options)
+    rendered = conversation.prompt(tokenizer)
+    if not tokenizer.chat_template:  # the label goes on after the cue
+        label = f" {label}"
+    start = rendered.rfind(text)
+    if start < 0:
+        raise UserError(
+            "rationales.prompts.answer: expected the question and, on a line after it, "
+            f'"Options: " and the options with ", " between them, found {conversation.user!r}'
+        )
+    encoded = tokenizer(
+        rendered,
+        add_special_tokens=not tokenizer.chat_template,
+        return_offsets_mapping=True,
+    )
+    words = find_words(text, question_spans(example.question, example.options))
+    spans = [(a - start, b - start) for a, b in encoded["offset_mapping"]]
+    belong = [(i, word) for i, word in enumerate(owners(words, spans)) if word is not None]
+    return Prompt(
+        ids=encoded["input_ids"],
+        label=tokenizer.encode(label, add_special_tokens=False),
+        tokens=[i for i, _ in belong],
+        words=[word for _, word in belong],
+        count=len(words),
+    )

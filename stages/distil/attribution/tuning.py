@@ -1,0 +1,92 @@
+"""Tuning a teacher on the task with LoRA before its attribution is read.
+
+Knows prompts and models; knows nothing of words or tables. The loop is the Hugging Face Trainer's,
+the low-rank matrices are peft's (Hu et al., 2022).
+"""
+
+import hashlib
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from peft import PeftModel
+from transformers import (
+    DataCollatorForSeq2Seq,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    Trainer,
+    TrainingArguments,
+    set_seed,
+)
+
+from stages.distil.attribution.prompts import Prompt
+from stages.distil.interface.errors import UserError
+from stages.distil.interface.method import Finetune
+from stages.distil.models.hardware import device
+from stages.distil.models.lora import with_lora
+from stages.distil.models.resuming import train
+
+CHECKPOINTS = Path(".cache/checkpoints/finetune")
+IGNORED = -100  # torch's label for a position without a target
+
+
+def tune(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Prompt],
+    settings: Finetune,
+    seed: int,
+    identity: str,
+) -> PeftModel:
+    """Learn low-rank matrices that make the labels of `prompts` likelier; return both as a model.
+
+    `identity` tells the model and its precision from others. A run that was stopped goes on from
+    its last epoch where nothing has changed.
+    """
+    set_seed(seed)
+    encoder_decoder = model.config.is_encoder_decoder
+    tuned = with_lora(model, settings.rank)
+    steps = -(-len(prompts) // settings.batch_size)
+    arguments = TrainingArguments(
+        output_dir=str(CHECKPOINTS),
+        num_train_epochs=settings.epochs,
+        per_device_train_batch_size=settings.batch_size,
+        learning_rate=settings.learning_rate,
+        lr_scheduler_type="linear",
+        warmup_steps=max(1, steps * settings.epochs // 20),
+        optim="adamw_torch_fused",
+        save_strategy="epoch",
+        save_total_limit=2,  # one is whole while the other is written
+        logging_steps=max(1, steps // 4),
+        seed=seed,
+        use_cpu=device() == "cpu",
+        remove_unused_columns=False,
+        dataloader_pin_memory=False,
+        logging_nan_inf_filter=False,
+        disable_tqdm=not sys.stderr.isatty(),
+        report_to="none",
+    )
+    trainer = Trainer(
+        model=tuned,
+        args=arguments,
+        train_dataset=[_sample(prompt, tokenizer, encoder_decoder) for prompt in prompts],
+        data_collator=DataCollatorForSeq2Seq(tokenizer, label_pad_token_id=IGNORED),
+    )
+    values = [identity, settings.model_dump(), seed, [[p.ids, p.label] for p in prompts]]
+    train(trainer, hashlib.sha256(json.dumps(values).encode()).hexdigest())
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    if not all(torch.isfinite(torch.tensor(losses))):
+        raise UserError(f"the loss is {losses[-1]}; lower saliency.finetune.learning_rate")
+    print(f"loss {losses[0]:.3f} at first, {losses[-1]:.3f} in the end", file=sys.stderr)
+    return tuned
+
+
+def _sample(
+    prompt: Prompt, tokenizer: PreTrainedTokenizerBase, encoder_decoder: bool
+) -> dict[str, list[int]]:
+    label = [*prompt.label, tokenizer.eos_token_id]
+    if encoder_decoder:
+        return {"input_ids": prompt.ids, "labels": label}
+    return {"input_ids": prompt.ids + label, "labels": [IGNORED] * len(prompt.ids) + label}

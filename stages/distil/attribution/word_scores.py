@@ -1,0 +1,158 @@
+"""Which words of a question an answer hangs on: prompts, batches, and the store of their scores.
+
+Scores are computed batch by batch and kept, so that a run which was killed goes on where it was.
+Knows questions, attribution and words; knows nothing of how the words are chosen or learnt.
+"""
+
+import json
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from stages.distil.attribution.attributor import Attributor, Scores
+from stages.distil.attribution.prompts import Prompt, encode_prompt
+from stages.distil.interface.errors import UserError
+from stages.distil.interface.parameters import Parameters
+from stages.distil.language.answers import parse_answer, same
+from stages.distil.language.student_prompts import question_spans, question_text
+from stages.distil.language.teacher_prompts import PromptFile
+from stages.distil.language.words import find_words
+from stages.distil.models.hardware import precision
+from stages.distil.models.loading import load_model
+from stages.distil.models.lora import with_adapter
+from stages.distil.storage.examples import Example
+from stages.distil.storage.store import Store
+from stages.distil.weights.folders import ADAPTER, digest, fingerprint, model_folder
+
+ATTRIBUTIONS = Path(".cache/attributions/attributions.sqlite")  # `make clean` keeps it
+COLUMNS = {"result": "TEXT"}
+WINDOW = 2048  # questions that are sorted by length together
+ASKED = 64  # questions whose predictions are kept together
+ANSWER_TOKENS = 32  # of a prediction where there are no options
+
+
+class WordScores:
+    """A teacher's scores of the words of questions."""
+
+    def __init__(self, parameters: Parameters, store: Store):
+        """Load the teacher."""
+        self._settings = parameters.saliency
+        self._store = store
+        self._wording = PromptFile(parameters.rationales.prompts.answer)
+        folder = model_folder(self._settings.teacher)
+        self._dtype = dtype = precision(self._settings.dtype)
+        model, self._tokenizer = load_model(folder, dtype)
+        known = [dtype, fingerprint(parameters.models[self._settings.teacher], folder)]
+        if self._settings.finetune.epochs:
+            model = with_adapter(model, ADAPTER)
+            known.append(digest(ADAPTER))
+        self._identity = json.dumps(known, sort_keys=True)
+        padding = self._tokenizer.pad_token_id
+        self._attributor = Attributor(model, self._settings, 0 if padding is None else padding)
+
+    def rows(self, examples: Iterable[Example], total: int) -> Iterator[dict[str, Any]]:
+        """Yield a row of `saliency` for each of `total` questions, in their order.
+
+        A question that the teacher answers wrongly is left out where only right ones count.
+        """
+        coming = iter(examples)
+        with tqdm(total=total, desc="saliency", unit="row", file=sys.stderr) as progress:
+            while window := list(islice(coming, WINDOW)):
+                targets = self._targets(window)
+                chosen = [(e, t) for e, t in zip(window, targets, strict=True) if t is not None]
+                progress.update(len(window) - len(chosen))
+                prompts = [self._prompt(example, target) for example, target in chosen]
+                scored = self._scores(prompts, progress)
+                for (example, target), scores in zip(chosen, scored, strict=True):
+                    yield self._row(example, target, scores)
+
+    def _row(self, example: Example, target: str, scores: Scores) -> dict[str, Any]:
+        text = question_text(example.question, example.options)
+        words = find_words(text, question_spans(example.question, example.options))
+        return {
+            "id": example.id,
+            "text": text,
+            "words": [
+                {"start": start, "end": end, "score": score}
+                for (start, end), score in zip(words, scores.words, strict=True)
+            ],
+            "method": self._settings.method,
+            "target": target,
+            "delta": scores.delta,
+        }
+
+    def _scores(self, prompts: Sequence[Prompt], progress: tqdm) -> list[Scores]:
+        scores = [Scores([])] * len(prompts)
+        self._attributor.share(prompts)
+        for chosen in self._attributor.batches(prompts):
+            batch = [prompts[i] for i in chosen]
+            key = self._attributor.key(self._identity, batch)
+            if kept := self._store.select(key):
+                self._store.found += 1
+                found = [Scores(*values) for values in json.loads(kept[0])]
+            else:
+                found = self._attributor.score(batch)
+                self._expect_numbers(found)
+                values = [[score.words, score.delta] for score in found]
+                self._store.insert(key, [json.dumps(values)])
+            for i, score in zip(chosen, found, strict=True):
+                scores[i] = score
+            progress.update(len(chosen))
+        return scores
+
+    def _expect_numbers(self, batch: Sequence[Scores]) -> None:
+        if not all(isfinite(score) for scores in batch for score in scores.words):
+            raise UserError(
+                f"{self._settings.teacher}: the attribution is no number in {self._dtype}; set "
+                "saliency.dtype to float32, or choose another saliency.teacher"
+            )
+
+    def _targets(self, examples: Sequence[Example]) -> list[str | None]:
+        """Return the answer to attribute for each question; None for one that is left out."""
+        settings = self._settings
+        if settings.target == "gold" and not settings.only_correct:
+            return [example.answer for example in examples]
+        targets: list[str | None] = []
+        for start in range(0, len(examples), ASKED):
+            asked = examples[start : start + ASKED]
+            for example, prediction in zip(asked, self._predictions(asked), strict=True):
+                right = same(prediction, example.answer)
+                wanted = prediction if settings.target == "prediction" else example.answer
+                targets.append(wanted if right or not settings.only_correct else None)
+        return targets
+
+    def _predictions(self, examples: Sequence[Example]) -> list[str]:
+        """Return the teacher's own answers.
+
+        The option of the largest mean log-probability of its tokens; without options, what the
+        teacher writes greedily.
+        """
+        asked = [(n, o) for n, example in enumerate(examples) for o in example.options]
+        prompts = [self._prompt(examples[n], option) for n, option in asked]
+        free = [n for n, example in enumerate(examples) if not example.options]
+        open_ended = [self._prompt(examples[n], examples[n].answer) for n in free]
+        self._attributor.share(prompts + open_ended)
+        key = self._attributor.key(f"{self._identity} predictions", prompts + open_ended)
+        if kept := self._store.select(key):
+            return json.loads(kept[0])
+        best: dict[int, tuple[float, str]] = {}
+        values = self._attributor.log_probabilities(prompts)
+        for (n, option), prompt, value in zip(asked, prompts, values, strict=True):
+            mean = value / len(prompt.label)
+            if n not in best or mean > best[n][0]:
+                best[n] = (mean, option)
+        texts = self._attributor.continuations(open_ended, ANSWER_TOKENS)
+        for n, tokens in zip(free, texts, strict=True):
+            text = self._tokenizer.decode(tokens, skip_special_tokens=True)
+            best[n] = (0.0, parse_answer(text, []))
+        predictions = [best[n][1] for n in range(len(examples))]
+        self._store.insert(key, [json.dumps(predictions)])
+        return predictions
+
+    def _prompt(self, example: Example, label: str) -> Prompt:
+        return encode_prompt(self._tokenizer, self._wording.conversation(example), example, label)

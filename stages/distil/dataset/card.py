@@ -1,0 +1,167 @@
+"""The data card: what the assembled data set holds, in numbers a person can read.
+
+Knows the tables; knows nothing of how they came about but what params.yaml says.
+"""
+
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import duckdb
+
+from stages.distil.interface.catalogue import Hub
+from stages.distil.interface.parameters import Parameters
+from stages.distil.storage import tables
+
+SAMPLED = 10_000  # rows of a split whose tokens are counted
+BINS = 40
+FEW = 20  # different answers, up to which each has a line of its own
+
+
+@dataclass
+class Lengths:
+    """How many tokens texts have: `rows[n]` of them have n."""
+
+    rows: Counter[int] = field(default_factory=Counter)
+
+    def quantile(self, share: float) -> int:
+        """Return the least length that so large a share of the texts does not exceed."""
+        left = share * self.rows.total()
+        for tokens in sorted(self.rows):
+            left -= self.rows[tokens]
+            if left <= 0:
+                return tokens
+        return 0
+
+    def histogram(self) -> list[tuple[int, int]]:
+        """Return (first length of a bin, texts in it), some BINS of them."""
+        width = max(1, -(-(max(self.rows, default=0) + 1) // BINS))
+        binned: Counter[int] = Counter()
+        for tokens, count in self.rows.items():
+            binned[tokens // width * width] += count
+        return sorted(binned.items())
+
+
+def count_tokens(student: Path) -> dict[str, Lengths]:
+    """Count the student's tokens in every kind of text of the train split, or of a sample of it."""
+    from stages.distil.models.loading import load_tokenizer
+
+    tokenizer = load_tokenizer(student)
+    folder = tables.distill_table("train")
+    total = _one(f"SELECT count(*) FROM '{folder}/*.parquet'")
+    step = -(-total // SAMPLED)
+    lengths: dict[str, Lengths] = {}
+    for number, row in enumerate(tables.scan_table(folder)):
+        if number % step:
+            continue
+        texts = [("context", row["context"]), ("answer", row["answer"])]
+        texts += [(f"rationale of {r['teacher']}", r["text"]) for r in row["rationales"]]
+        texts += [("salient words", ", ".join(row["saliency"]))] if row["saliency"] else []
+        for kind, text in texts:
+            length = len(tokenizer.encode(text, add_special_tokens=False))
+            lengths.setdefault(kind, Lengths()).rows[length] += 1
+    return lengths
+
+
+def describe(parameters: Parameters, lengths: dict[str, Lengths]) -> str:
+    """Return the card in Markdown, with the front matter that `datasets` reads."""
+    settings = parameters.data_set
+    splits = ("train", "validation", "test")
+    configs = "".join(
+        f"  - split: {split}\n    path: distill/{split}/*.parquet\n" for split in splits
+    )
+    rows = {s: _one(f"SELECT count(*) FROM '{tables.distill_table(s)}/*.parquet'") for s in splits}
+    licence = settings.licence or "not stated"
+    origin: str = settings.source
+    if isinstance(settings, Hub) and settings.id:
+        origin = f"hub, {settings.id} at {settings.revision}"
+    parts = [
+        f"---\nconfigs:\n- config_name: default\n  data_files:\n{configs}---\n",
+        f"# {parameters.data.name}\n\nOne row a question with all its targets. Source: {origin}. "
+        f"Licence: {licence}.\n",
+        "## Questions\n\n"
+        + _table(["split", "questions"], [[s, f"{n:,}"] for s, n in rows.items()]),
+        "## Answers\n\n" + _answers(splits),
+        "## Train targets\n\n" + _targets(parameters, rows["train"]),
+        "## Lengths\n\nTokens of the student"
+        + (f", of a sample of {SAMPLED:,} train questions" if rows["train"] > SAMPLED else "")
+        + ".\n\n"
+        + _table(
+            ["text", "median", "95 %", "longest"],
+            [
+                [
+                    kind,
+                    f"{found.quantile(0.5):,}",
+                    f"{found.quantile(0.95):,}",
+                    f"{max(found.rows):,}",
+                ]
+                for kind, found in lengths.items()
+            ],
+        ),
+        "## Rejected rows\n\n" + _rejected(),
+    ]
+    return "\n".join(parts)
+
+
+def _answers(splits: tuple[str, ...]) -> str:
+    """Return the share of each answer; where they are many, of each place among the options."""
+    folder = tables.distill_table("train")
+    distinct = _one(f"SELECT count(DISTINCT answer) FROM '{folder}/*.parquet'")
+    if distinct <= FEW:
+        what, name = "answer", "answer"
+    else:
+        what, name = "list_position(options, answer)", "place of the answer among the options"
+    shares: dict[Any, dict[str, float]] = {}
+    for split in splits:
+        source = f"'{tables.distill_table(split)}/*.parquet'"
+        counts = duckdb.execute(
+            f"SELECT {what} AS kind, count(*) / sum(count(*)) OVER () FROM {source} GROUP BY kind"
+        ).fetchall()
+        for kind, share in counts:
+            shares.setdefault(kind, {})[split] = share
+    if set(shares) <= {None, 0}:
+        return f"Free-form; {distinct:,} different answers in train.\n"
+    rows = [
+        [str(kind), *(f"{100 * found.get(split, 0):.1f} %" for split in splits)]
+        for kind, found in sorted(shares.items(), key=lambda item: str(item[0]))
+    ]
+    return _table([name, *splits], rows)
+
+
+def _targets(parameters: Parameters, total: int) -> str:
+    source = f"'{tables.distill_table('train')}/*.parquet'"
+    counts = dict(
+        duckdb.execute(
+            f"SELECT r.teacher, count(*) FROM (SELECT unnest(rationales) AS r FROM {source}) "
+            "GROUP BY r.teacher"
+        ).fetchall()
+    )
+    salient = _one(f"SELECT count(*) FROM {source} WHERE len(saliency) > 0")
+    rows = [[f"rationale of {name}", counts.get(name, 0)] for name in parameters.teachers]
+    rows.append([f"salient words of {parameters.saliency.teacher}", salient])
+    return _table(
+        ["target", "questions", "share"],
+        [[name, f"{count:,}", f"{100 * count / total:.1f} %"] for name, count in rows],
+    )
+
+
+def _rejected() -> str:
+    # A reason's own values (an id, a number) make no new kind of reason.
+    counts = duckdb.execute(
+        "SELECT regexp_replace(reason, '''[^'']*''|[0-9][0-9,]*', '…', 'g') AS kind, count(*) AS n "
+        f"FROM '{tables.REJECTED}' GROUP BY kind ORDER BY n DESC, kind LIMIT 50"
+    ).fetchall()
+    if not counts:
+        return "None.\n"
+    return _table(["reason", "rows"], [[kind.replace("|", "\\|"), f"{n:,}"] for kind, n in counts])
+
+
+def _table(header: list[str], rows: list[list[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _one(query: str) -> int:
+    ((value,),) = duckdb.execute(query).fetchall()
+    return value

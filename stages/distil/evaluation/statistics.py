@@ -1,0 +1,52 @@
+"""How sure a count is: intervals, scores of classes, the overlap of words."""
+
+from collections import Counter
+from collections.abc import Sequence
+from math import sqrt
+from statistics import NormalDist
+
+FEWEST = 4  # questions of a class, on average
+
+
+def wilson_interval(right: int, total: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Return the score interval of a proportion (Wilson, JASA 1927)."""
+    z = NormalDist().inv_cdf((1 + confidence) / 2)
+    share, spread = right / total, z * z / total
+    middle = share + spread / 2
+    half = z * sqrt(share * (1 - share) / total + spread / total / 4)
+    return max(0.0, (middle - half) / (1 + spread)), min(1.0, (middle + half) / (1 + spread))
+
+
+def score(correct: Sequence[bool]) -> dict[str, float | int]:
+    """Return accuracy, its 95 % interval and the counts behind it."""
+    right, total = sum(correct), len(correct)
+    low, high = wilson_interval(right, total)
+    return {
+        "accuracy": round(right / total, 6),
+        "low": round(low, 6),
+        "high": round(high, 6),
+        "correct": right,
+        "questions": total,
+    }
+
+
+def f1(found: Sequence[str], wanted: Sequence[str]) -> float:
+    """Return the harmonic mean of precision and recall of words, each counted as often as it is.
+
+    SQuAD's F1 (Rajpurkar et al., EMNLP 2016, section 6.1).
+    """
+    shared = (Counter(found) & Counter(wanted)).total()
+    return 2 * shared / (len(found) + len(wanted)) if shared else 0.0
+
+
+def by_class(correct: Sequence[bool], answers: Sequence[str]) -> dict[str, dict[str, float | int]]:
+    """Return the score of each class, which is a gold answer, in the order of the alphabet.
+
+    Empty where the answers are no classes: fewer than FEWEST questions an answer on average.
+    """
+    classes: dict[str, list[bool]] = {}
+    for right, answer in zip(correct, answers, strict=True):
+        classes.setdefault(answer, []).append(right)
+    if len(answers) < FEWEST * len(classes):
+        return {}
+    return {name: score(classes[name]) for name in sorted(classes)}

@@ -1,0 +1,147 @@
+"""The papers' tables and figures, drawn from DVC experiments: `make figures`.
+
+The answers of every run are kept, to be committed, and become tables with intervals, plots and a
+case study, the same bytes from the same answers. A stored run is never repeated, in any clone.
+"""
+
+import argparse
+import csv
+import io
+import json
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+from stages.distil.experiments.cases import case_study
+from stages.distil.experiments.compare import Rows, read_predictions
+from stages.distil.experiments.plan import MAIN, Figure, Grid, Run, plan
+from stages.distil.experiments.plots import draw
+from stages.distil.experiments.points import Point, table
+from stages.distil.experiments.queue import execute, finished
+from stages.distil.interface.errors import report_errors
+from stages.distil.interface.settings import load_settings
+from stages.distil.storage import tables
+from stages.distil.storage.tables import FIGURES
+
+SCALES = Path("stages/figures")
+RUNS = FIGURES / "runs"  # one table of predictions a run, named as it is
+
+
+def write(grid: Grid, runs: list[Run], folder: Path) -> None:
+    """Read what the runs answered, write every figure into a folder and print its table."""
+    expected, files = tables.SCHEMAS[tables.PREDICTIONS], kept()
+    digests = dict.fromkeys(run.digest for run in runs)
+    read = {digest: list(tables.scan_table(files[digest], expected)) for digest in digests}
+    texts: dict[str, str] = {}
+    for title, figure in grid.figures.items():
+        grouped: dict[tuple[str, float | str | None], list[Rows]] = {}
+        for run in runs:
+            if run.figure == title:
+                grouped.setdefault((run.method, run.value), []).append(read[run.digest])
+        points = [
+            Point(*key, [[row["correct"] for row in rows] for rows in each])
+            for key, each in grouped.items()
+        ]
+        rows = table(grid, points)
+        texts[f"{title}.csv"] = _csv(rows)
+        texts[f"{title}.svg"] = draw(figure, rows)
+        _print(title, figure, rows)
+        if title == MAIN:
+            metrics = {
+                key: {row["method"]: row[key] for row in rows if row[key] is not None}
+                for key in ("gain", "headroom")
+            }
+            texts["metrics.json"] = json.dumps(metrics, indent=2) + "\n"
+            answers = {method: each for (method, _), each in grouped.items()}
+            texts["cases.md"] = case_study(grid, answers)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in texts.items():
+        (folder / name).write_text(text, encoding="utf-8")
+    print(f"\n{len(texts)} files in {folder}/")
+
+
+def _csv(rows: Rows) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def _print(title: str, figure: Figure, rows: Rows) -> None:
+    print(f"\n{title}: accuracy along {figure.parameter}" if figure.parameter else f"\n{title}")
+    print("| method | value | each run | mean | 95 % interval | gain | headroom |")
+    print("|---|---|---|---|---|---|---|")
+    for row in rows:
+        gained = ""
+        if row["gain"] is not None:
+            gained = f"{row['gain']:+.3f} ({row['gain_low']:+.3f} to {row['gain_high']:+.3f})"
+        share = "" if row["headroom"] is None else f"{row['headroom']:.0%}"
+        value = "" if row["value"] is None else row["value"]
+        between = f"{row['low']:.3f} to {row['high']:.3f}"
+        cells = [
+            row["method"],
+            value,
+            row["each"],
+            f"{row['accuracy']:.3f}",
+            between,
+            gained,
+            share,
+        ]
+        print(f"| {' | '.join(map(str, cells))} |")
+
+
+def kept() -> dict[str, Path]:
+    """Return the tables of answers that are kept, by their run's digest."""
+    return {file.stem.rpartition("-")[2]: file for file in sorted(RUNS.glob("*.parquet"))}
+
+
+def keep(runs: Iterable[Run]) -> list[Run]:
+    """Keep the answers of those runs that DVC has finished; return the others."""
+    here = kept()
+    missing = [run for run in runs if run.digest not in here]
+    if not missing:
+        return []
+    revisions = finished()
+    for run in missing:
+        if run.digest in revisions:
+            file = RUNS / f"{run.name}.parquet"
+            with tables.TableWriter(file, tables.SCHEMAS[tables.PREDICTIONS]) as answers:
+                for row in read_predictions(revisions[run.digest]):
+                    answers.write(row)
+    return [run for run in missing if run.digest not in revisions]
+
+
+def make(scale: str, jobs: int | None) -> None:
+    """Run what is missing of a scale's experiments, `jobs` at once, and draw all its figures."""
+    grid = load_settings(SCALES / f"{scale}.yaml", Grid)
+    runs = plan(grid)
+    wanted: dict[str, Run] = {}
+    for run in runs:
+        wanted.setdefault(run.digest, run)  # one that two figures need is the first one's
+    missing = keep(wanted.values())
+    print(f"{len(wanted)} trainings, {len(missing)} of them to run", file=sys.stderr)
+    if missing:
+        try:
+            execute(missing, jobs or grid.jobs)
+        finally:
+            keep(missing)
+    write(grid, runs, FIGURES / scale)
+
+
+def main() -> None:
+    """Run from the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m stages.distil.experiments.figures", description=__doc__
+    )
+    parser.add_argument("--scale", default="small", help=f"a file of {SCALES}/ (%(default)s)")
+    parser.add_argument("--jobs", type=int, help="trainings at once (as the scale's file says)")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    chosen = parser.parse_args()
+    if chosen.jobs is not None and chosen.jobs < 1:
+        parser.error(f"--jobs: {chosen.jobs}: at least 1")
+    sys.exit(report_errors("figures", chosen.debug, lambda: make(chosen.scale, chosen.jobs)))
+
+
+if __name__ == "__main__":
+    main()

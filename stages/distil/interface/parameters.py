@@ -1,0 +1,162 @@
+"""All of params.yaml: its blocks, and what must hold between them.
+
+Imports neither torch nor transformers, so that a wrong parameter is reported at once.
+"""
+
+from pathlib import Path
+
+from pydantic import Field, model_validator
+
+from stages.distil.interface.catalogue import NO_WEIGHTS, DataSet, Files, Gym, Hub, Kinship, Model
+from stages.distil.interface.errors import report_errors
+from stages.distil.interface.method import (
+    GOLD,
+    VOTE,
+    Assemble,
+    Data,
+    Evaluate,
+    Rationales,
+    Saliency,
+    Student,
+    Train,
+    Weight,
+)
+from stages.distil.interface.settings import Name, Settings, load_settings, unknown_name
+from stages.distil.interface.vllm_arguments import DECIDED, engine_arguments
+
+RESERVED = ("student", "adapter", "release")  # models/NAME that the pipeline writes
+
+
+class Parameters(Settings):
+    """All of params.yaml."""
+
+    alpha: Weight | dict[Name, Weight]
+    seed: int = Field(ge=0)
+    data: Data
+    teachers: list[Name] = Field(min_length=1)
+    rationales: Rationales
+    saliency: Saliency
+    assemble: Assemble
+    student: Student
+    train: Train
+    evaluate: Evaluate
+    models: dict[Name, Model]
+    datasets: dict[Name, DataSet]
+
+    @model_validator(mode="after")
+    def _names_exist(self) -> "Parameters":
+        for key, name in [
+            *((f"teachers[{i}]", teacher) for i, teacher in enumerate(self.teachers)),
+            ("saliency.teacher", self.saliency.teacher),
+            ("student.model", self.student.model),
+        ]:
+            if name not in self.models:
+                raise ValueError(f"{key}: {unknown_name(name, self.models, 'model in `models`')}")
+            if not key.startswith("teachers") and self.models[name].source in NO_WEIGHTS:
+                raise ValueError(
+                    f"{key}: {name!r} has no weights here (source {self.models[name].source}); "
+                    "choose a model of another source"
+                )
+        for name in RESERVED:
+            if name in self.models:
+                raise ValueError(
+                    f"models.{name}: the pipeline writes this folder; choose another name"
+                )
+        if self.data.name not in self.datasets:
+            unknown = unknown_name(self.data.name, self.datasets, "data set in `datasets`")
+            raise ValueError(f"data.name: {unknown}")
+        if len(set(self.teachers)) < len(self.teachers):
+            raise ValueError("teachers: a name stands twice; name each teacher once")
+        if isinstance(self.alpha, dict):
+            for name in self.alpha:
+                if name not in self.teachers:
+                    raise ValueError(f"alpha: {unknown_name(name, self.teachers, 'teacher')}")
+            for name in self.teachers:
+                if name not in self.alpha:
+                    raise ValueError(
+                        f"alpha: no weight for teacher {name!r}; add it, 0 turns it off"
+                    )
+        self._check_labels()
+        self._check_engine()
+        return self
+
+    def _check_engine(self) -> None:
+        """Refuse what is no argument of vLLM, and what is decided elsewhere."""
+        engine = self.rationales.engine
+        if not engine:
+            return
+        known = engine_arguments()
+        for name, value in engine.items():
+            if name in known:
+                self._check_argument(f"rationales.engine.{name}", name, known)
+            elif name in self.models and isinstance(value, dict):
+                for argument in value:
+                    self._check_argument(f"rationales.engine.{name}.{argument}", argument, known)
+            elif name in self.models:
+                raise ValueError(
+                    f"rationales.engine.{name}: expected a mapping of vLLM's arguments for this "
+                    f"teacher, found {value!r}"
+                )
+            else:
+                unknown = unknown_name(name, [*known, *self.models], "argument of vLLM or model")
+                raise ValueError(f"rationales.engine: {unknown}")
+
+    @staticmethod
+    def _check_argument(key: str, name: str, known: list[str]) -> None:
+        if name in DECIDED:
+            raise ValueError(f"{key}: {DECIDED[name]}")
+        if name not in known:
+            where = key.rpartition(".")[0]
+            raise ValueError(f"{where}: {unknown_name(name, known, 'argument of vLLM')}")
+
+    def _check_labels(self) -> None:
+        labels = self.assemble.labels
+        for name in (GOLD, VOTE):
+            if name in self.models:
+                raise ValueError(f"models.{name}: this name is a kind of label; choose another")
+        if labels == GOLD:
+            return
+        if labels != VOTE and labels not in self.teachers:
+            known = [GOLD, VOTE, *self.teachers]
+            raise ValueError(f"assemble.labels: {unknown_name(labels, known, 'kind of label')}")
+        if self.rationales.teacher_forcing:
+            raise ValueError(
+                f"assemble.labels: {labels!r} needs answers of the teachers' own; set "
+                "rationales.teacher_forcing to false"
+            )
+        whose = self.teachers if labels == VOTE else [labels]
+        if all(self.models[name].source == "provided" for name in whose):
+            raise ValueError(
+                f"assemble.labels: {labels!r}: provided rationales come without answers of the "
+                "teacher's own; choose a teacher that writes, or gold"
+            )
+
+    @property
+    def data_set(self) -> Kinship | Gym | Files | Hub:
+        """The catalogue entry of the data set in use."""
+        return self.datasets[self.data.name]
+
+    @property
+    def training_seed(self) -> int:
+        """The seed of the student's training: `train.seed`, or `seed` where that is null."""
+        return self.seed if self.train.seed is None else self.train.seed
+
+    def teacher_weight(self, teacher: str) -> float:
+        """Return α of a teacher (TinyLLM, section 3.4)."""
+        return self.alpha[teacher] if isinstance(self.alpha, dict) else self.alpha
+
+
+def load_parameters(path: str | Path) -> Parameters:
+    """Read and check a parameter file; raise `UserError` naming every wrong key at once."""
+    return load_settings(path, Parameters)
+
+
+def check_parameters(path: str) -> None:
+    """Read a parameter file only to see whether it is right."""
+    load_parameters(path)
+
+
+if __name__ == "__main__":
+    import sys
+
+    sys.exit(report_errors("parameters", False, lambda: check_parameters(sys.argv[1])))

@@ -1,0 +1,114 @@
+"""What a teacher is told: a prompt file of the user's, filled with a question.
+
+Knows questions and Jinja; knows nothing of tokens, of engines or of the student.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jinja2 import StrictUndefined, Template, TemplateError, TemplateSyntaxError
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from stages.distil.interface.errors import UserError
+from stages.distil.storage.examples import Example
+
+if TYPE_CHECKING:  # importing transformers takes seconds
+    from transformers import PreTrainedTokenizerBase
+
+BLOCKS = ("system", "user", "assistant", "cue")
+Messages = list[dict[str, str]]
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """What is said before the teacher speaks; `shown` are solved examples, question and reply.
+
+    `cue` opens the reply where there is no chat template.
+    """
+
+    system: str
+    shown: tuple[tuple[str, str], ...]
+    user: str
+    cue: str
+
+    def messages(self) -> Messages:
+        """Return the conversation for a chat template; each solved example is a turn."""
+        messages = [{"role": "system", "content": self.system}]
+        for user, assistant in self.shown:
+            messages.append({"role": "user", "content": user})
+            messages.append({"role": "assistant", "content": assistant})
+        return [*messages, {"role": "user", "content": self.user}]
+
+    def text(self) -> str:
+        """Return the conversation as a text to go on with, for a model without chat template."""
+        solved = [f"{user}\n{self.cue} {assistant}" for user, assistant in self.shown]
+        return "\n\n".join([self.system, *solved, f"{self.user}\n{self.cue}"])
+
+    def prompt(self, tokenizer: "PreTrainedTokenizerBase") -> str:
+        """Return the conversation as a model reads it: by its chat template, if it has one."""
+        if not tokenizer.chat_template:
+            return self.text()
+        return tokenizer.apply_chat_template(
+            self.messages(), tokenize=False, add_generation_prompt=True
+        )
+
+
+class PromptFile:
+    """A Jinja file with the blocks `system`, `user`, `assistant` and `cue`.
+
+    They are filled with `question`, `options` (a list, empty where the answer is free-form),
+    `answer` and, in `assistant`, `rationale`. What the file runs is sandboxed.
+    """
+
+    def __init__(self, path: Path):
+        self._path = path
+        environment = ImmutableSandboxedEnvironment(
+            undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False
+        )
+        try:
+            self._template: Template = environment.from_string(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise UserError(f"{path}: no such prompt file; see rationales.prompts") from None
+        except TemplateSyntaxError as error:
+            raise UserError(f"{path}, line {error.lineno}: {error.message}") from None
+        except (TemplateError, UnicodeDecodeError) as error:
+            raise UserError(f"{path}: {error}") from None
+        missing = [name for name in BLOCKS if name not in self._template.blocks]
+        if missing:
+            raise UserError(
+                f"{path}: expected the blocks {', '.join(BLOCKS)}; missing: {', '.join(missing)}"
+            )
+
+    def conversation(
+        self, example: Example, shown: Sequence[tuple[Example, str]] = ()
+    ) -> Conversation:
+        """Return the conversation that asks `example` after solved examples and their rationales.
+
+        Raises `UserError` where the file uses a name that there is not.
+        """
+        asked = _values(example)
+        return Conversation(
+            system=self._fill("system", asked),
+            shown=tuple(
+                (
+                    self._fill("user", _values(solved)),
+                    self._fill("assistant", _values(solved) | {"rationale": rationale}),
+                )
+                for solved, rationale in shown
+            ),
+            user=self._fill("user", asked),
+            cue=self._fill("cue", asked),
+        )
+
+    def _fill(self, block: str, values: Mapping[str, Any]) -> str:
+        context = self._template.new_context(dict(values))
+        try:
+            return "".join(self._template.blocks[block](context)).strip()
+        except Exception as error:  # whatever the user's file does wrong
+            raise UserError(f"{self._path}, block {block}: {error}") from error
+
+
+def _values(example: Example) -> dict[str, Any]:
+    return {"question": example.question, "options": example.options, "answer": example.answer}

@@ -1,0 +1,4 @@
+"""A model at work: loading, device and precision, batches, greedy texts, LoRA, resuming.
+
+May import: interface, weights.
+"""

@@ -1,0 +1,46 @@
+"""Loading a model from a local folder in the Hugging Face format, weights from safetensors only.
+
+Knows folders and precisions; knows nothing of what a model is used for.
+"""
+
+from pathlib import Path
+
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from stages.distil.interface.errors import UserError
+from stages.distil.models.hardware import device
+
+
+def load_model(
+    folder: Path, dtype: str, gradients: bool = True, place: bool = True
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Load a decoder-only or encoder-decoder model and its tokenizer, onto the GPU if there is one.
+
+    `dtype` is the precision. Attention is torch's fused one, but for `gradients` on a CPU, where
+    its backward pass takes longer than the plain products, whatever the mask. Without `place` the
+    weights stay in main memory, for a Trainer that knows which process has which part on which GPU.
+    """
+    tokenizer = load_tokenizer(folder)
+    encoder_decoder = AutoConfig.from_pretrained(folder).is_encoder_decoder
+    kind = AutoModelForSeq2SeqLM if encoder_decoder else AutoModelForCausalLM
+    model = kind.from_pretrained(
+        folder,
+        dtype=dtype,
+        use_safetensors=True,
+        attn_implementation="eager" if gradients and device() == "cpu" else None,
+    )
+    return model.to(device()) if place else model, tokenizer
+
+
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """Load the tokenizer of a model's folder."""
+    if not (folder / "config.json").is_file():
+        raise UserError(f"{folder}: no model there; `dvc repro` makes it")
+    return AutoTokenizer.from_pretrained(folder)

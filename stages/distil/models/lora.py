@@ -1,0 +1,44 @@
+"""Low-rank matrices beside a model's weights (Hu et al., 2022), by peft.
+
+Knows models and folders; knows nothing of what is learnt.
+"""
+
+import json
+from pathlib import Path
+
+from peft import LoraConfig, PeftModel, TaskType, get_peft_model
+from transformers import PreTrainedModel
+
+from stages.distil.interface.errors import UserError
+
+
+def with_lora(model: PreTrainedModel, rank: int) -> PeftModel:
+    """Freeze a model and put matrices of this rank beside all its linear layers but the head."""
+    encoder_decoder = model.config.is_encoder_decoder
+    settings = LoraConfig(
+        task_type=TaskType.SEQ_2_SEQ_LM if encoder_decoder else TaskType.CAUSAL_LM,
+        r=rank,
+        lora_alpha=2 * rank,
+        target_modules="all-linear",
+    )
+    return get_peft_model(model, settings)
+
+
+def save_adapter(tuned: PeftModel, folder: Path) -> None:
+    """Write the low-rank matrices and their settings; the bytes depend on them alone."""
+    tuned.save_pretrained(str(folder))
+    (folder / "README.md").unlink()  # a form of peft's to fill in
+    file = folder / "adapter_config.json"
+    settings = json.loads(file.read_text(encoding="utf-8"))
+    settings["target_modules"] = sorted(settings["target_modules"])  # was a set
+    file.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def with_adapter(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
+    """Return the model with the matrices of `save_adapter` beside its weights.
+
+    They are not added to the weights, where bfloat16 would round much of them away.
+    """
+    if not (folder / "adapter_config.json").is_file():
+        raise UserError(f"{folder}: no tuned teacher there; `dvc repro saliency` makes it")
+    return PeftModel.from_pretrained(model, folder).get_base_model()

@@ -1,0 +1,51 @@
+"""Where questions come from: a module a source, and one way to read them all."""
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+
+from stages.distil.interface.catalogue import Files, Gym, Hub, Kinship, Split
+from stages.distil.questions import files, gym, hub, kinship
+from stages.distil.questions.fields import Questions
+from stages.distil.storage.examples import Example, Rejected
+
+
+def read(
+    settings: Kinship | Gym | Files | Hub, seed: int, max_characters: int, tally: Counter[str]
+) -> Iterator[Example | Rejected]:
+    """Yield questions and refused rows; a question that stands in two splits leaves train.
+
+    `tally` counts what was done with records on the way.
+    """
+    if isinstance(settings, Kinship):
+        yield from kinship.read(settings, seed)
+    elif isinstance(settings, Gym):
+        yield from gym.read(settings, seed)
+    else:
+        questions = Questions(settings, max_characters, tally)
+        source = files if isinstance(settings, Files) else hub
+        order: tuple[Split, ...] = ("test", "validation", "train")
+        for split in order:
+            if split == "validation" and settings.hold_out:
+                continue
+            rows = questions.accept(source.read(settings, split))
+            if split == "train" and settings.hold_out:
+                yield from _first(rows, settings.hold_out, as_split="validation")
+            yield from _first(rows, getattr(settings.sizes, split))
+
+
+def _first(
+    rows: Iterator[Example | Rejected], wanted: int | None, as_split: str | None = None
+) -> Iterator[Example | Rejected]:
+    """Yield rows up to the wanted number of questions, as questions of another split if named."""
+    found = 0
+    while found != wanted and (row := next(rows, None)) is not None:
+        if isinstance(row, Example):
+            found += 1
+            row = replace(row, split=as_split or row.split)
+        yield row
+
+
+def warning(settings: Kinship | Gym | Files | Hub) -> str | None:
+    """Return what a user must know of a source before trusting its labels, or None."""
+    return gym.warning(settings) if isinstance(settings, Gym) else None

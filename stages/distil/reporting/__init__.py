@@ -1,0 +1,5 @@
+"""Results for people: the report, the summary, the model card.
+
+May import: interface, storage, language, weights, models, student,
+evaluation.
+"""

@@ -1,0 +1,199 @@
+"""The report for people: one HTML file with results, curves, methods, words and rationales.
+
+Knows tables and metrics; knows no model. What models and data sets wrote is escaped, and the page's
+own policy lets a browser run nothing but its one script and fetch nothing at all.
+"""
+
+import base64
+import csv
+import hashlib
+import io
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from statistics import median, quantiles
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from stages.distil.evaluation.salient_words import SHADES, Scored, pieces
+from stages.distil.interface.method import STATUSES
+from stages.distil.interface.parameters import Parameters
+from stages.distil.language.answers import parse_answer, same
+from stages.distil.language.words import top_words
+
+TEMPLATES = Path(__file__).parent / "templates"
+ANSWERED = 500  # test questions on the page
+TAUGHT = 60  # train questions on the page
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Methods:
+    """What `make figures` found at a scale: each figure's rows and its plot as SVG."""
+
+    scale: str
+    figures: dict[str, tuple[list[Row], str]]
+
+
+@dataclass(frozen=True)
+class Results:
+    """What the page shows: `curves` by name as (step, value), `teachers` as rationale tables."""
+
+    metrics: Row
+    curves: dict[str, list[tuple[int, float]]]
+    methods: list["Methods"]
+    predictions: list[Row]
+    teachers: dict[str, list[Row]]
+    scored: Scored
+
+
+def page(parameters: Parameters, results: Results) -> str:
+    """Return the report: HTML that depends on nothing else."""
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        undefined=StrictUndefined,
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    script = (TEMPLATES / "report.js").read_text(encoding="utf-8")
+    losses, accuracy = (
+        {name.removeprefix(kind): c for name, c in results.curves.items() if name.startswith(kind)}
+        for kind in ("loss/", "validation/")
+    )
+    return environment.get_template("report.html.jinja").render(
+        parameters=parameters,
+        metrics=results.metrics,
+        losses=losses,
+        loss_figure=_figure(losses, "loss"),
+        accuracy=accuracy,
+        accuracy_figure=_figure(accuracy, "validation accuracy"),
+        methods=results.methods,
+        zip=zip,
+        statuses=STATUSES,
+        status_kinds=[(status, f"a rationale that is {status}") for status in STATUSES],
+        lengths={name: _lengths(rows) for name, rows in results.teachers.items()},
+        answered=list(islice(_answered(results), ANSWERED)),
+        taught=list(islice(_taught(parameters, results), TAUGHT)),
+        trained=len(results.scored.ids),
+        shades=SHADES,
+        script=script,
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+    )
+
+
+def read_curves(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    """Read what DVCLive wrote: `loss/total`, `validation/accuracy` and so on, as (step, value)."""
+    found = {}
+    for file in sorted(folder.rglob("*.tsv")):
+        with file.open(encoding="utf-8", newline="") as lines:
+            rows = list(csv.reader(lines, delimiter="\t"))[1:]
+        name = file.relative_to(folder).with_suffix("").as_posix()
+        found[name] = [(int(step), float(value)) for step, value in rows]
+    return found
+
+
+def read_methods(folder: Path) -> list[Methods]:
+    """Read the tables and plots of each scale of `make figures` below this folder."""
+    found: dict[str, Methods] = {}
+    for table in sorted(folder.glob("*/*.csv"), key=lambda file: (file.stem != "methods", file)):
+        with table.open(encoding="utf-8", newline="") as lines:
+            rows: list[Row] = list(csv.DictReader(lines))
+        plot = _element(table.with_suffix(".svg").read_text(encoding="utf-8"))
+        scale = table.parent.name
+        found.setdefault(scale, Methods(scale, {})).figures[table.stem] = (rows, plot)
+    return list(found.values())
+
+
+def _figure(curves: dict[str, list[tuple[int, float]]], label: str) -> str:
+    """Draw curves over training steps; return SVG, the same bytes for the same curves."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    if not curves:
+        return ""
+    plain: Any = {"svg.hashsalt": "report", "svg.fonttype": "none", "font.family": "sans-serif"}
+    with matplotlib.rc_context(plain):
+        figure = Figure(figsize=(6.4, 3.2), layout="constrained")
+        axes = figure.subplots()
+        dashes = ["-", "--", ":", "-."]  # told apart without colours too
+        for number, (name, points) in enumerate(curves.items()):
+            steps, values = zip(*points, strict=True)
+            style = dashes[number % len(dashes)]
+            axes.plot(steps, values, style, marker=f"${name[0]}$", label=name)
+        axes.set_xlabel("step")
+        axes.set_ylabel(label)
+        axes.set_ylim(bottom=0)
+        axes.spines[["top", "right"]].set_visible(False)
+        if len(curves) > 1:
+            axes.legend(frameon=False)
+        text = io.StringIO()
+        figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
+    return _element(text.getvalue())
+
+
+def _element(svg: str) -> str:
+    """Return an SVG file as an element of a page, without what stands before it in a file."""
+    return "".join(svg.partition("<svg")[1:])
+
+
+def _lengths(rows: Iterable[Row]) -> dict[str, float]:
+    """Return median and 90 % quantile of the rationales' tokens."""
+    tokens = [row["output_tokens"] for row in rows if row["split"] == "train"]
+    if not any(tokens):
+        return {}
+    many = len(tokens) > 1
+    return {"median": median(tokens), "most": quantiles(tokens, n=10)[-1] if many else tokens[0]}
+
+
+def _answered(results: Results) -> Iterable[Row]:
+    """Yield each test question with everybody's answer, and the kinds it is filtered by."""
+    answers = {
+        name: {row["id"]: row["answer"] for row in rows if row["split"] == "test"}
+        for name, rows in results.teachers.items()
+    }
+    for row in results.predictions:
+        teachers = [
+            (name, said, same(said, row["answer"]))
+            for name, texts in answers.items()
+            if row["id"] in texts
+            for said in [parse_answer(texts[row["id"]], row["options"])]
+        ]
+        kinds = ["right" if row["correct"] else "wrong"]
+        if teachers:
+            helped = any(right for *_, right in teachers)
+            kinds += ["alone"] if row["correct"] and not helped else []
+            kinds += ["missed"] if helped and not row["correct"] else []
+        scores = row["scores"] or [None] * len(row["options"])
+        options = list(zip(row["options"], scores, strict=True))
+        yield row | {"teachers": teachers, "kinds": kinds, "scored": options}
+
+
+def _taught(parameters: Parameters, results: Results) -> Iterable[Row]:
+    """Yield train questions with shaded words and what each teacher wrote."""
+    written: dict[str, list[tuple[str, str, str]]] = {}
+    for name, rows in results.teachers.items():
+        for row in rows:
+            if row["split"] == "train":
+                text = row["rationale"] or ""
+                written.setdefault(row["id"], []).append((name, row["status"], text))
+    few = slice(0, TAUGHT)
+    scored, saliency = results.scored, parameters.saliency
+    texts, words = scored.texts[few], scored.words[few]
+    chosen = top_words(texts, words, saliency.top_k, saliency.stop_words).to_pylist()
+    shown = zip(
+        scored.ids[few], texts.to_pylist(), words.to_pylist(), scored.answers, chosen, strict=False
+    )
+    for name, text, scores, answer, top in shown:
+        rationales = written.get(name, [])
+        yield {
+            "id": name,
+            "pieces": pieces(text, scores, {word.casefold() for word in top}),
+            "answer": answer,
+            "top": top,
+            "rationales": rationales,
+            "kinds": sorted({status for _, status, _ in rationales}),
+        }

@@ -1,0 +1,128 @@
+"""The student with its model card, to be served or given away: `make release`.
+
+Knows parameters, metrics and folders; knows nothing of how the student learnt.
+"""
+
+import json
+import shutil
+import sys
+from typing import Any
+
+from huggingface_hub import ModelCardData
+
+from stages.distil.interface.catalogue import (
+    FolderModel,
+    HubModel,
+    Model,
+    PackageModel,
+    ServerModel,
+)
+from stages.distil.interface.errors import UserError, report_errors
+from stages.distil.interface.parameters import Parameters, load_parameters
+from stages.distil.language.student_prompts import ANSWER_TASK, question_text, student_context
+from stages.distil.storage import tables
+from stages.distil.weights.folders import RELEASE, STUDENT, whole_folder
+
+EXAMPLE = question_text("Which of these is a metal?", ["iron", "oak", "glass"])
+
+
+def release() -> None:
+    """Write the trained student's folder again, with a README.md that says what it is."""
+    trained = STUDENT / "config.json"
+    if not trained.exists():
+        raise UserError(f"{trained}: no such file; `dvc repro` makes it")
+    card = model_card(load_parameters("params.yaml"), tables.read_metrics())
+    with whole_folder(RELEASE) as folder:
+        shutil.copytree(STUDENT, folder, dirs_exist_ok=True)
+        (folder / "README.md").write_text(card, encoding="utf-8")
+    print(f"{RELEASE}: the student, a Hugging Face folder")
+
+
+def model_card(parameters: Parameters, metrics: dict[str, Any]) -> str:
+    """Return the README.md of the student's folder, in the Hugging Face Hub's form."""
+    student, data = parameters.student, parameters.data_set
+    base = parameters.models[student.model]
+    known = {"base_model": base.id} if isinstance(base, HubModel) else {}
+    head = ModelCardData(library_name="transformers", tags=["distillation"], **known).to_yaml()
+    teachers = [
+        f"- `{name}` (α = {parameters.teacher_weight(name)}): {_origin(parameters.models[name])}"
+        for name in parameters.teachers
+    ]
+    settings = {
+        "student": student.model_dump(mode="json"),
+        "train": parameters.train.model_dump(mode="json") | {"seed": parameters.training_seed},
+        "rationales": parameters.rationales.model_dump(mode="json"),
+        "saliency": parameters.saliency.model_dump(mode="json"),
+        "assemble": parameters.assemble.model_dump(mode="json"),
+    }
+    origin = data.model_dump(mode="json", exclude_none=True)
+    rows = [("student", metrics["student"])]
+    rows += [(name, score) for name, score in metrics["teachers"].items() if "accuracy" in score]
+    scores = [
+        f"| {name} | {s['accuracy']:.3f} | {s['low']:.3f} to {s['high']:.3f} |" for name, s in rows
+    ]
+    lines = "\n".join
+    return f"""---
+{head}
+---
+
+# Student of {", ".join(parameters.teachers)} on {parameters.data.name}
+
+`{student.model}` ({_origin(base)}), taught answers, teachers' rationales and salient words at once:
+L = L_answer + Σ α L_rationale + λ L_saliency.
+
+| {metrics["student"]["questions"]} test questions | accuracy | 95 % interval |
+|---|---|---|
+{lines(scores)}
+
+## How to ask it
+
+It was taught this text, and goes on with the answer:
+
+```
+{student_context(EXAMPLE, [])}{ANSWER_TASK}
+```
+
+Its chat template, where it has one, makes that of a message with the question and its options.
+
+## Where it comes from
+
+Teachers of rationales:
+
+{lines(teachers)}
+
+Salient words (λ = {parameters.saliency.weight}) are those of `{parameters.saliency.teacher}`,
+{_origin(parameters.models[parameters.saliency.teacher])}.
+
+Data, `{parameters.data.name}`:
+
+```json
+{json.dumps(origin, indent=2, ensure_ascii=False)}
+```
+
+Parameters:
+
+```json
+{json.dumps(settings, indent=2)}
+```
+
+## Licence
+
+The student derives from its base model and learnt from the teachers' texts and from the data, so
+the licences of all of them apply. Data: {data.licence or "not stated"}. The models' stand in their
+own cards.
+"""
+
+
+def _origin(model: Model) -> str:
+    if isinstance(model, HubModel):
+        return f"{model.id} at {model.revision}"
+    if isinstance(model, PackageModel):
+        return f"{model.package}, sha256 {model.sha256}"
+    if isinstance(model, FolderModel):
+        return "a local folder"
+    return f"{model.model} behind a server" if isinstance(model, ServerModel) else "in the data set"
+
+
+if __name__ == "__main__":
+    sys.exit(report_errors("release", False, release))

@@ -1,0 +1,58 @@
+"""The short table that `make repro` ends with."""
+
+import json
+import sys
+
+from stages.distil.interface.command import TIMES
+from stages.distil.interface.errors import report_errors
+from stages.distil.interface.parameters import load_parameters
+from stages.distil.storage.tables import read_metrics
+
+
+def print_summary() -> None:
+    """Print accuracies with intervals, sizes, and the time each stage took when it last ran."""
+    metrics = read_metrics()
+    parameters = load_parameters("params.yaml")
+    times = {file.stem: json.loads(file.read_text()) for file in sorted(TIMES.glob("*.json"))}
+    head = f"{'accuracy':>8}  {'95 % interval':15} {'parameters':>10} {'student is':>10}"
+    print(f"\n{'model':28} {head} {'answers/s':>9}")
+    student = metrics["student"]
+    rows = [("student", "student", student)]
+    rows += [(f"{name}, zero-shot", name, entry) for name, entry in metrics["teachers"].items()]
+    for label, name, entry in rows:
+        if "accuracy" in entry:
+            interval = f"{entry['low']:.3f} to {entry['high']:.3f}"
+            size = f"{entry['parameters'] / 1e6:,.0f} M" if "parameters" in entry else ""
+            share = f"{entry['student_share']:.1%}" if "student_share" in entry else ""
+            taken = times.get(f"answers@{name}")
+            rate = f"{taken['answers'] / taken['seconds']:.1f}" if taken else ""
+            scores = f"{entry['accuracy']:8.3f}  {interval:15} {size:>10} {share:>10}"
+            print(f"{label:28} {scores} {rate:>9}")
+    print(f"{student['questions']} test questions of {parameters.data.name}")
+    if "by_option" in student:
+        best = student["by_option"]
+        interval = f"{best['low']:.3f} to {best['high']:.3f}"
+        print(f"the student's most probable option: {best['accuracy']:.3f} ({interval})")
+    taught = {"salient words": student["words"]} if "words" in student else {}
+    taught |= {f"rationale of {name}": f for name, f in student.get("rationales", {}).items()}
+    for name, found in taught.items():
+        print(f"its {name} again: F1 {found['f1']:.3f} on {found['questions']} train questions")
+    print()
+    for name, entry in metrics["teachers"].items():
+        counts = ", ".join(f"{n} {status}" for status, n in entry["rationales"].items() if n)
+        print(f"rationales of {name}: {counts}")
+        if "train" in entry:
+            train = entry["train"]
+            print(f"  its own answers to train questions: {train['accuracy']:.3f} right")
+    salient = metrics["saliency"]
+    print(
+        f"salient words: {salient['overlap']:.3f} of the questions have a word of the answer among "
+        f"them ({salient['chance']:.3f} by chance)"
+    )
+    stages = {name: t["seconds"] for name, t in times.items() if "answers" not in t}
+    if stages:
+        print("\nseconds: " + ", ".join(f"{name} {value:.0f}" for name, value in stages.items()))
+
+
+if __name__ == "__main__":
+    sys.exit(report_errors("summary", "--debug" in sys.argv, print_summary))

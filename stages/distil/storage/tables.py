@@ -1,0 +1,312 @@
+"""The files that stages hand to each other: names, schemas, reading and writing.
+
+A table is written under a temporary name and renamed, so a reader never meets half a file, and its
+bytes depend on its rows alone. Knows nothing of what the columns mean to a model.
+"""
+
+import json
+import os
+import shutil
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from stages.distil.interface.errors import UserError
+from stages.distil.storage.examples import Example
+
+EXAMPLES = Path("data/examples.parquet")
+REJECTED = Path("data/rejected.parquet")
+RATIONALES = Path("data/rationales")  # one table a teacher
+SALIENCY = Path("data/saliency.parquet")
+DISTILL = Path("data/distill")  # one folder of files a split
+PREDICTIONS = Path("results/predictions.parquet")
+METRICS = Path("results/metrics.json")
+FIGURES = Path("results/figures")  # one folder a scale of `make figures`
+CARD = Path("data/README.md")  # the data card; `datasets` reads it too
+ROW_GROUP = 16_384  # rows
+SHARD = 16 * ROW_GROUP  # rows of a file of `distill`
+
+_text = pa.field("text", pa.string(), nullable=False)
+_teacher_text = pa.struct([pa.field("teacher", pa.string(), nullable=False), _text])
+
+
+def _schema(**columns: pa.DataType | tuple[pa.DataType, None]) -> pa.Schema:
+    """Build a schema; a type paired with None may be null."""
+    return pa.schema(
+        [
+            pa.field(name, kind[0] if isinstance(kind, tuple) else kind, isinstance(kind, tuple))
+            for name, kind in columns.items()
+        ]
+    )
+
+
+SCHEMAS = {
+    EXAMPLES: _schema(
+        id=pa.string(),
+        split=pa.string(),
+        question=pa.string(),
+        options=pa.list_(pa.string()),
+        answer=pa.string(),
+        rationales=pa.list_(_teacher_text),
+    ),
+    REJECTED: _schema(source=pa.string(), row=pa.int64(), reason=pa.string(), text=pa.string()),
+    # A train question has a rationale and its status, and where the teacher reasons freely its
+    # own answer; a test question has the teacher's zero-shot answer.
+    RATIONALES: _schema(
+        id=pa.string(),
+        split=pa.string(),
+        sample=pa.int32(),
+        rationale=(pa.string(), None),
+        status=(pa.string(), None),
+        answer=(pa.string(), None),
+        finish_reason=pa.string(),
+        prompt_tokens=pa.int32(),
+        output_tokens=pa.int32(),
+    ),
+    # `start` and `end` count characters of `text`, end exclusive; `target` is the answer whose
+    # log-probability is attributed; `delta` is what integrated gradients miss.
+    SALIENCY: _schema(
+        id=pa.string(),
+        text=pa.string(),
+        words=pa.list_(
+            pa.struct(
+                [
+                    pa.field("start", pa.int32(), nullable=False),
+                    pa.field("end", pa.int32(), nullable=False),
+                    pa.field("score", pa.float32(), nullable=False),
+                ]
+            )
+        ),
+        method=pa.string(),
+        target=pa.string(),
+        delta=(pa.float32(), None),
+    ),
+    DISTILL: _schema(
+        id=pa.string(),
+        context=pa.string(),
+        options=pa.list_(pa.string()),
+        answer=pa.string(),
+        rationales=pa.list_(_teacher_text),
+        saliency=pa.list_(pa.string()),
+    ),
+    # `scores` are the mean log-probabilities of the options' tokens; empty without options.
+    PREDICTIONS: _schema(
+        id=pa.string(),
+        question=pa.string(),
+        options=pa.list_(pa.string()),
+        answer=pa.string(),
+        prediction=pa.string(),
+        correct=pa.bool_(),
+        scores=pa.list_(pa.float32()),
+    ),
+}
+
+
+class TableWriter:
+    """Write rows to a table as they come; a context manager.
+
+    The table takes its name when the block ends without an error; its bytes depend on its rows
+    alone. Memory holds one row group.
+    """
+
+    def __init__(
+        self, path: Path, schema: pa.Schema | None = None, about: Mapping[str, str] | None = None
+    ):
+        """Take the table's path; its schema is the one declared for it, unless given.
+
+        `about` is what holds for all rows; `read_about` returns it.
+        """
+        self._path = path
+        self._schema = schema or _schema_of(path)
+        self._about = dict(about or {})
+        self._temporary = path.with_name(path.name + ".tmp")
+        self._rows: list[dict[str, Any]] = []
+
+    def __enter__(self) -> "TableWriter":
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = _writer(self._temporary, self._schema)
+        return self
+
+    def write(self, row: Mapping[str, Any]) -> None:
+        """Add a row."""
+        self._rows.append(dict(row))
+        if len(self._rows) == ROW_GROUP:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self._rows:
+            self._file.write_table(pa.Table.from_pylist(self._rows, schema=self._schema))
+            self._rows = []
+
+    def __exit__(self, kind: Any, *_: Any) -> None:
+        try:
+            if kind is None:
+                self._flush()
+                if self._about:
+                    self._file.add_key_value_metadata(self._about)
+            self._file.close()
+            if kind is None:
+                os.replace(self._temporary, self._path)
+        finally:
+            self._temporary.unlink(missing_ok=True)
+
+
+def write_shards(folder: Path, batches: Iterable[pa.Table]) -> int:
+    """Write tables to a folder of Parquet files of SHARD rows, in order; return the rows written.
+
+    The folder takes its name when all is written. Memory holds a batch.
+    """
+    staging = folder.with_name(folder.name + ".tmp")
+    shutil.rmtree(staging, ignore_errors=True)
+    staging.mkdir(parents=True)
+    schema = _schema_of(folder)
+    total = 0
+    try:
+        with ExitStack() as files:
+            file = files.enter_context(_writer(staging / "00000.parquet", schema))
+            for batch in batches:
+                while len(batch):
+                    if total and total % SHARD == 0:
+                        files.close()
+                        path = staging / f"{total // SHARD:05d}.parquet"
+                        file = files.enter_context(_writer(path, schema))
+                    part = batch.slice(0, SHARD - total % SHARD)
+                    file.write_table(part)
+                    total += len(part)
+                    batch = batch.slice(len(part))
+        shutil.rmtree(folder, ignore_errors=True)
+        staging.rename(folder)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    return total
+
+
+def write_table(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write rows to a table of the schema declared for `path` or for its folder."""
+    with TableWriter(path) as table:
+        for row in rows:
+            table.write(row)
+
+
+def read_table(path: Path) -> list[dict[str, Any]]:
+    """Read a table, a file or a folder of them.
+
+    Raises `UserError` where it is missing or has other columns than declared.
+    """
+    return list(scan_table(path, _schema_of(path)))
+
+
+def open_table(path: Path) -> pq.ParquetFile:
+    """Open a file; raise `UserError` where it is missing or no Parquet."""
+    check_exists(path)
+    try:
+        return pq.ParquetFile(path)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise UserError(
+            f"{path}: not a Parquet table ({error}); delete it and `dvc repro`"
+        ) from None
+
+
+def read_about(path: Path) -> dict[str, str]:
+    """Return what holds for all rows of a file."""
+    with open_table(path) as table:
+        found = table.schema_arrow.metadata or {}
+    return {name.decode(): value.decode() for name, value in found.items()}
+
+
+def check_exists(path: Path) -> None:
+    """Raise `UserError` where there is no such table."""
+    if not path.exists():
+        raise UserError(f"{path}: no such table; `dvc repro` makes it")
+
+
+def scan_table(path: Path, expected: pa.Schema | None = None) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a table, a file or a folder of them; memory holds one batch.
+
+    Raises `UserError` where it is missing, or has other columns than expected.
+    """
+    for file in _files(path):
+        with open_table(file) as rows:
+            found = rows.schema_arrow.names
+            if expected is not None and found != expected.names:
+                raise UserError(
+                    f"{file}: expected columns {', '.join(expected.names)}, found "
+                    f"{', '.join(found)}; delete it and `dvc repro`"
+                )
+            for batch in rows.iter_batches(ROW_GROUP):
+                yield from batch.to_pylist()
+
+
+def read_examples(*splits: str) -> list[Example]:
+    """Read the questions of the named splits, of all where none is named."""
+    return list(scan_examples(*splits))
+
+
+def scan_examples(*splits: str) -> Iterator[Example]:
+    """Yield the questions of the named splits, of all where none is named; memory holds a batch."""
+    for row in scan_table(EXAMPLES, SCHEMAS[EXAMPLES]):
+        if not splits or row["split"] in splits:
+            texts = {r["teacher"]: r["text"] for r in row["rationales"]}
+            yield Example(**row | {"rationales": texts})
+
+
+def example_row(example: Example) -> dict[str, Any]:
+    """Return a question as a row of `examples`."""
+    rationales = [{"teacher": t, "text": text} for t, text in example.rationales.items()]
+    return vars(example) | {"rationales": rationales}
+
+
+def count_examples() -> Counter[str]:
+    """Return the number of questions of each split."""
+    counts: Counter[str] = Counter()
+    with open_table(EXAMPLES) as table:
+        for batch in table.iter_batches(ROW_GROUP, columns=["split"]):
+            counts.update(batch["split"].to_pylist())
+    return counts
+
+
+def read_metrics() -> dict[str, Any]:
+    """Read what `evaluate` counted; raise `UserError` where it has not run."""
+    try:
+        return json.loads(METRICS.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{METRICS}: no such file; `dvc repro` makes it") from None
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)
+
+
+def rationale_table(teacher: str) -> Path:
+    """Return the path of a teacher's rationales."""
+    return RATIONALES / f"{teacher}.parquet"
+
+
+def distill_table(split: str) -> Path:
+    """Return the folder of a split of the assembled data set: its files are read as one table."""
+    return DISTILL / split
+
+
+def _files(path: Path) -> list[Path]:
+    return sorted(path.glob("*.parquet")) if path.is_dir() else [path]
+
+
+def _writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
+    return pq.ParquetWriter(path, schema, compression="zstd", store_schema=False)
+
+
+def _schema_of(path: Path) -> pa.Schema:
+    for name in (path, path.parent):
+        for declared, schema in SCHEMAS.items():
+            if name.parts[-len(declared.parts) :] == declared.parts:
+                return schema
+    raise KeyError(f"no schema is declared for {path}")

@@ -1,0 +1,87 @@
+"""An epoch as optimiser steps, each of several passes within a token budget."""
+
+from collections.abc import Callable, Sequence
+from typing import TypedDict
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from stages.distil.models.batching import by_length
+from stages.distil.student.samples import Sample, count_targets
+
+
+class Step(TypedDict):
+    """What one process computes of an optimiser's step.
+
+    `passes` are batches; `counts` (tasks,) are the target tokens of the whole step, those of the
+    other processes counted.
+    """
+
+    passes: list[dict[str, Tensor]]
+    counts: Tensor
+
+
+class Steps(Dataset):
+    """The steps of an epoch: questions in an order drawn anew for each epoch, in passes by length.
+
+    A question is a list of samples, which are learnt in the same step.
+    """
+
+    def __init__(
+        self,
+        questions: Sequence[Sequence[Sample]],
+        collate: Callable[[Sequence[Sample]], dict[str, Tensor]],
+        tasks: Sequence[str],
+        batch_size: int,
+        batch_tokens: int,
+        seed: int,
+    ):
+        """Take the samples of each question, how many make a step, and the tokens of a pass."""
+        self.questions = questions
+        self._collate = collate
+        self._tasks = tasks
+        self._batch_size = batch_size
+        self._batch_tokens = batch_tokens
+        self._seed = seed
+        self.rank, self.processes = 0, 1
+        self.set_epoch(0)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Draw the order of an epoch."""
+        random = torch.Generator().manual_seed(self._seed * 100_003 + epoch)
+        self._order = torch.randperm(len(self.questions), generator=random).tolist()
+
+    def __len__(self) -> int:
+        return -(-len(self.questions) // self._batch_size)
+
+    def __getitem__(self, number: int) -> Step:
+        if not 0 <= number < len(self):
+            raise IndexError(number)
+        start = number * self._batch_size
+        chosen = self._order[start : start + self._batch_size]
+        samples = [sample for n in chosen for sample in self.questions[n]]
+        counts = count_targets(samples, self._tasks)
+        samples.sort(key=lambda sample: sample.length)
+        shares = [self.batches(samples[r :: self.processes]) for r in range(self.processes)]
+        passes = [self._collate(batch) for batch in shares[self.rank]]
+        missing = max(map(len, shares)) - len(passes)
+        return Step(passes=passes + [self._nothing(samples[0])] * missing, counts=counts)
+
+    def batches(self, samples: Sequence[Sample]) -> list[list[Sample]]:
+        """Return these samples in batches within the token budget, one for each pass."""
+        lengths = [sample.length for sample in samples]
+        batches = by_length(lengths, self._batch_tokens)
+        return [[samples[i] for i in chosen] for chosen in batches]
+
+    def _nothing(self, sample: Sample) -> dict[str, Tensor]:
+        """Return a pass without targets: every process has as many passes as any other."""
+        batch = self._collate([sample])
+        return batch | {"labels": torch.full_like(batch["labels"], -100)}
+
+
+class _Loader(DataLoader):
+    """Steps one after the other; the Trainer tells it the epoch."""
+
+    def set_epoch(self, epoch: int) -> None:
+        self.dataset.set_epoch(epoch)

@@ -1,0 +1,164 @@
+"""Hugging Face's Trainer with the multi-task loss, validation by answering, and curves."""
+
+import math
+import sys
+from collections.abc import Sequence
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from accelerate.utils import gather_object
+from dvclive import Live
+from torch import Tensor
+from torch.utils.data import DataLoader
+from transformers import (
+    Trainer,
+    TrainerCallback,
+)
+
+from stages.distil.interface.errors import UserError
+from stages.distil.language.answers import accuracy
+from stages.distil.models.hardware import fitting
+from stages.distil.student.answering import generate_answers
+from stages.distil.student.loss import autocast, task_sums, total_loss
+from stages.distil.student.samples import Sample
+from stages.distil.student.steps import Step, _Loader
+
+
+class DistillationTrainer(Trainer):
+    """A Trainer that learns all tasks of a question at once and measures answers."""
+
+    def __init__(
+        self,
+        *,
+        weights: dict[str, float],
+        questions: Sequence[Sample],
+        validation: Sequence[dict[str, Any]],
+        max_tokens: int,
+        batch_tokens: int,
+        dtype: str,
+        **arguments: Any,
+    ):
+        """Take each task's weight in the loss, and the validation questions as prompts and rows."""
+        super().__init__(**arguments)
+        self.tasks = list(weights)
+        self._weights = torch.tensor(list(weights.values()), device=self.args.device)
+        self._questions = questions
+        self._validation = validation
+        self._max_tokens = max_tokens
+        self._dtype = dtype
+        self._advice = f"set train.batch_tokens below {batch_tokens}"
+        self._task_losses = torch.zeros(len(weights), device=self.args.device)
+        self._steps = 0
+        self.train_dataset.rank = self.args.process_index
+        self.train_dataset.processes = self.args.world_size
+        vocabulary = self.model.config.get_text_config().vocab_size
+        self._guessing = math.log(vocabulary) * sum(weights.values())
+        self._bound = 0.0
+
+    def get_train_dataloader(self) -> DataLoader:
+        """Return the steps as they are: they are batches already."""
+        return _Loader(self.train_dataset, batch_size=None, collate_fn=lambda step: step)
+
+    def training_step(
+        self, model: torch.nn.Module, inputs: Step, num_items_in_batch: Any = None
+    ) -> Tensor:
+        """Compute the gradients of a step, pass by pass; return its loss.
+
+        Each pass counts by its targets' share of the whole step's, so that neither the budget nor
+        the number of processes changes the sum.
+        """
+        model.train()
+        counts = inputs["counts"].to(self.args.device)
+        step = torch.zeros_like(self._task_losses)
+        for left, batch in zip(
+            reversed(range(len(inputs["passes"]))), inputs["passes"], strict=True
+        ):
+            with self.accelerator.no_sync(model) if left else nullcontext():
+                with fitting("a pass", self._advice):
+                    with autocast(self._dtype):
+                        sums = task_sums(model, self._prepare_inputs(batch), len(self.tasks))
+                    # Processes' gradients are averaged, and are wanted summed.
+                    loss = total_loss(sums, counts, self._weights) * self.args.world_size
+                    self.accelerator.backward(loss)
+            step += sums.detach() / counts.clamp(min=1)
+        self._task_losses += step
+        self._steps += 1
+        total = (step * self._weights).sum() * self.args.world_size
+        if not self._bound:  # a student may begin worse than by guessing
+            self._bound = 2 * max(self._guessing, total.item())
+        if not torch.isfinite(total) or total > self._bound:
+            raise UserError(
+                f"the loss is {total.item():.4g} at step {self.state.global_step}, more than "
+                f"{self._bound:.3g}; lower train.learning_rate"
+            )
+        return total
+
+    def evaluate(self, *arguments: Any, **keywords: Any) -> dict[str, float]:
+        """Answer the validation questions; return the share answered correctly."""
+        mine = slice(self.args.process_index, None, self.args.world_size)
+        if self.is_fsdp_enabled:  # a pass takes all processes, each with its part of the weights
+            mine = slice(None)
+        texts = generate_answers(
+            self.model, self.processing_class, self._questions[mine], self._max_tokens, self._dtype
+        )
+        places = range(len(self._questions))[mine]
+        found = dict(gather_object(list(zip(places, texts, strict=True))))
+        share = accuracy([found[n] for n in sorted(found)], self._validation)
+        metrics = {"eval_accuracy": share}
+        self.log(metrics)
+        self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log, and with a loss its parts: each task's mean since the last time."""
+        if "loss" in logs:
+            sums = self.accelerator.reduce(self._task_losses, "sum")
+            means = sums / self._steps
+            logs |= {f"loss/{t}": v for t, v in zip(self.tasks, means.tolist(), strict=True)}
+            self._task_losses.zero_()
+            self._steps = 0
+        super().log(logs, start_time)
+
+    def best_epoch(self) -> tuple[int, float]:
+        """Return the epoch whose weights were kept, and its accuracy on validation questions."""
+        history = [entry for entry in self.state.log_history if "eval_accuracy" in entry]
+        best = max(history, key=lambda entry: entry["eval_accuracy"])  # the first of equal ones
+        return round(best["epoch"]), best["eval_accuracy"]
+
+
+class _Curves(TrainerCallback):
+    """Write curves with DVCLive, those of the epochs before a resumed run too.
+
+    What the clock decides stays out.
+    """
+
+    def __init__(self, live: Live | None):
+        self.live = live
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        for entry in state.log_history:
+            self._write(state, entry, entry["step"])
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        control.should_log = True  # a checkpoint stands between two entries of the log
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+        self._write(state, logs, state.global_step)
+        if "eval_accuracy" in logs and state.is_world_process_zero:
+            print(
+                f"epoch {round(state.epoch)}: validation accuracy {logs['eval_accuracy']:.3f}",
+                file=sys.stderr,
+            )
+
+    def _write(self, state: Any, logs: dict[str, float], step: int) -> None:
+        if self.live is None:  # another process's task
+            return
+        self.live.step = step
+        if "loss" in logs:
+            self.live.log_metric("loss/total", logs["loss"])
+        for name, value in logs.items():
+            if name.startswith("loss/"):
+                self.live.log_metric(name, value)
+        if "eval_accuracy" in logs:
+            self.live.log_metric("validation/accuracy", logs["eval_accuracy"])

@@ -1,0 +1,162 @@
+"""vLLM in process: what decoder-only teachers run on.
+
+Knows models in local folders and the machine; knows nothing of questions or of rationales.
+"""
+
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import psutil
+
+from stages.distil.interface.errors import UserError
+from stages.distil.models.hardware import device
+from stages.distil.teachers.backend import TOO_LONG, Completion, Request, encode
+from stages.distil.weights.folders import count_parameters
+
+if TYPE_CHECKING:
+    from vllm import LLM
+
+ON_CPU = {  # vLLM's own defaults are for GPUs; on one they hold
+    "enforce_eager": True,  # compiling takes longer than it saves below some ten thousand tokens
+    "max_num_seqs": 64,
+    "block_size": 32,  # of tokens; 128 leaves much of a short shared prefix uncached
+}
+WAITING = 3  # requests that wait for each place in a batch, whatever their number
+GIB = 2**30
+
+
+class Engine:
+    """A teacher on vLLM in process, with a prefix cache.
+
+    The engine takes requests in their order, not as they reach a process of its own: the batches,
+    and with them the rounding and the texts, are the same in every run.
+
+    On a CPU it runs on all cores, with a KV cache sized to the free memory.
+    """
+
+    def __init__(
+        self, folder: Path, context: int, dtype: str, arguments: dict[str, Any] | None = None
+    ):
+        """Start the engine; prompt and text of a request have `context` tokens at most.
+
+        `dtype` is its precision, `bfloat16`, `float16` or `float32`; `arguments` are vLLM's own.
+        """
+        self._folder = folder
+        self._context = min(context, _context_length(folder))
+        llm = start_vllm(folder, self._context, dtype, arguments or {})
+        self._engine = llm.llm_engine
+        self._tokenizer = llm.get_tokenizer()
+        places = self._engine.vllm_config.scheduler_config.max_num_seqs
+        self._in_flight = places * (1 + WAITING)
+
+    def complete(self, requests: Iterable[Request]) -> Iterator[tuple[Request, Completion]]:
+        """Yield each request with its completion as it finishes."""
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
+
+        coming = iter(requests)
+        running: dict[str, Request] = {}
+        number = 0
+        room = 1  # the first request alone: what others share with it, they find in the cache
+        while True:
+            while len(running) < room and (request := next(coming, None)) is not None:
+                tokens = encode(self._tokenizer, request.conversation)
+                if len(tokens) + request.max_tokens > self._context:
+                    yield request, Completion("", TOO_LONG, len(tokens), 0)
+                    continue
+                sampling = SamplingParams(
+                    temperature=request.temperature,
+                    seed=request.seed if request.temperature else None,
+                    max_tokens=request.max_tokens,
+                    stop=None if self._tokenizer.chat_template else ["\n\n"],
+                    output_kind=RequestOutputKind.FINAL_ONLY,
+                )
+                name = str(number)
+                number += 1
+                self._engine.add_request(name, {"prompt_token_ids": tokens}, sampling)
+                running[name] = request
+            if not running:
+                return
+            try:
+                outputs = self._engine.step()
+            except RuntimeError as error:
+                raise UserError(f"{self._folder}: vLLM stopped: {_advice(error)}") from error
+            room = self._in_flight
+            for output in outputs:
+                if output.finished:
+                    text = output.outputs[0]
+                    yield (
+                        running.pop(output.request_id),
+                        Completion(
+                            text=text.text,
+                            finish_reason=text.finish_reason or "stop",
+                            prompt_tokens=len(output.prompt_token_ids),
+                            output_tokens=len(text.token_ids),
+                        ),
+                    )
+
+
+def start_vllm(folder: Path, context: int, dtype: str, arguments: dict[str, Any]) -> "LLM":
+    """Start vLLM in this process; raise `UserError` where it does not start.
+
+    `arguments` are vLLM's own and go before the defaults.
+    """
+    os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    on_cpu = device() == "cpu"
+    if on_cpu:
+        workers = arguments.get("tensor_parallel_size", 1)
+        _use_whole_machine(folder, dtype, workers)
+    from vllm import LLM  # reads the environment when imported
+
+    try:
+        return LLM(
+            model=str(folder),
+            dtype=dtype,
+            max_model_len=context,
+            seed=0,
+            **{"enable_prefix_caching": True, "disable_log_stats": True}
+            | (ON_CPU if on_cpu else {})
+            | arguments,
+        )
+    except (ValueError, TypeError, AssertionError, RuntimeError, MemoryError) as error:
+        raise UserError(f"{folder}: vLLM does not start: {_advice(error)}") from error
+
+
+def _use_whole_machine(folder: Path, dtype: str, workers: int) -> None:
+    """Set what vLLM reads of its CPU backend from the environment; the user's own values stay."""
+    cores = sorted(os.sched_getaffinity(0))
+    workers = max(1, min(workers, len(cores)))
+    shares = [cores[worker::workers] for worker in range(workers)]
+    # By default vLLM keeps one core free, which is half of a small machine.
+    bound = "|".join(",".join(map(str, share)) for share in shares)
+    os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", bound)
+    weights = count_parameters(folder) * (4 if dtype == "float32" else 2)
+    free = (psutil.virtual_memory().available - weights) / workers
+    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(max(1, min(16, int(free / 4 / GIB)))))
+
+
+def _context_length(folder: Path) -> int:
+    from transformers import AutoConfig
+
+    return AutoConfig.from_pretrained(folder).get_text_config().max_position_embeddings
+
+
+def _advice(error: BaseException) -> str:
+    """Return an error on one line and what to change."""
+    # Of a check by pydantic the first line only counts; then come argument and reason, and a link.
+    lines = [line.strip() for line in str(error).splitlines()]
+    lines = [line for line in lines if line and not line.startswith("For further information")]
+    message = (" ".join(lines) or type(error).__name__)[:500]
+    advice = "see rationales.engine; `--debug` shows where"
+    if any(word in message.lower() for word in ("memory", "kv cache", "cache blocks")):
+        advice = (
+            "lower rationales.context, free memory, or choose a smaller teacher (on a CPU "
+            "VLLM_CPU_KVCACHE_SPACE sets the cache's GiB, on a GPU "
+            "rationales.engine.gpu_memory_utilization its share)"
+        )
+    elif "architecture" in message.lower():
+        advice = "set rationales.backend to transformers"
+    return f"{message}; {advice}"

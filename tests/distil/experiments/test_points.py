@@ -1,0 +1,123 @@
+import numpy as np
+import pytest
+from scipy import stats
+
+from stages.distil.experiments.cases import case_study
+from stages.distil.experiments.plan import Figure, Grid
+from stages.distil.experiments.plots import draw
+from stages.distil.experiments.points import Point, gain, headroom, interval, over_runs, table
+
+GRID = Grid.model_validate(
+    {
+        "methods": {"plain": [], "taught": [], "oracle": []},
+        "baseline": "plain",
+        "ceiling": "oracle",
+        "case": "taught",
+        "figures": {"methods": {"seeds": [0, 1, 2]}},
+    }
+)
+
+
+def point(method: str, *right: int, questions: int = 100, value=None) -> Point:
+    return Point(method, value, [[n < count for n in range(questions)] for count in right])
+
+
+@pytest.mark.parametrize("values", [[0.4, 0.5], [0.1, 0.2, 0.4], [0.61, 0.64, 0.66, 0.7, 0.5]])
+def test_the_interval_over_runs_is_that_of_the_t_test(values):
+    expected = stats.ttest_1samp(values, 0).confidence_interval(0.95)
+    assert over_runs(values) == pytest.approx((expected.low, expected.high), rel=1e-9)
+
+
+def test_the_interval_of_one_run_is_that_of_a_proportion():
+    expected = stats.binomtest(37, 100).proportion_ci(method="wilson")
+    assert interval(point("plain", 37)) == pytest.approx((expected.low, expected.high), rel=1e-9)
+
+
+def test_an_interval_over_runs_stays_between_none_and_all():
+    assert interval(point("plain", 0, 100)) == (0.0, 1.0)
+
+
+def test_a_gain_over_several_seeds_is_paired_by_seed():
+    ours, theirs = point("taught", 60, 70, 65), point("plain", 50, 61, 54)
+    expected = stats.ttest_rel([0.6, 0.7, 0.65], [0.5, 0.61, 0.54]).confidence_interval(0.95)
+    assert gain(ours, theirs) == pytest.approx((0.1, expected.low, expected.high), rel=1e-9)
+
+
+def test_a_gain_of_one_run_is_paired_by_question():
+    share, low, high = gain(point("taught", 60), point("plain", 50))
+    gains = np.array([1.0] * 10 + [0.0] * 90)
+    half = 1.96 * gains.std() / np.sqrt(100)
+    assert share == pytest.approx(0.1)
+    assert (low, high) == pytest.approx((0.1 - half, 0.1 + half), abs=0.011)
+
+
+@pytest.mark.parametrize(
+    ("student", "ceiling", "expected"),
+    [(65, 80, 0.5), (50, 80, 0), (40, 90, -0.25), (60, 50, None)],
+)
+def test_the_headroom_is_what_right_rationales_gain(student, ceiling, expected):
+    points = point("taught", student), point("plain", 50), point("oracle", ceiling)
+    assert headroom(*points) == pytest.approx(expected)
+
+
+def test_a_table_says_nothing_of_the_baseline_against_itself():
+    points = [point("plain", 50, 60, 55), point("taught", 60, 70, 65), point("oracle", 75, 75, 75)]
+    plain, taught, oracle = table(GRID, points)
+    assert (plain["gain"], plain["headroom"]) == (None, None)
+    assert (taught["gain"], taught["headroom"], taught["runs"]) == (0.1, 0.5, 3)
+    assert oracle["gain"] == 0.2
+    assert oracle["headroom"] is None
+    assert taught["each"] == "0.600 0.700 0.650"
+
+
+def test_gains_along_a_parameter_are_of_the_same_value():
+    points = [
+        point("plain", 50, value=1),
+        point("plain", 60, value=2),
+        point("taught", 70, value=2),
+    ]
+    assert [row["gain"] for row in table(GRID, points)] == [None, None, 0.1]
+
+
+def test_a_drawing_is_the_same_bytes_and_names_every_method():
+    rows = table(GRID, [point(name, 50, 60, 55) for name in GRID.methods])
+    figure = Figure(seeds=[0, 1, 2])
+    drawing = draw(figure, rows)
+    assert drawing == draw(figure, rows)
+    assert all(f">{name}<" in drawing for name in GRID.methods)
+    assert "over 3 seeds" in drawing
+
+
+def test_lines_are_drawn_at_every_value():
+    points = [point(m, 50 + v, value=v) for m in ("plain", "taught") for v in (3, 5, 10)]
+    figure = Figure(parameter="saliency.top_k", values=[3, 5, 10])
+    drawing = draw(figure, table(GRID, points))
+    assert all(f">{text}<" in drawing for text in ("3", "5", "10", "saliency.top_k", "taught"))
+
+
+def answered(marks: str) -> list[dict]:
+    return [
+        {
+            "id": f"test-{n}",
+            "question": f"Is *{n}* <b>one</b>?\nSay.",
+            "options": ["yes", "no"],
+            "answer": "yes",
+            "prediction": "yes" if mark == "1" else "no | <script>",
+            "correct": mark == "1",
+        }
+        for n, mark in enumerate(marks)
+    ]
+
+
+def test_the_case_study_shows_where_methods_differ_most():
+    answers = {
+        "plain": [answered("0010"), answered("0010"), answered("1010")],
+        "taught": [answered("1100"), answered("1100"), answered("1100")],
+        "oracle": [answered("1111")] * 3,
+    }
+    text = case_study(GRID, answers)
+    assert "taught does better on 2 of 4, worse on 1." in text
+    assert text.index("test-1") < text.index("test-0") < text.index("test-2")
+    assert "test-3" not in text
+    assert "| plain | ✗ no \\| \\<script\\> | ✗ no \\| \\<script\\> | ✓ yes |" in text
+    assert "Is \\*1\\* \\<b\\>one\\</b\\>? Say. (yes, no)" in text

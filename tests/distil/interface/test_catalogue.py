@@ -1,0 +1,203 @@
+"""Each data set of the papers: a few invented rows in its exact column layout."""
+
+from collections import Counter
+
+import pytest
+
+from stages.distil.interface.parameters import load_parameters
+from stages.distil.questions.fields import Questions
+from stages.distil.storage.examples import Example, Record
+from tests.conftest import ROOT
+
+
+def read(name: str, *rows: dict) -> tuple[list, Counter]:
+    settings = load_parameters(ROOT / "params.yaml").datasets[name]
+    tally: Counter[str] = Counter()
+    records = [Record("train", name, n, "", row) for n, row in enumerate(rows, start=1)]
+    return list(Questions(settings, 50_000, tally).accept(records)), tally
+
+
+def choices(*texts: str, labels: str = "ABCDE") -> dict:
+    return {"text": list(texts), "label": list(labels[: len(texts)])}
+
+
+NLI = ["entailment", "neutral", "contradiction"]
+
+LAYOUTS = {
+    "openbookqa": (
+        {
+            "id": "7-980",
+            "question_stem": "The sun is responsible for",
+            "choices": choices("puppies", "children", "plants", "sofas"),
+            "answerKey": " C",
+        },
+        ("7-980", "The sun is responsible for", ["puppies", "children", "plants", "sofas"]),
+        "plants",
+    ),
+    "arc-challenge": (
+        {
+            "id": "Q1",
+            "question": "Which is warm?",
+            "choices": choices("ice", "fire", "3", "1", labels="1234"),
+            "answerKey": "2",
+        },
+        ("Q1", "Which is warm?", ["ice", "fire", "3", "1"]),
+        "fire",
+    ),
+    "arc-easy": (
+        {
+            "id": "Q2",
+            "question": "Which swims?",
+            "choices": choices("fish", "bird", "cow"),
+            "answerKey": "A",
+        },
+        ("Q2", "Which swims?", ["fish", "bird", "cow"]),
+        "fish",
+    ),
+    "piqa": (
+        {"goal": "Open a jar", "sol1": "Twist the lid.", "sol2": "Eat the lid.", "label": 0},
+        ("train-000000", "Open a jar", ["Twist the lid.", "Eat the lid."]),
+        "Twist the lid.",
+    ),
+    "commonsenseqa": (
+        {
+            "id": "ab",
+            "question": "Where do cups stand?",
+            "question_concept": "cup",
+            "choices": choices("shelf", "sea", "sky", "fire", "ear"),
+            "answerKey": "A",
+        },
+        ("ab", "Where do cups stand?", ["shelf", "sea", "sky", "fire", "ear"]),
+        "shelf",
+    ),
+    "anli": (
+        {
+            "uid": "u-1",
+            "premise": "Ann sings.",
+            "hypothesis": "Ann is silent.",
+            "label": 2,
+            "reason": "",
+        },
+        ("u-1", "Ann sings.\nDoes it follow that: Ann is silent.", NLI),
+        "contradiction",
+    ),
+    "pubmedqa": (
+        {
+            "pubid": 21645374,
+            "question": "Do cells die?",
+            "context": {
+                "contexts": ["Cells live.", "Some die."],
+                "labels": ["BACKGROUND", "RESULTS"],
+                "meshes": ["Cell"],
+                "reasoning_required_pred": ["y", "e", "s"],
+                "reasoning_free_pred": ["n", "o"],
+            },
+            "long_answer": "They do.",
+            "final_decision": "yes",
+        },
+        ("21645374", "Cells live.\nSome die.\nDo cells die?", ["yes", "no", "maybe"]),
+        "yes",
+    ),
+    "svamp": (
+        {
+            "ID": "chal-1",
+            "Body": "Ann has 3 pens and buys 2",
+            "Question": "How many pens has she?",
+            "Equation": "( 3.0 + 2.0 )",
+            "Answer": "5.0",
+            "Type": "Addition",
+            "question_concat": "Ann has 3 pens and buys 2 How many pens has she?",
+        },
+        ("chal-1", "Ann has 3 pens and buys 2 How many pens has she?", []),
+        "5.0",
+    ),
+    "riddlesense": (
+        {
+            "id": "r1",
+            "question": {
+                "stem": "What has a neck and no head?",
+                "choices": [
+                    {"label": "A", "text": "bottle"},
+                    {"label": "B", "text": "cat"},
+                ],
+            },
+            "answerKey": "A",
+        },
+        ("r1", "What has a neck and no head?", ["bottle", "cat"]),
+        "bottle",
+    ),
+    "esnli": (
+        {
+            "pairID": "3.jpg#1",
+            "gold_label": "neutral",
+            "Sentence1": "A man walks.",
+            "Sentence2": "He walks home.",
+            "Explanation_1": "He may walk elsewhere.",
+            "WorkerId": "x",
+        },
+        ("3.jpg#1", "A man walks.\nDoes it follow that: He walks home.", NLI),
+        "neutral",
+    ),
+    "bioasq": (
+        {
+            "id": "b1",
+            "type": "yesno",
+            "body": "Is it safe?",
+            "exact_answer": "Yes",
+            "ideal_answer": ["It is."],
+            "documents": [],
+            "snippets": [{"text": "It was safe."}, {"text": "No harm was seen."}],
+        },
+        ("b1", "It was safe.\nNo harm was seen.\nIs it safe?", ["yes", "no"]),
+        "yes",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_a_row_in_the_sets_own_layout_becomes_a_question(name):
+    row, (identity, question, options), answer = LAYOUTS[name]
+    (example,), _ = read(name, row)
+    assert isinstance(example, Example), example
+    assert (example.id, example.question) == (identity, question)
+    assert (example.options, example.answer) == (options, answer)
+
+
+def test_every_set_of_the_papers_is_tested():
+    catalogue = load_parameters(ROOT / "params.yaml").datasets
+    own = {"kinship", "syllogism", "arc", "obqa"}
+    assert set(LAYOUTS) == set(catalogue) - own
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "reason"),
+    [
+        ("piqa", {"label": -1}, "-1, which stands for no label"),
+        ("commonsenseqa", {"answerKey": ""}, "answer: empty"),
+        ("arc-easy", {"answerKey": "E"}, "answer 'E' is none of the options"),
+        ("pubmedqa", {"context": {"labels": []}}, "context.contexts: missing"),
+        ("anli", {"label": 3}, "answer '3' is none of the options"),
+    ],
+)
+def test_a_row_without_a_label_is_refused(name, change, reason):
+    (row,), _ = read(name, LAYOUTS[name][0] | change)
+    assert reason in row.reason
+
+
+def test_human_explanations_are_rationales():
+    (example,), _ = read("esnli", LAYOUTS["esnli"][0])
+    assert example.rationales == {"human": "He may walk elsewhere."}
+
+
+def test_other_kinds_of_bioasq_questions_are_left_out_and_counted():
+    row = LAYOUTS["bioasq"][0]
+    rows, tally = read("bioasq", row, row | {"id": "b2", "type": "factoid"})
+    assert [r.id for r in rows] == ["b1"]
+    assert tally == {"answer by text": 1, "left out by where": 1}
+
+
+def test_how_an_answer_was_given_is_counted():
+    _, tally = read("arc-challenge", LAYOUTS["arc-challenge"][0])
+    assert tally == {"answer by name": 1}
+    _, tally = read("piqa", LAYOUTS["piqa"][0])
+    assert tally == {"answer by index": 1}

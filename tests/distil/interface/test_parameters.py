@@ -1,0 +1,125 @@
+import subprocess
+import sys
+
+import pytest
+
+from stages.distil.interface.errors import UserError
+from stages.distil.interface.parameters import load_parameters
+from tests.conftest import ROOT
+
+
+def test_the_committed_parameters_are_valid():
+    parameters = load_parameters(ROOT / "params.yaml")
+    assert parameters.teacher_weight(parameters.teachers[0]) == parameters.alpha
+    assert parameters.training_seed == parameters.seed
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"alhpa": 1}, "unknown parameter 'alhpa'; did you mean 'alpha'?"),
+        (
+            {"rationales/num_exmples": 2},
+            "rationales.num_exmples: unknown parameter 'num_exmples'; did you mean 'num_examples'?",
+        ),
+        ({"train/epochs": "many"}, "train.epochs: input should be a valid integer"),
+        (
+            {"train/epochs": -1},
+            "train.epochs: input should be greater than or equal to 0, found -1",
+        ),
+        ({"alpha": -1}, "alpha"),
+        ({"teachers": ["qwen-coder-1b"]}, "teachers[0]: unknown model in `models` 'qwen-coder-1b'"),
+        ({"teachers": ["oracle", "oracle"]}, "teachers: a name stands twice"),
+        (
+            {"saliency/teacher": "oracle"},
+            "saliency.teacher: 'oracle' has no weights here (source provided)",
+        ),
+        ({"student/model": "smol"}, "student.model: unknown model in `models` 'smol'"),
+        ({"data/name": "arcs"}, "data.name: unknown data set in `datasets` 'arcs'; did you mean"),
+        ({"alpha": {"qwen-coder-1b5": 0.5}}, "alpha: no weight for teacher 'smollm2-135m'"),
+        ({"alpha": {"qwen": 0.5}}, "alpha: unknown teacher 'qwen'"),
+        ({"models/a.b": {"source": "provided"}}, "models"),
+        (
+            {"models/student": {"source": "provided"}},
+            "models.student: the pipeline writes this folder",
+        ),
+        ({"models/oracle": {"source": "hub", "id": "a/b"}}, "models.oracle.revision: missing"),
+        (
+            {"models/oracle": {"source": "folder", "pth": "x", "path": "x"}},
+            "models.oracle.pth: unknown parameter 'pth'; did you mean 'path'?",
+        ),
+        (
+            {"datasets/kinship/sizes/tran": 3},
+            "datasets.kinship.sizes.tran: unknown parameter 'tran'; did you mean 'train'?",
+        ),
+        (
+            {"rationales/samples": 2},
+            "rationales: samples above 1 are all the same at temperature 0",
+        ),
+        ({"assemble/labels": "votes"}, "assemble.labels: unknown kind of label 'votes'; did you"),
+        ({"assemble/labels": "vote"}, "set rationales.teacher_forcing to false"),
+        ({"models/gold": {"source": "provided"}}, "models.gold: this name is a kind of label"),
+        (
+            {"models/far": {"source": "server", "url": "http://k:secret@host/v1", "model": "m"}},
+            "models.far.url",
+        ),
+        (
+            {"models/far": {"source": "server", "url": "host", "modl": "m", "model": "m"}},
+            "models.far.modl: unknown parameter 'modl'; did you mean 'model'?",
+        ),
+        (
+            {
+                "models/far": {"source": "server", "url": "http://host/v1", "model": "m"},
+                "saliency/teacher": "far",
+            },
+            "saliency.teacher: 'far' has no weights here (source server)",
+        ),
+        ({"datasets/kinship/hops": [4]}, "datasets.kinship.hops.0"),
+    ],
+)
+def test_a_wrong_parameter_is_named_with_what_was_expected(write_params, changes, message):
+    with pytest.raises(UserError) as error:
+        load_parameters(write_params(changes))
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_weight_for_each_teacher_may_be_given(write_params):
+    weights = {"qwen-coder-1b5": 0.5, "smollm2-135m": 0.0}
+    parameters = load_parameters(write_params({"alpha": weights}))
+    assert [parameters.teacher_weight(name) for name in parameters.teachers] == [0.5, 0.0]
+
+
+@pytest.mark.parametrize("text", ["alpha: [", "- 1\n", "", "alpha: 1\nalpha: 2\n", "a: \x00"])
+def test_a_file_that_is_no_mapping_is_refused(tmp_path, text):
+    path = tmp_path / "params.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError, match="params.yaml"):
+        load_parameters(path)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(UserError, match="nowhere.yaml: no such file"):
+        load_parameters(tmp_path / "nowhere.yaml")
+
+
+def test_reading_parameters_and_tables_imports_no_torch():
+    program = (
+        "import sys, stages.distil.interface.command, stages.distil.storage.tables\n"
+        "sys.exit(any(m in sys.modules for m in ('torch', 'transformers', 'vllm')))"
+    )
+    assert subprocess.run([sys.executable, "-c", program], cwd=ROOT).returncode == 0
+
+
+def test_every_parameter_that_dvc_watches_exists(parameter_values):
+    from ruamel.yaml import YAML
+
+    stages = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"]
+    for name, stage in stages.items():
+        for key in stage.get("do", stage).get("params", []):
+            here = parameter_values
+            for part in key.split("."):
+                if part.startswith("${"):
+                    break
+                assert part in here, f"{name} watches {key}"
+                here = here[part]

@@ -1,0 +1,78 @@
+import pytest
+
+from stages.distil.interface.errors import UserError
+from stages.distil.language.student_prompts import question_text
+from stages.distil.language.teacher_prompts import PromptFile
+from stages.distil.storage.examples import Example
+from tests.conftest import ROOT
+
+PROMPTS = ROOT / "stages/prompts"
+BLOCKS = "".join(f"{{% block {name} %}}{name}{{% endblock %}}" for name in ("system", "cue"))
+ASKED = Example("1", "train", "What is 1 {{ 7 }}?", ["one", "<two>"], "one")
+SOLVED = Example("2", "pool", "And 2?", [], "two")
+
+
+def written(folder, user="{{ question }}", assistant="{{ rationale }}"):
+    path = folder / "mine.jinja"
+    text = f"{{% block user %}}{user}{{% endblock %}}"
+    path.write_text(f"{BLOCKS}{text}{{% block assistant %}}{assistant}{{% endblock %}}")
+    return path
+
+
+def test_the_committed_prompts_say_what_they_say():
+    forced = PromptFile(PROMPTS / "rationale.jinja").conversation(ASKED, [(SOLVED, "So two.")])
+    assert forced.messages() == [
+        {
+            "role": "system",
+            "content": "Explain why the given answer is right, with only the facts that matter.",
+        },
+        {"role": "user", "content": "And 2?\nCorrect answer: two"},
+        {"role": "assistant", "content": "So two."},
+        {
+            "role": "user",
+            "content": "What is 1 {{ 7 }}?\nOptions: one, <two>\nCorrect answer: one",
+        },
+    ]
+    assert forced.text().endswith(
+        "Correct answer: two\nExplanation: So two.\n\n"
+        "What is 1 {{ 7 }}?\nOptions: one, <two>\nCorrect answer: one\n"
+        "Explanation:"
+    )
+
+
+def test_without_teacher_forcing_the_answer_is_not_told():
+    free = PromptFile(PROMPTS / "reason.jinja").conversation(ASKED, [(SOLVED, "So two.")])
+    assert "Correct" not in free.text() and not free.user.endswith("one")
+    assert free.shown == (("And 2?", "So two.\nAnswer: two"),)
+    assert "one of the options" in free.system
+
+
+@pytest.mark.parametrize("example", [ASKED, SOLVED])
+def test_the_zero_shot_question_is_the_text_that_the_attribution_looks_for(example):
+    asked = PromptFile(PROMPTS / "answer.jinja").conversation(example)
+    assert asked.user == question_text(example.question, example.options)
+    assert ("one of the options" in asked.system) == bool(example.options)
+
+
+@pytest.mark.parametrize(
+    ("user", "message"),
+    [
+        ("{{ qestion }}", "mine.jinja, block user: 'qestion' is undefined"),
+        ("{% if %}", "mine.jinja, line 1: "),
+        ("{{ ().__class__.__bases__ }}", "block user: access to attribute '__class__'"),
+        ("{{ 1 // 0 }}", "block user: integer division"),
+        ("{% include '/etc/passwd' %}", "block user: "),
+    ],
+)
+def test_a_wrong_prompt_file_is_named(tmp_path, user, message):
+    with pytest.raises(UserError) as error:
+        PromptFile(written(tmp_path, user)).conversation(ASKED)
+    assert message in str(error.value)
+
+
+def test_a_missing_file_or_block_is_named(tmp_path):
+    with pytest.raises(UserError, match="none.jinja: no such prompt file"):
+        PromptFile(tmp_path / "none.jinja")
+    (tmp_path / "half.jinja").write_text(BLOCKS)
+    with pytest.raises(UserError, match="half.jinja: expected .* missing: user, assistant"):
+        PromptFile(tmp_path / "half.jinja")

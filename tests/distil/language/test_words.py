@@ -1,0 +1,144 @@
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stages.distil.language.words import WORD, find_words, owners, top_words
+from stages.distil.storage.tables import SALIENCY, SCHEMAS
+
+
+def top_words_of(texts: list[str], words: list[list[dict[str, Any]]], k: int) -> list[list[str]]:
+    kind = SCHEMAS[SALIENCY].field("words").type
+    return top_words(pa.array(texts, pa.string()), pa.array(words, kind), k).to_pylist()
+
+
+def words_of(text: str, scores: list[float]) -> list[dict[str, Any]]:
+    spans = find_words(text, [(0, len(text))])
+    return [
+        {"start": start, "end": end, "score": score}
+        for (start, end), score in zip(spans, scores, strict=True)
+    ]
+
+
+def plain_top_words(text: str, words: list[dict[str, Any]], k: int) -> list[str]:
+    """The same, a word at a time."""
+    best: dict[str, tuple[int, str]] = {}
+    for word in sorted(words, key=lambda w: (-abs(w["score"]), w["start"])):
+        if len(best) < k:
+            found = text[word["start"] : word["end"]]
+            best.setdefault(found.casefold(), (word["start"], found))
+    return [word for _, word in sorted(best.values())]
+
+
+def owned(text: str, pieces: list[str]) -> list[tuple[str, str | None]]:
+    spans, at = [], 0
+    for piece in pieces:
+        spans.append((at, at + len(piece)))
+        at += len(piece)
+    assert at == len(text)
+    words = find_words(text, [(0, len(text))])
+    return [
+        (piece, text[slice(*words[number])] if number is not None else None)
+        for piece, number in zip(pieces, owners(words, spans), strict=True)
+    ]
+
+
+def test_a_words_pieces_belong_to_it_and_punctuation_to_none():
+    pieces = ["An", "n", ",", " mother", "-in", "-law", "."]
+    long = "mother-in-law"
+    assert [word for _, word in owned("Ann, mother-in-law.", pieces)] == [
+        *["Ann", "Ann", None],
+        *[long, long, long, None],
+    ]
+
+
+def test_a_piece_over_two_words_belongs_to_the_one_it_covers_more_of():
+    assert owned("ab cd e", ["a", "b cd", " e"]) == [("a", "ab"), ("b cd", "cd"), (" e", "e")]
+    assert owned("ab cd", ["a", "b c", "d"])[1] == ("b c", "ab")
+
+
+def test_several_tokens_of_one_character_belong_to_the_same_word():
+    assert owners(find_words("é x", [(0, 3)]), [(0, 1), (0, 1), (1, 3)]) == [0, 0, 1]
+
+
+def test_tokens_before_and_after_the_words_belong_to_none():
+    assert owners([(0, 2), (3, 5)], [(-9, -5), (-1, 2), (3, 5), (5, 8), (0, 0)]) == [
+        *[None, 0, 1],
+        *[None, None],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (
+            "e\u0301te\u0301 it's mother-in-law, 1.5",
+            ["e\u0301te\u0301", "it's", "mother-in-law", "1.5"],
+        ),
+        ("हिन्दी भाषा।", ["हिन्दी", "भाषा"]),
+        ("👩\u200d👧 👍🏽\ufe0f a_b - . ’", ["a_b"]),
+        ("می\u200cخواهم\tdas\u00a0Wort", ["می\u200cخواهم", "das", "Wort"]),
+    ],
+)
+def test_words_of_many_scripts(text, words):
+    assert [text[a:b] for a, b in find_words(text, [(0, len(text))])] == words
+
+
+def test_words_stand_whole_in_a_span():
+    assert find_words("one two three", [(0, 5), (8, 13)]) == [(0, 3), (8, 13)]
+
+
+@pytest.mark.parametrize(
+    ("k", "expected"),
+    [(1, ["b"]), (2, ["b", "d"]), (3, ["a", "b", "d"]), (9, ["a", "b", "c", "d"])],
+)
+def test_the_top_words_stand_in_the_order_of_the_text(k, expected):
+    text = "a b c d"
+    words = [
+        {"start": 0, "end": 1, "score": 2.0},
+        {"start": 2, "end": 3, "score": -9.0},
+        {"start": 4, "end": 5, "score": 0.5},
+        {"start": 6, "end": 7, "score": 3.0},
+    ]
+    assert top_words_of([text], [words], k) == [expected]
+
+
+def test_a_repeated_word_counts_once_and_ties_go_to_the_earlier():
+    text = "the cat The dog"
+    words = words_of(text, [1.0, 1.0, 5.0, 1.0])
+    assert top_words_of([text], [words], 2) == [["cat", "The"]]
+
+
+def test_stop_words_are_left_out_where_they_are_not_wanted():
+    text = "The cat is WITH the dog"
+    kind = SCHEMAS[SALIENCY].field("words").type
+    words = pa.array([words_of(text, [9.0, 2.0, 8.0, 7.0, 6.0, 1.0]), []], kind)
+    texts = pa.array([text, ""])
+    assert top_words(texts, words, 5, stop_words=False).to_pylist() == [["cat", "dog"], []]
+    assert top_words(texts, words, 2).to_pylist() == [["The", "is"], []]
+
+
+@given(
+    st.lists(
+        st.lists(st.sampled_from("a A b ß SS ẞ é 犬 🐕x ab".split()), max_size=12), max_size=9
+    ),
+    st.integers(1, 4),
+    st.randoms(use_true_random=False),
+    st.integers(0, 3),
+)
+def test_many_texts_at_once_give_what_each_gives_alone(texts, k, random, cut):
+    lines = [", ".join(text) for text in texts]
+    words = [
+        [
+            {"start": m.start(), "end": m.end(), "score": float(random.randint(-3, 3))}
+            for m in WORD.finditer(line)
+        ]
+        for line in lines
+    ]
+    expected = [plain_top_words(*row, k) for row in zip(lines, words, strict=True)]
+    assert top_words_of(lines, words, k) == expected
+    kind = SCHEMAS[SALIENCY].field("words").type
+    sliced = top_words(pa.array(lines, pa.string())[cut:], pa.array(words, kind)[cut:], k)
+    assert sliced.to_pylist() == expected[cut:]

