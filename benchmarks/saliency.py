@@ -198,7 +198,7 @@ def main() -> None:
     settings = load_parameters("params.yaml").saliency
     result = measure(arguments.teacher, questions(arguments.data, arguments.rows), settings)
     few = questions(arguments.data, arguments.ig_rows or arguments.rows)
-    changed = {"method": "integrated_gradients", "steps": STEPS, "baseline": "padding"}
+    changed = {"method": "integrated_gradients", "steps": STEPS}
     integrated = measure(arguments.teacher, few, settings.model_copy(update=changed))
     result |= {f"{key}_ig": value for key, value in integrated.items()}
     print(json.dumps(result | {"rows": arguments.rows, "ig_rows": len(few)}))

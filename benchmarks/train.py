@@ -32,7 +32,7 @@ from stages.distil.models.loading import load_model
 from stages.distil.student.collator import Collator
 from stages.distil.student.samples import ANSWER, SALIENCY, Encoder, Sample, separate_tasks
 from stages.distil.student.steps import Steps
-from stages.distil.student.trainer import DistillationTrainer
+from stages.distil.student.trainer import DistillationTrainer, Questions, Recipe
 from stages.distil.student.training import BATCH_TOKENS
 from stages.distil.weights.folders import model_folder
 
@@ -123,12 +123,9 @@ def train(kind: type[Steps], student: str, rows: list[dict[str, Any]], settings:
                 samples, collate, list(weights), settings.batch_size, BATCH_TOKENS, 0
             ),
             processing_class=tokenizer,
-            weights=weights,
-            questions=[],
-            validation=[],
-            max_tokens=1,
+            questions=Questions(samples, [], []),
+            recipe=Recipe(settings, weights, 0, 1, precision("auto"), ""),
             batch_tokens=BATCH_TOKENS,
-            dtype=precision("auto"),
         )
         trainer.seconds, trainer.losses = [], []
         trainer.train()

@@ -33,6 +33,7 @@ def train(parameters: Parameters) -> None:
     from stages.distil.student.answering import generate_answers
     from stages.distil.student.export import make_usable
     from stages.distil.student.samples import ANSWER, SALIENCY, Encoder
+    from stages.distil.student.trainer import Questions, Recipe
     from stages.distil.student.training import train_student
     from stages.distil.weights.folders import (
         STUDENT,
@@ -59,8 +60,11 @@ def train(parameters: Parameters) -> None:
     weights |= {teacher: parameters.teacher_weight(teacher) for teacher in parameters.teachers}
     weights[SALIENCY] = parameters.saliency.weight
     encoder = Encoder(model, tokenizer, chosen.shared_context, chosen.context)
-    samples = [encoder.samples(row, weights) for row in rows]
-    questions = [encoder.prompt(row, tokens) for row in validation]
+    questions = Questions(
+        train=[encoder.samples(row, weights) for row in rows],
+        validation=validation,
+        prompts=[encoder.prompt(row, tokens) for row in validation],
+    )
     summary: dict[str, Any] = {
         "too_long": {"cut": len(encoder.cut)} | dict(sorted(encoder.dropped.items()))
     }
@@ -73,23 +77,13 @@ def train(parameters: Parameters) -> None:
             curves = Live(str(CURVES), save_dvc_exp=False, dvcyaml=None, monitor_system=False)
             live = stack.enter_context(curves)
         if parameters.train.epochs:
-            known = fingerprint(parameters.models[chosen.model], folder)
-            epoch, share, whole = train_student(
-                model,
-                tokenizer,
-                samples,
-                questions,
-                validation,
-                weights,
-                parameters.train,
-                parameters.training_seed,
-                tokens,
-                dtype,
-                repr([known, chosen]),
-                live,
-            )
+            known = repr([fingerprint(parameters.models[chosen.model], folder), chosen])
+            seed = parameters.training_seed
+            recipe = Recipe(parameters.train, weights, seed, tokens, dtype, known)
+            epoch, share, whole = train_student(model, tokenizer, questions, recipe, live)
         else:
-            texts = generate_answers(model.to(device()), tokenizer, questions, tokens, dtype)
+            asked = questions.prompts
+            texts = generate_answers(model.to(device()), tokenizer, asked, tokens, dtype)
             epoch, share, whole = 0, accuracy(texts, validation), None
         if live is None:
             return

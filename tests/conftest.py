@@ -23,6 +23,11 @@ CHAT = (
 )
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Take `--pin`, which tests/test_versions.py explains."""
+    parser.addoption("--pin", action="store_true", help="pin results to versions that were raised")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put the longest files first, so that two processes end together."""
     place = {name: number for number, name in enumerate(LONGEST)}

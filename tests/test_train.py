@@ -183,7 +183,7 @@ KILLS = f"""
 import json, os, random, signal, sys
 from pathlib import Path
 import stages.distil.student.steps
-from stages.distil.student.steps import DistillationTrainer
+from stages.distil.student.trainer import DistillationTrainer
 from stages.distil.interface.settings import load_parameters
 from stages.train import train
 parameters, left = load_parameters("params.yaml"), []
@@ -247,7 +247,7 @@ def test_a_full_disk_leaves_the_last_checkpoint_whole(prepared, tiny_model, tmp_
 import resource, sys
 from stages.distil import checkpoints
 from stages.distil.interface.command import run_stage
-from stages.distil.student.steps import DistillationTrainer
+from stages.distil.student.trainer import DistillationTrainer
 from stages.train import train
 original, calls = DistillationTrainer._save_checkpoint, []
 def save(*arguments):

@@ -14,7 +14,6 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from os.path import commonprefix
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -34,6 +33,7 @@ from stages.distil.interface.method import Saliency
 from stages.distil.models import greedy, logits
 from stages.distil.models.batching import by_length
 from stages.distil.models.hardware import fitting, pass_tokens
+from stages.distil.storage import versions
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,6 @@ class Attributor:
         )
         self._two_parts = model.config.is_encoder_decoder
         self._embed = model.get_input_embeddings()
-        self._no_word = self._baseline()
         self._shared: list[int] = []
         self._prefix: Cache | None = None
 
@@ -90,12 +89,12 @@ class Attributor:
     def key(self, identity: str, prompts: Sequence[Prompt]) -> bytes:
         """Return a digest of everything that determines a batch's scores, to the last bit.
 
-        `identity` tells the model and its precision from others; the code that scores counts too.
+        `identity` tells the model and its precision from others.
         """
         settings = self._settings.model_dump(include=set(SCORING))
         settings["batch_tokens"] = self.batch_tokens
-        prefix = len(self._shared)
-        values = [CODE, identity, settings, prefix, [vars(prompt) for prompt in prompts]]
+        known = [versions.ATTRIBUTION, identity, settings, len(self._shared)]
+        values = [*known, [vars(prompt) for prompt in prompts]]
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).digest()
 
     def score(self, prompts: Sequence[Prompt]) -> list[Scores]:
@@ -207,13 +206,14 @@ class Attributor:
     def _integrated_gradients(self, batch: "_Batch") -> tuple[Tensor, list[float]]:
         """Mean gradient on the way from the baseline × that way (Sundararajan et al., 2017).
 
-        The baseline has other embeddings where the words' tokens stand, so the scores of the words
-        sum to what the words do to the log-probability.
+        The baseline has the padding token's embedding where the words' tokens stand, so the scores
+        of the words sum to what the words do to the log-probability.
         """
         rows, width = batch.embeddings.shape[:2]
+        padding = self._embed(torch.full_like(batch.ids[:1, :1], self._padding))
         scores, deltas = IntegratedGradients(self._log_probability).attribute(
             batch.embeddings,
-            torch.where(batch.words[..., None] >= 0, self._no_word, batch.embeddings),
+            torch.where(batch.words[..., None] >= 0, padding, batch.embeddings),
             additional_forward_args=(batch.mask, batch.labels),
             n_steps=self._settings.steps,
             internal_batch_size=max(rows, self.batch_tokens // width),
@@ -243,26 +243,11 @@ class Attributor:
         )
         return scores.float().sum(-1), [None]
 
-    @torch.no_grad()
-    def _baseline(self) -> Tensor:
-        """Return the embedding that stands for no word, shape (D,)."""
-        weights = self._embed(torch.tensor([self._padding], device=self._model.device))[0]
-        if self._settings.baseline == "zero":
-            return torch.zeros_like(weights)
-        if self._settings.baseline == "padding":
-            return weights
-        every = torch.arange(self._embed.num_embeddings, device=self._model.device)
-        sums = [self._embed(part).float().sum(0) for part in every.split(4096)]
-        return (torch.stack(sums).sum(0) / len(every)).to(weights.dtype)
-
     def _merge(self, prompt: Prompt, scores: Sequence[float]) -> list[float]:
-        """Return a score for each word: its tokens' sum, or the largest by absolute value."""
+        """Return a score for each word: its tokens' sum."""
         words = [0.0] * prompt.count
         for word, score in zip(prompt.words, scores, strict=True):
-            if self._settings.merge == "sum":
-                words[word] += score
-            elif abs(score) > abs(words[word]):
-                words[word] = score
+            words[word] += score
         return words
 
     def _length(self, prompt: Prompt) -> int:
@@ -326,8 +311,4 @@ METHODS: dict[str, Callable[[Attributor, _Batch], tuple[Tensor, Sequence[float |
     "gradient_shap": Attributor._gradient_shap,
 }
 BATCH_TOKENS = 1024  # of a pass on a CPU
-SCORING = ("method", "merge", "steps", "baseline")
-CODE = [
-    hashlib.sha256(Path(file).read_bytes()).hexdigest()
-    for file in (__file__, greedy.__file__, logits.__file__)
-]
+SCORING = ("method", "steps")

@@ -27,6 +27,7 @@ from stages.distil.interface.method import Finetune
 from stages.distil.models.hardware import device
 from stages.distil.models.lora import with_lora
 from stages.distil.models.resuming import train
+from stages.distil.storage import versions
 
 CHECKPOINTS = Path(".cache/checkpoints/finetune")
 IGNORED = -100  # torch's label for a position without a target
@@ -42,8 +43,8 @@ def tune(
 ) -> PeftModel:
     """Learn low-rank matrices that make the labels of `prompts` likelier; return both as a model.
 
-    `identity` tells the model and its precision from others. A run that was stopped goes on from
-    its last epoch where nothing has changed.
+    `identity` tells the model and its precision from others. A stopped run resumes from its last
+    epoch where nothing has changed.
     """
     set_seed(seed)
     encoder_decoder = model.config.is_encoder_decoder
@@ -74,7 +75,8 @@ def tune(
         train_dataset=[_sample(prompt, tokenizer, encoder_decoder) for prompt in prompts],
         data_collator=DataCollatorForSeq2Seq(tokenizer, label_pad_token_id=IGNORED),
     )
-    values = [identity, settings.model_dump(), seed, [[p.ids, p.label] for p in prompts]]
+    known = [versions.TUNING, identity, settings.model_dump(), seed]
+    values = [*known, [[prompt.ids, prompt.label] for prompt in prompts]]
     train(trainer, hashlib.sha256(json.dumps(values).encode()).hexdigest())
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     if not all(torch.isfinite(torch.tensor(losses))):

@@ -1,7 +1,7 @@
 """Which experiments a set of figures is made of.
 
-A run is known by what decides its answers: all parameters in force, the prompts and VERSION. So one
-that two figures need runs once, and an improved line of code costs no run.
+A run is known by what decides its answers: all parameters in force, the prompts and the versions of
+the algorithms. So one that two figures need runs once, and an improved line of code costs no run.
 """
 
 import hashlib
@@ -19,9 +19,9 @@ from pydantic import Field, model_validator
 from stages.distil.interface.errors import UserError
 from stages.distil.interface.parameters import Parameters
 from stages.distil.interface.settings import Name, Settings, check_settings, read_yaml
+from stages.distil.storage import versions
 
 PARAMETERS = Path("params.yaml")
-VERSION = 1  # raise it when a change of code changes what a run answers
 MAIN = "methods"  # the figure that compares all methods: gains, headroom and cases are its
 
 Value = int | float | str | list[str]
@@ -137,13 +137,21 @@ def _changed(changes: Iterable[str], original: Path, where: str) -> Parameters:
 
 
 def identity(parameters: Parameters) -> str:
-    """Return a digest of what decides a run's result: parameters in force, prompts, VERSION."""
-    values: dict[str, Any] = {"version": VERSION}
+    """Return a digest of what decides a run's result: parameters in force, prompts, versions.
+
+    A parameter at its default does not count, so that a new one leaves the kept runs valid.
+    """
+    values: dict[str, Any] = {"versions": {k: v for k, v in vars(versions).items() if k.isupper()}}
     used = {*parameters.teachers, parameters.saliency.teacher, parameters.student.model}
-    values |= parameters.model_dump(mode="json", exclude={"models", "datasets"})
+    values |= parameters.model_dump(
+        mode="json", exclude={"models", "datasets"}, exclude_defaults=True
+    )
     values["train"]["seed"] = parameters.training_seed
-    values["models"] = {name: parameters.models[name].model_dump(mode="json") for name in used}
-    values["data set"] = parameters.data_set.model_dump(mode="json")
+    values["models"] = {
+        name: parameters.models[name].model_dump(mode="json", exclude_defaults=True)
+        for name in used
+    }
+    values["data set"] = parameters.data_set.model_dump(mode="json", exclude_defaults=True)
     found = hashlib.sha256(json.dumps(values, sort_keys=True).encode())
     prompts = parameters.rationales.prompts.model_dump().values()
     for file in sorted(prompts):

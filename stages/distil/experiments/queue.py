@@ -1,66 +1,55 @@
-"""Running experiments through DVC's queue."""
+"""Running experiments through DVC's queue, by DVC's own commands.
 
-import os
+`dvc exp run --queue` adds one, `dvc queue start` runs them, `dvc queue status` says how far they
+are, and `dvc exp list` names those that have ended well.
+"""
+
+import re
 import sys
 import time
-from contextlib import suppress
-from pathlib import Path
-from typing import Any
 
 import psutil
 from tqdm import tqdm
 
+from stages.distil.experiments.commands import dvc
 from stages.distil.experiments.plan import Run
 from stages.distil.interface.errors import UserError
 
-POLL = 10  # seconds between two looks at the queue; one takes a third of a second
-QUIET = 60  # seconds between two lines of progress where no terminal shows it
-PATIENCE = 5  # seconds that a worker has to answer
+POLL = 15  # seconds between two looks at the queue; one takes some two seconds of a core
+SILENT = 8  # looks without an answer of any worker after which there is none: busy cores delay it
 TARGET = "evaluate"  # what a run reproduces; the card says nothing that a figure shows
+WAITING, RUNNING, FAILED = "Queued", "Running", "Failed"
 
 
 def finished() -> dict[str, str]:
     """Return the runs that have ended well, at any commit: digest to revision."""
-    from dvc.repo import Repo
-
-    with Repo() as repo:
-        listed = repo.experiments.ls(all_commits=True).values()
-    return {name.rsplit("-", 1)[-1]: revision for entries in listed for name, revision in entries}
+    listed = re.findall(r"^\t(\w+) \[(.+)\]$", dvc("exp", "list", "--all-commits"), re.MULTILINE)
+    return {name.rsplit("-", 1)[-1]: revision for revision, name in listed}
 
 
 def execute(runs: list[Run], jobs: int) -> None:
     """Run these as queued experiments, `jobs` at once, and wait for them.
 
-    Each gets its share of the cores, unless the environment says how many threads they have. Those
-    that wait in the queue already, from a call that was interrupted, are not queued again.
-    Raises `UserError` naming those that failed.
+    Each gets its share of the cores. Those that wait in the queue already, from a call that was
+    interrupted, are not queued again. Raises `UserError` naming those that failed.
     """
-    from dvc.repo import Repo
-
-    # DVC's workers call `dvc` by its name.
-    os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    cores = psutil.cpu_count(logical=False) or 1
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // jobs)))
-    with Repo() as repo:
-        queue = repo.experiments.celery_queue
-        names = {run.name for run in runs}
-        _forget_dead(queue)
-        if failed := names.intersection(result.entry.name for result in queue.iter_failed()):
-            queue.remove(failed)
-        waiting, running = _waiting(queue)
-        for run in runs:
-            if run.name not in {*waiting, *running}:
-                sets = list(run.changes)
-                repo.experiments.run(queue=True, name=run.name, targets=[TARGET], params=sets)
-        try:
-            _wait(queue, names, jobs)
-        except KeyboardInterrupt:
-            print(
-                "\nfigures: the trainings go on in the background; the same command waits for them "
-                "again, `dvc queue stop --kill` ends them",
-                file=sys.stderr,
-            )
-            raise
+    tasks, _ = status()
+    names = [run.name for run in runs]
+    if failed := [name for name in names if tasks.get(name) == FAILED]:
+        dvc("queue", "remove", *failed)
+    for run in runs:
+        if tasks.get(run.name) not in (WAITING, RUNNING):
+            changes = [part for change in run.changes for part in ("--set-param", change)]
+            dvc("exp", "run", "--queue", "--name", run.name, *changes, TARGET)
+    try:
+        _wait(names, jobs)
+    except KeyboardInterrupt:
+        print(
+            "\nfigures: the trainings continue in the background; the same command waits for them "
+            "again, `dvc queue stop --kill` ends them",
+            file=sys.stderr,
+        )
+        raise
     done = finished()
     left = [run.name for run in runs if run.digest not in done]
     if left:
@@ -70,49 +59,37 @@ def execute(runs: list[Run], jobs: int) -> None:
         )
 
 
-def _waiting(queue: Any) -> tuple[list[str], list[str]]:
-    """Return the names of the experiments that wait in DVC's queue, and of those that run."""
-    queued = [entry.name for entry in queue.iter_queued()]  # first: one that starts now is seen
-    return queued, [entry.name for entry in queue.iter_active()]
+def status() -> tuple[dict[str, str], int]:
+    """Return the state of each named experiment in the queue, and how many workers answer."""
+    text = dvc("queue", "status")
+    rows = [line.split() for line in text.splitlines()]
+    states = {row[1]: row[-1] for row in rows if len(row) > 3 and row[0] not in ("Task", "Worker")}
+    workers = re.search(r"Worker status: (\d+) active, (\d+) idle", text)
+    return states, sum(map(int, workers.groups())) if workers else 0
 
 
-def _has_worker(queue: Any) -> bool:
-    """Return whether one of DVC's workers answers, in time for one that has busy cores."""
-    return bool(queue.celery.control.inspect(timeout=PATIENCE).active())
+def _wait(names: list[str], jobs: int) -> None:
+    """Keep DVC's workers running until none of these experiments waits or runs.
 
-
-def _forget_dead(queue: Any) -> None:
-    """Let experiments count as failed that were killed, or lost with the machine.
-
-    No process runs them, and there is no worker that still collects what they left.
+    What no worker runs any more, as after a crash, is killed, so that it counts as failed.
     """
-    from dvc.repo.experiments.exceptions import UnresolvedRunningExpNamesError
-
-    ended = []
-    for entry in queue.iter_active():
-        process = queue.proc.get(entry.stash_rev)
-        running = process and process.returncode is None and psutil.pid_exists(process.pid)
-        if not running:
-            ended.append(entry.name)
-    if ended and not _has_worker(queue):
-        with suppress(UnresolvedRunningExpNamesError):  # it was collected meanwhile
-            queue.kill(ended)
-
-
-def _wait(queue: Any, names: set[str], jobs: int) -> None:
-    """Keep DVC's workers going until none of these experiments waits or runs."""
-    pause = POLL if sys.stderr.isatty() else QUIET
+    threads = max(1, (psutil.cpu_count(logical=False) or 1) // jobs)
+    pause = 60 if not sys.stderr.isatty() else POLL
+    silent = 0
     with tqdm(
         total=len(names), desc="figures", unit="training", mininterval=pause, miniters=0
     ) as bar:
         while True:
-            waiting, running = _waiting(queue)
-            left = names.intersection([*waiting, *running])
+            tasks, workers = status()
+            waiting = [name for name in names if tasks.get(name) == WAITING]
+            running = [name for name in names if tasks.get(name) == RUNNING]
             bar.set_postfix_str(", ".join(running), refresh=False)
-            bar.update(len(names) - len(left) - bar.n)
-            if not left:
+            bar.update(len(names) - len(waiting) - len(running) - bar.n)
+            if not waiting and not running:
                 return
-            if waiting and not running and not _has_worker(queue):
-                queue.start_workers(jobs)  # one that had nothing to do has ended
-            _forget_dead(queue)
+            silent = 0 if workers else silent + 1
+            if running and silent > SILENT:
+                dvc("queue", "kill", *running)
+            elif waiting and not workers and not running:
+                dvc("queue", "start", "--jobs", str(jobs), threads=threads)
             time.sleep(POLL)

@@ -95,11 +95,7 @@ class Saliency(Settings):
     ] = "input_x_gradient"
     target: Literal["gold", "prediction"] = Field("gold", description="the answer that is scored")
     only_correct: bool = Field(False, description="leave out what the teacher answers wrongly")
-    merge: Literal["sum", "max"] = Field("sum", description="a word's score from its tokens'")
     steps: Count = Field(16, description="of integrated_gradients and gradient_shap")
-    baseline: Literal["zero", "padding", "mean"] = Field(
-        "zero", description="the embedding in a token's place where integrated_gradients start"
-    )
     dtype: Precision = Field("auto", description="the attribution's precision")
     finetune: Finetune = Finetune()
     batch_tokens: Tokens = Field("auto", description="tokens of a pass, padding counted")

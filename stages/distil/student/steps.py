@@ -5,7 +5,7 @@ from typing import TypedDict
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from stages.distil.models.batching import by_length
 from stages.distil.student.samples import Sample, count_targets
@@ -78,10 +78,3 @@ class Steps(Dataset):
         """Return a pass without targets: every process has as many passes as any other."""
         batch = self._collate([sample])
         return batch | {"labels": torch.full_like(batch["labels"], -100)}
-
-
-class _Loader(DataLoader):
-    """Steps one after the other; the Trainer tells it the epoch."""
-
-    def set_epoch(self, epoch: int) -> None:
-        self.dataset.set_epoch(epoch)

@@ -1,28 +1,69 @@
-"""Hugging Face's Trainer with the multi-task loss, validation by answering, and curves."""
+"""Hugging Face's Trainer with the multi-task loss and validation by answering."""
 
 import math
-import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from accelerate.utils import gather_object
-from dvclive import Live
 from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import (
     Trainer,
-    TrainerCallback,
 )
 
 from stages.distil.interface.errors import UserError
+from stages.distil.interface.method import Train
 from stages.distil.language.answers import accuracy
 from stages.distil.models.hardware import fitting
 from stages.distil.student.answering import generate_answers
 from stages.distil.student.loss import autocast, task_sums, total_loss
 from stages.distil.student.samples import Sample
-from stages.distil.student.steps import Step, _Loader
+from stages.distil.student.steps import Step
+
+
+@dataclass(frozen=True)
+class Questions:
+    """What is learnt and what is measured.
+
+    `train` holds each train question's samples, `validation` rows of `distill`, and `prompts` those
+    as the student is asked them.
+    """
+
+    train: Sequence[Sequence[Sample]]
+    validation: Sequence[dict[str, Any]]
+    prompts: Sequence[Sample]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a student is trained.
+
+    `weights` maps every task to its weight in the loss; a task of weight 0 is not computed. An
+    answer has `max_tokens` at most. `dtype` is the precision of the passes, and `identity` tells
+    the student from others.
+    """
+
+    settings: Train
+    weights: dict[str, float]
+    seed: int
+    max_tokens: int
+    dtype: str
+    identity: str
+
+    @property
+    def tasks(self) -> list[str]:
+        """The tasks that are computed; their order numbers them."""
+        return [task for task, weight in self.weights.items() if weight > 0]
+
+
+class _Loader(DataLoader):
+    """Steps one after the other; the Trainer tells it the epoch."""
+
+    def set_epoch(self, epoch: int) -> None:
+        self.dataset.set_epoch(epoch)
 
 
 class DistillationTrainer(Trainer):
@@ -31,29 +72,25 @@ class DistillationTrainer(Trainer):
     def __init__(
         self,
         *,
-        weights: dict[str, float],
-        questions: Sequence[Sample],
-        validation: Sequence[dict[str, Any]],
-        max_tokens: int,
+        questions: Questions,
+        recipe: Recipe,
         batch_tokens: int,
-        dtype: str,
         **arguments: Any,
     ):
-        """Take each task's weight in the loss, and the validation questions as prompts and rows."""
+        """Take what is learnt and how, and the tokens of a pass."""
         super().__init__(**arguments)
-        self.tasks = list(weights)
-        self._weights = torch.tensor(list(weights.values()), device=self.args.device)
+        self.tasks = recipe.tasks
+        weights = [recipe.weights[task] for task in self.tasks]
+        self._weights = torch.tensor(weights, device=self.args.device)
         self._questions = questions
-        self._validation = validation
-        self._max_tokens = max_tokens
-        self._dtype = dtype
+        self._recipe = recipe
         self._advice = f"set train.batch_tokens below {batch_tokens}"
         self._task_losses = torch.zeros(len(weights), device=self.args.device)
         self._steps = 0
         self.train_dataset.rank = self.args.process_index
         self.train_dataset.processes = self.args.world_size
         vocabulary = self.model.config.get_text_config().vocab_size
-        self._guessing = math.log(vocabulary) * sum(weights.values())
+        self._guessing = math.log(vocabulary) * sum(weights)
         self._bound = 0.0
 
     def get_train_dataloader(self) -> DataLoader:
@@ -76,7 +113,7 @@ class DistillationTrainer(Trainer):
         ):
             with self.accelerator.no_sync(model) if left else nullcontext():
                 with fitting("a pass", self._advice):
-                    with autocast(self._dtype):
+                    with autocast(self._recipe.dtype):
                         sums = task_sums(model, self._prepare_inputs(batch), len(self.tasks))
                     # Processes' gradients are averaged, and are wanted summed.
                     loss = total_loss(sums, counts, self._weights) * self.args.world_size
@@ -99,12 +136,13 @@ class DistillationTrainer(Trainer):
         mine = slice(self.args.process_index, None, self.args.world_size)
         if self.is_fsdp_enabled:  # a pass takes all processes, each with its part of the weights
             mine = slice(None)
+        prompts, recipe = self._questions.prompts, self._recipe
         texts = generate_answers(
-            self.model, self.processing_class, self._questions[mine], self._max_tokens, self._dtype
+            self.model, self.processing_class, prompts[mine], recipe.max_tokens, recipe.dtype
         )
-        places = range(len(self._questions))[mine]
+        places = range(len(prompts))[mine]
         found = dict(gather_object(list(zip(places, texts, strict=True))))
-        share = accuracy([found[n] for n in sorted(found)], self._validation)
+        share = accuracy([found[n] for n in sorted(found)], self._questions.validation)
         metrics = {"eval_accuracy": share}
         self.log(metrics)
         self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
@@ -125,40 +163,3 @@ class DistillationTrainer(Trainer):
         history = [entry for entry in self.state.log_history if "eval_accuracy" in entry]
         best = max(history, key=lambda entry: entry["eval_accuracy"])  # the first of equal ones
         return round(best["epoch"]), best["eval_accuracy"]
-
-
-class _Curves(TrainerCallback):
-    """Write curves with DVCLive, those of the epochs before a resumed run too.
-
-    What the clock decides stays out.
-    """
-
-    def __init__(self, live: Live | None):
-        self.live = live
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        for entry in state.log_history:
-            self._write(state, entry, entry["step"])
-
-    def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        control.should_log = True  # a checkpoint stands between two entries of the log
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
-        self._write(state, logs, state.global_step)
-        if "eval_accuracy" in logs and state.is_world_process_zero:
-            print(
-                f"epoch {round(state.epoch)}: validation accuracy {logs['eval_accuracy']:.3f}",
-                file=sys.stderr,
-            )
-
-    def _write(self, state: Any, logs: dict[str, float], step: int) -> None:
-        if self.live is None:  # another process's task
-            return
-        self.live.step = step
-        if "loss" in logs:
-            self.live.log_metric("loss/total", logs["loss"])
-        for name, value in logs.items():
-            if name.startswith("loss/"):
-                self.live.log_metric(name, value)
-        if "eval_accuracy" in logs:
-            self.live.log_metric("validation/accuracy", logs["eval_accuracy"])

@@ -1,8 +1,7 @@
-"""Training the student: settings of the Trainer, checkpoints, the best epoch."""
+"""Training the student: settings of the Trainer, curves, checkpoints, the best epoch."""
 
 import hashlib
 import sys
-from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -18,48 +17,74 @@ from transformers import (
     set_seed,
 )
 
-from stages.distil.interface.method import Train
 from stages.distil.models import resuming
 from stages.distil.models.hardware import device, pass_tokens
+from stages.distil.storage import versions
 from stages.distil.student.collator import Collator
-from stages.distil.student.samples import Sample
 from stages.distil.student.steps import Steps
-from stages.distil.student.trainer import DistillationTrainer, _Curves
+from stages.distil.student.trainer import DistillationTrainer, Questions, Recipe
 
 CHECKPOINTS = Path(".cache/checkpoints/train")
 BATCH_TOKENS = 2048  # of a pass on a CPU
 TRAINED_WEIGHT = 16  # bytes: float32 weight, gradient and AdamW's two moments
 
 
+class _Curves(TrainerCallback):
+    """Write curves with DVCLive, those of the epochs before a resumed run too.
+
+    What the clock decides stays out.
+    """
+
+    def __init__(self, live: Live | None):
+        self.live = live
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        for entry in state.log_history:
+            self._write(state, entry, entry["step"])
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        control.should_log = True  # a checkpoint stands between two entries of the log
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+        self._write(state, logs, state.global_step)
+        if "eval_accuracy" in logs and state.is_world_process_zero:
+            print(
+                f"epoch {round(state.epoch)}: validation accuracy {logs['eval_accuracy']:.3f}",
+                file=sys.stderr,
+            )
+
+    def _write(self, state: Any, logs: dict[str, float], step: int) -> None:
+        if self.live is None:  # another process's task
+            return
+        self.live.step = step
+        if "loss" in logs:
+            self.live.log_metric("loss/total", logs["loss"])
+        for name, value in logs.items():
+            if name.startswith("loss/"):
+                self.live.log_metric(name, value)
+        if "eval_accuracy" in logs:
+            self.live.log_metric("validation/accuracy", logs["eval_accuracy"])
+
+
 def train_student(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    train: Sequence[Sequence[Sample]],
-    questions: Sequence[Sample],
-    validation: Sequence[dict[str, Any]],
-    weights: dict[str, float],
-    settings: Train,
-    seed: int,
-    max_tokens: int,
-    dtype: str,
-    identity: str,
+    questions: Questions,
+    recipe: Recipe,
     live: Live | None,
 ) -> tuple[int, float, dict[str, Tensor] | None]:
-    """Train on the samples of each question; leave the weights of the best epoch in `model`.
+    """Train on every question's samples; leave the weights of the best epoch in `model`.
 
     Returns that epoch, its accuracy on the validation questions and, where FSDP has left `model` in
-    parts, its whole weights (in the main process).
-
-    `questions` are the encoded prompts of `validation`; `weights` maps every task to its weight in
-    the loss, tasks of weight 0 are not computed; `identity` tells the student from others. A run
-    that was stopped goes on from its last epoch where nothing has changed.
+    parts, its whole weights (in the main process). A stopped run resumes from its last epoch where
+    nothing has changed.
     """
+    settings, seed = recipe.settings, recipe.seed
     set_seed(seed)
-    weights = {task: weight for task, weight in weights.items() if weight > 0}
-    tasks = list(weights)
+    tasks = recipe.tasks
     batch_tokens = pass_tokens(settings.batch_tokens, BATCH_TOKENS, model, TRAINED_WEIGHT)
     collate = Collator(model, tokenizer, tasks)
-    steps = Steps(train, collate, tasks, settings.batch_size, batch_tokens, seed)
+    steps = Steps(questions.train, collate, tasks, settings.batch_size, batch_tokens, seed)
     arguments = TrainingArguments(
         output_dir=str(CHECKPOINTS),
         num_train_epochs=settings.epochs,
@@ -92,29 +117,17 @@ def train_student(
         model=model,
         args=arguments,
         train_dataset=steps,
-        eval_dataset=questions,  # `evaluate` answers them
+        eval_dataset=questions.validation,  # `evaluate` answers them
         processing_class=tokenizer,
         callbacks=callbacks,
-        weights=weights,
         questions=questions,
-        validation=validation,
-        max_tokens=max_tokens,
+        recipe=recipe,
         batch_tokens=batch_tokens,
-        dtype=dtype,
     )
-    known = [
-        identity,
-        weights,
-        settings,
-        batch_tokens,
-        seed,
-        max_tokens,
-        dtype,
-        arguments.world_size,
-    ]
+    known = [versions.TRAINING, recipe, batch_tokens, arguments.world_size]
     key = hashlib.sha256(repr(known).encode())
-    for sample in [*chain.from_iterable(train), *questions]:
-        key.update(repr(sample).encode())
+    for each in [*chain.from_iterable(questions.train), *questions.prompts, *questions.validation]:
+        key.update(repr(each).encode())
     resuming.train(trainer, key.hexdigest())
     parts = trainer.is_fsdp_enabled
     whole = trainer.accelerator.get_state_dict(trainer.model) if parts else None

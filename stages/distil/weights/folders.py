@@ -67,7 +67,11 @@ def save_model(
 
 def fingerprint(source: Model, folder: Path) -> Any:
     """Return a JSON value: a catalogue entry, or for a local folder its files' content."""
-    return digest(folder) if isinstance(source, FolderModel) else source.model_dump(mode="json")
+    return (
+        digest(folder)
+        if isinstance(source, FolderModel)
+        else source.model_dump(mode="json", exclude_defaults=True)
+    )
 
 
 def digest(folder: Path) -> str:

@@ -1,17 +1,14 @@
-import os
 import shutil
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
-from dvc.repo.experiments.exceptions import UnresolvedRunningExpNamesError
 
 from stages.distil.experiments import plan
-from stages.distil.experiments.figures import SCALES
+from stages.distil.experiments.figures import SCALES, kept
 from stages.distil.experiments.plan import Grid
-from stages.distil.experiments.queue import _forget_dead
 from stages.distil.interface.errors import UserError
 from stages.distil.interface.settings import load_settings
+from stages.distil.storage import versions
 from tests.conftest import ROOT
 
 METHODS = {"plain": ["alpha=0"], "taught": []}
@@ -72,6 +69,14 @@ def test_the_full_scales_default_is_what_the_parameters_ask_for(monkeypatch):
     assert named == [run.digest for run in plan.plan(as_it_stands)]
 
 
+@pytest.mark.parametrize("scale", ["small", "full"])
+def test_the_committed_runs_are_those_of_the_committed_parameters(scale, monkeypatch):
+    """Otherwise `make figures` would train all of them again."""
+    monkeypatch.chdir(ROOT)
+    runs = plan.plan(load_settings(SCALES / f"{scale}.yaml", Grid))
+    assert {run.digest for run in runs} <= set(kept())
+
+
 def test_a_run_that_two_figures_need_is_one(project):
     alpha = {"methods": ["taught"], "parameter": "alpha", "values": [0.5, 1.0]}
     runs = plan.plan(grid(figures={"methods": {}, "alpha": alpha}))
@@ -97,7 +102,7 @@ def test_a_line_of_code_makes_no_run_another_but_a_prompt_or_a_version_does(proj
     prompt = project / "stages/prompts/reason.jinja"
     prompt.write_text(prompt.read_text() + "\n")
     after = [run.digest for run in plan.plan(grid())]
-    monkeypatch.setattr(plan, "VERSION", plan.VERSION + 1)
+    monkeypatch.setattr(versions, "TRAINING", versions.TRAINING + 1)
     newer = [run.digest for run in plan.plan(grid())]
     assert len({*before, *after, *newer}) == 3 * len(before)
 
@@ -141,54 +146,3 @@ def test_a_wrong_file_is_one_line(tmp_path, changes, message):
     with pytest.raises(UserError, match=message) as caught:
         load_settings(file, Grid)
     assert str(caught.value).startswith(f"{file}: ")
-
-
-class Queue:
-    """DVC's queue as `experiments.queue` sees it: one experiment that runs."""
-
-    def __init__(self, process, workers: dict):
-        self.active, self.killed = ["taught-0-abc"], []
-        self.proc = {"r": process}
-        self.celery = SimpleNamespace(control=self)
-        self.workers = workers
-
-    def inspect(self, timeout: float):
-        return SimpleNamespace(active=lambda: self.workers)
-
-    def iter_active(self):
-        return [SimpleNamespace(name=name, stash_rev="r") for name in self.active]
-
-    def kill(self, names: list[str]):
-        if set(names) - set(self.active):
-            raise UnresolvedRunningExpNamesError(names)
-        self.killed += names
-
-
-GONE = SimpleNamespace(pid=2**22 + 1, returncode=None)  # above the kernel's largest number
-ENDED = SimpleNamespace(pid=os.getpid(), returncode=0)
-RUNNING = SimpleNamespace(pid=os.getpid(), returncode=None)
-WORKER = {"worker": []}
-
-
-@pytest.mark.parametrize(
-    ("process", "workers", "dead"),
-    [
-        (GONE, {}, True),
-        (ENDED, {}, True),
-        (None, {}, True),
-        (RUNNING, {}, False),  # its worker went, it did not
-        (ENDED, WORKER, False),  # about to be collected
-        (None, WORKER, False),  # about to start
-    ],
-)
-def test_a_training_counts_as_lost_when_neither_it_nor_a_worker_lives(process, workers, dead):
-    queue = Queue(process, workers)
-    _forget_dead(queue)
-    assert queue.killed == (queue.active if dead else [])
-
-
-def test_a_training_that_ends_meanwhile_is_no_error():
-    queue = Queue(GONE, {})
-    queue.inspect = lambda timeout: queue.active.clear() or SimpleNamespace(active=dict)
-    _forget_dead(queue)
-    assert queue.killed == []

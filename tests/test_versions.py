@@ -1,0 +1,178 @@
+"""A small result of each algorithm, pinned to its version in `storage.versions`.
+
+A result that has changed without its version would let what is kept from before pass for it. Raise
+the version, then write the new pin: pytest --pin tests/test_versions.py
+"""
+
+import json
+from collections import Counter
+
+import pytest
+from transformers import Trainer
+
+from stages.distil.attribution.attributor import Attributor
+from stages.distil.dataset.joining import join_targets
+from stages.distil.evaluation.probes import option_scores
+from stages.distil.evaluation.statistics import by_class, f1, score
+from stages.distil.interface.catalogue import Kinship, KinshipSizes
+from stages.distil.interface.method import Assemble, Saliency
+from stages.distil.language.answers import is_correct, parse_answer
+from stages.distil.language.quality import rationale_status
+from stages.distil.questions.reading import read
+from stages.distil.questions.sampling import choose_subset
+from stages.distil.storage import tables, versions
+from stages.distil.student.answering import generate_answers
+from stages.distil.teachers.backend import Request
+from stages.distil.teachers.transformers_backend import Generator
+from stages.finetune import finetune
+from stages.train import train
+from tests.conftest import ROOT, question
+from tests.distil.attribution import test_attributor as attribution
+from tests.distil.student.test_samples import ROWS, load
+from tests.test_finetune import TUNED
+from tests.test_train import curve, prepared  # noqa: F401
+
+PINS = ROOT / "tests/pins.json"
+ANSWERED = ["The answer is blue.", "red or green? Green", "nothing", "**blue**"]
+
+
+def check(algorithm: str, result, pin: bool = False) -> None:
+    """Compare a result with the one pinned to its algorithm's version; with `pin`, pin it first."""
+    pins = json.loads(PINS.read_text(encoding="utf-8"))
+    version = getattr(versions, algorithm)
+    known = pins.get(algorithm, {"version": 0})
+    if pin and known["version"] != version:
+        pins[algorithm] = known = {"version": version, "result": result}
+        PINS.write_text(json.dumps(pins, indent=1, ensure_ascii=False) + "\n", "utf-8")
+    assert known["version"] == version, f"pin versions.{algorithm} (see above)"
+    assert close(known["result"], json.loads(json.dumps(result))), (
+        f"{algorithm} gives another result: raise versions.{algorithm}, then pin it (see above)"
+    )
+
+
+@pytest.fixture
+def pinned(request):
+    """Return `check`, which pins new versions where the command line says so."""
+    return lambda *result: check(*result, pin=request.config.getoption("--pin"))
+
+
+def close(a, b) -> bool:
+    """Return whether two results are the same but for the rounding of another processor."""
+    if isinstance(a, list) and isinstance(b, list):
+        return len(a) == len(b) and all(close(x, y) for x, y in zip(a, b, strict=True))
+    if isinstance(a, dict) and isinstance(b, dict):
+        return a.keys() == b.keys() and all(close(a[name], b[name]) for name in a)
+    if isinstance(a, float) and isinstance(b, float):
+        return a == pytest.approx(b, rel=1e-2, abs=1e-4)
+    return a == b
+
+
+def test_a_pin_holds_within_rounding_alone(monkeypatch):
+    assert close({"a": [1.0, "x"]}, {"a": [1.001, "x"]})
+    assert not close({"a": [1.0]}, {"a": [1.1]})
+    assert not close([1.0], [1.0, 2.0])
+    assert not close("a", "b")
+    with pytest.raises(AssertionError, match="raise versions.EVALUATION"):
+        check("EVALUATION", "another result")
+    monkeypatch.setattr(versions, "EVALUATION", 0)
+    with pytest.raises(AssertionError, match="pin versions.EVALUATION"):
+        check("EVALUATION", "another result")
+
+
+def test_questions(pinned):
+    sizes = KinshipSizes(train=4, validation=1, test=2, pool=1)
+    drawn = read(
+        Kinship(source="kinship", sizes=sizes, hops=[2, 3], distractors=2), 0, 1000, Counter()
+    )
+    chosen = choose_subset([f"train-{n}" for n in range(20)], 0.25, None, 0)
+    pinned("QUESTIONS", {"drawn": [vars(each) for each in drawn], "chosen": sorted(chosen)})
+
+
+def test_texts(pinned, tiny_model, tiny_t5):
+    asked = [
+        Request(attribution.Conversation("Be brief.", (), f"Why {n} more?", "So:"), 6)
+        for n in range(2)
+    ]
+    texts = [
+        [completion.text for _, completion in Generator(model, 400, "float32").complete(asked)]
+        for model in (tiny_model, tiny_t5)
+    ]
+    statuses = [
+        rationale_status(text, "stop", ["blue", "red"], "blue", None)
+        for text in ("", "It is so.", "Hence it is red.", "Hence it is blue.", "a b c d " * 20)
+    ]
+    pinned("TEXTS", {"texts": texts, "statuses": statuses})
+
+
+def test_tuning(pinned, scoring, tiny_model, monkeypatch):
+    losses = []
+    log = Trainer.log
+    monkeypatch.setattr(
+        Trainer,
+        "log",
+        lambda trainer, logs, *rest: losses.append(logs) or log(trainer, logs, *rest),
+    )
+    finetune(scoring(tiny_model, **TUNED))
+    pinned("TUNING", [each["loss"] for each in losses if "loss" in each])
+
+
+def test_attribution(pinned, request):
+    found = {}
+    for name in attribution.BOTH:
+        model, tokenizer, prompts = attribution.load(request, name)
+        for method in Saliency.model_fields["method"].annotation.__args__:
+            chosen = attribution.settings(method=method, steps=3)
+            found[f"{name} {method}"] = attribution.scores(model, tokenizer, prompts, chosen)
+        attributor = Attributor(model, attribution.settings(), tokenizer.pad_token_id)
+        found[f"{name} labels"] = attributor.log_probabilities(prompts)
+    pinned("ATTRIBUTION", found)
+
+
+def test_targets(pinned, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rows = [question(n, rationales=[]) | {"split": "train"} for n in range(4)]
+    tables.write_table(tables.EXAMPLES, rows)
+    text = "The ball of Ann, the red one: Ünïcödé ann 犬"
+    spans = [(0, 3), (4, 8), (12, 15), (21, 24), (30, 37), (38, 41), (42, 43)]
+    words = [{"start": a, "end": b, "score": 5.0 - n} for n, (a, b) in enumerate(spans)]
+    about = {"text": text, "words": words, "method": "any", "target": "any", "delta": None}
+    tables.write_table(tables.SALIENCY, [{"id": row["id"]} | about for row in rows[:2]])
+    for teacher, statuses in {"one": ["ok"] * 4, "two": ["ok", "empty", "ok", "truncated"]}.items():
+        counted = {"sample": 0, "finish_reason": "stop", "prompt_tokens": 1, "output_tokens": 1}
+        tables.write_table(
+            tables.rationale_table(teacher),
+            [
+                {"id": row["id"], "split": "train", "status": status, "answer": row["answer"]}
+                | {"rationale": f"{teacher} on {row['id']}"}
+                | counted
+                for row, status in zip(rows, statuses, strict=True)
+            ],
+        )
+    found = {}
+    for stop_words in (True, False):
+        saliency = Saliency(teacher="any", top_k=3, weight=1, stop_words=stop_words)
+        settings = Assemble(statuses=["ok"])
+        joined = join_targets("train", ["one", "two"], settings, saliency, Counter(), ["two"])
+        found[f"stop words {stop_words}"] = [row for part in joined for row in part.to_pylist()]
+    pinned("TARGETS", found)
+
+
+def test_training(pinned, prepared, tiny_model):  # noqa: F811
+    train(prepared(tiny_model, train__epochs=2))
+    pinned("TRAINING", {name: curve(name) for name in ("loss/total", "loss/one", "loss/saliency")})
+
+
+def test_evaluation(pinned, tiny_model):
+    options = ["red", "green", "blue"]
+    correct = [is_correct(text, {"options": options, "answer": "blue"}) for text in ANSWERED]
+    model, tokenizer, encoder = load(tiny_model)
+    asked = [encoder.prompt(row, 4) for row in ROWS]
+    found = {
+        "answers": [parse_answer(text, options) for text in ANSWERED],
+        "score": score(correct),
+        "classes": by_class(correct * 2, ["blue", "red"] * 4),
+        "f1": f1(["a", "b"], ["b", "c", "c"]),
+        "written": generate_answers(model, tokenizer, asked, 4, "float32"),
+        "options": option_scores(model, tokenizer, [encoder.options(r) for r in ROWS], "float32"),
+    }
+    pinned("EVALUATION", found)
