@@ -15,11 +15,11 @@ from pathlib import Path
 from stages.distil.experiments.cases import case_study
 from stages.distil.experiments.compare import Rows, read_predictions
 from stages.distil.experiments.plan import MAIN, Figure, Grid, Run, plan
-from stages.distil.experiments.plots import draw
 from stages.distil.experiments.points import Point, table
 from stages.distil.experiments.queue import execute, finished
 from stages.distil.interface.errors import report_errors
 from stages.distil.interface.settings import load_settings
+from stages.distil.reporting.plots import draw_methods, draw_sweep
 from stages.distil.storage import tables
 from stages.distil.storage.tables import FIGURES
 
@@ -58,6 +58,16 @@ def write(grid: Grid, runs: list[Run], folder: Path) -> None:
     for name, text in texts.items():
         (folder / name).write_text(text, encoding="utf-8")
     print(f"\n{len(texts)} files in {folder}/")
+
+
+def draw(figure: Figure, rows: Rows) -> str:
+    """Return a figure as SVG: methods below each other, or lines along a parameter."""
+    seeds = len(figure.seeds)
+    over = f"over {seeds} seeds (dots)" if seeds > 1 else "over test questions"
+    title = f"test accuracy, 95 % interval {over}"
+    if figure.parameter:
+        return draw_sweep(rows, figure.parameter, title)
+    return draw_methods(rows, title)
 
 
 def _csv(rows: Rows) -> str:

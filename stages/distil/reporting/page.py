@@ -7,7 +7,6 @@ own policy lets a browser run nothing but its one script and fetch nothing at al
 import base64
 import csv
 import hashlib
-import io
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import islice
@@ -22,6 +21,7 @@ from stages.distil.interface.method import STATUSES
 from stages.distil.interface.parameters import Parameters
 from stages.distil.language.answers import parse_answer, same
 from stages.distil.language.words import top_words
+from stages.distil.reporting.plots import draw_curves
 
 TEMPLATES = Path(__file__).parent / "templates"
 ANSWERED = 500  # test questions on the page
@@ -109,30 +109,8 @@ def read_methods(folder: Path) -> list[Methods]:
 
 
 def _figure(curves: dict[str, list[tuple[int, float]]], label: str) -> str:
-    """Draw curves over training steps; return SVG, the same bytes for the same curves."""
-    import matplotlib
-    from matplotlib.figure import Figure
-
-    if not curves:
-        return ""
-    plain: Any = {"svg.hashsalt": "report", "svg.fonttype": "none", "font.family": "sans-serif"}
-    with matplotlib.rc_context(plain):
-        figure = Figure(figsize=(6.4, 3.2), layout="constrained")
-        axes = figure.subplots()
-        dashes = ["-", "--", ":", "-."]  # told apart without colours too
-        for number, (name, points) in enumerate(curves.items()):
-            steps, values = zip(*points, strict=True)
-            style = dashes[number % len(dashes)]
-            axes.plot(steps, values, style, marker=f"${name[0]}$", label=name)
-        axes.set_xlabel("step")
-        axes.set_ylabel(label)
-        axes.set_ylim(bottom=0)
-        axes.spines[["top", "right"]].set_visible(False)
-        if len(curves) > 1:
-            axes.legend(frameon=False)
-        text = io.StringIO()
-        figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
-    return _element(text.getvalue())
+    """Return curves over training steps as an element of a page."""
+    return _element(draw_curves(curves, label)) if curves else ""
 
 
 def _element(svg: str) -> str:

@@ -3,8 +3,8 @@ import pytest
 from scipy import stats
 
 from stages.distil.experiments.cases import case_study
+from stages.distil.experiments.figures import draw
 from stages.distil.experiments.plan import Figure, Grid
-from stages.distil.experiments.plots import draw
 from stages.distil.experiments.points import Point, gain, headroom, interval, over_runs, table
 
 GRID = Grid.model_validate(
