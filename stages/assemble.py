@@ -2,7 +2,7 @@
 
 from collections import Counter
 
-from stages.distil.dataset.joining import accepted_share, join_targets
+from stages.distil.dataset.joining import count_statuses, join_targets
 from stages.distil.interface.command import run_stage
 from stages.distil.interface.errors import UserError
 from stages.distil.interface.method import GOLD, STATUSES, VOTE
@@ -21,7 +21,11 @@ def assemble(parameters: Parameters) -> None:
             stale.unlink()
     tally: Counter[str] = Counter()
     statuses, least = parameters.assemble.statuses, parameters.assemble.min_share
-    shares = {teacher: accepted_share(teacher, statuses) for teacher in parameters.teachers}
+    counts = {teacher: count_statuses(teacher) for teacher in parameters.teachers}
+    shares = {
+        teacher: sum(each[status] for status in statuses) / max(1, each.total())
+        for teacher, each in counts.items()
+    }
     teachers = [teacher for teacher, share in shares.items() if share >= least]
     if not any(shares[teacher] for teacher in teachers):
         raise UserError(
@@ -41,11 +45,12 @@ def assemble(parameters: Parameters) -> None:
         )
     print(", ".join(f"{count:,} {split}" for split, count in rows.items()))
     for teacher in teachers:
-        count = sum(tally[f"{teacher}: {status}"] for status in statuses)
+        own = counts[teacher] | Counter({"no row": tally[f"{teacher}: no row"]})
+        count = sum(own[status] for status in statuses)
         lost = [
             f"{number:,} {status}"
             for status in (*STATUSES, "no row")
-            if status not in statuses and (number := tally[f"{teacher}: {status}"])
+            if status not in statuses and (number := own[status])
         ]
         print(f"{teacher}: {count:,} rationales; without: {', '.join(lost) or 'none'}")
     for teacher, share in shares.items():

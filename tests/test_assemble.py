@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from stages.distil.dataset.joining import join_targets
+from stages.distil.dataset.joining import count_statuses, join_targets
 from stages.distil.interface.errors import UserError
 from stages.distil.interface.method import Assemble, Saliency
 from stages.distil.language.student_prompts import student_context
@@ -25,7 +25,6 @@ def drawn(tmp_path, monkeypatch) -> dict[str, dict]:
     """Tables in which every kind of row is missing here and there; what they hold, by id."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(tables, "ROW_GROUP", 7)
-    monkeypatch.setattr("stages.distil.dataset.joining.ROW_GROUP", 7)
     monkeypatch.setattr(tables, "SHARD", 28)
     rng = np.random.default_rng(0)
     held: dict[str, dict] = {name: {} for name in ("examples", "saliency", *TEACHERS)}
@@ -175,7 +174,7 @@ def test_what_became_no_target_is_counted(drawn):
     assembled("train", tally)
     for teacher in TEACHERS:
         statuses = Counter(r["status"] for r in drawn[teacher].values() if r["status"])
-        assert {s: tally[f"{teacher}: {s}"] for s in statuses} == statuses
+        assert count_statuses(teacher) == statuses
         assert tally[f"{teacher}: no row"] == 100 - statuses.total()
     assert tally["saliency: no row"] == 100 - len(drawn["saliency"])
 

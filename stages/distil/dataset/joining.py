@@ -21,7 +21,6 @@ from stages.distil.language.words import top_words
 from stages.distil.storage.tables import (
     DISTILL,
     EXAMPLES,
-    ROW_GROUP,
     SALIENCY,
     SCHEMAS,
     open_table,
@@ -37,8 +36,7 @@ class Follower:
     def __init__(self, path: Path, columns: Sequence[str], split: str | None = None):
         """Take the table and its columns; with `split`, rows of other splits are passed over."""
         self._path = path
-        names = [*columns, "split"] if split else list(columns)
-        self._batches = _ahead(_batches(path, names, split))
+        self._batches = _ahead(_batches(path, columns, split))
         self._waiting: pa.Table | None = None
 
     def rows_of(self, ids: pa.Array) -> tuple[pa.Table | None, np.ndarray]:
@@ -47,17 +45,15 @@ class Follower:
         last = -1
         while self._waiting is not None or self._fill():
             assert self._waiting is not None
-            at = pc.index_in(self._waiting["id"], value_set=ids)
-            known = at.is_valid().to_numpy(zero_copy_only=False)
-            count = len(known) if known.all() else int(known.argmin())
-            here = at.slice(0, count).to_numpy(zero_copy_only=False).astype(np.int64)
+            here = _places(self._waiting["id"], ids)
+            count = len(here)
             if count and (here[0] < last or (np.diff(here) < 0).any()):
                 raise self._out_of_order(int(np.argmax(np.diff(here, prepend=last) < 0)))
             if count:
                 last = int(here[-1])
                 found.append(self._waiting.slice(0, count))
                 places.append(here)
-            if count < len(known):
+            if count < len(self._waiting):
                 self._waiting = self._waiting.slice(count)
                 break
             self._waiting = None
@@ -83,13 +79,23 @@ class Follower:
         )
 
 
-def accepted_share(teacher: str, statuses: Sequence[str]) -> float:
-    """Return the share of a teacher's rationales whose status is among `statuses`."""
-    good = total = 0
-    for batch in _batches(rationale_table(teacher), ["split", "status"], "train"):
-        good += pc.sum(pc.is_in(batch["status"], value_set=pa.array(statuses, pa.string()))).as_py()
-        total += len(batch)
-    return good / total if total else 0.0
+def _places(rows: pa.ChunkedArray, ids: pa.Array) -> np.ndarray:
+    """Return where in `ids` these rows' ids stand, up to the first that is not there."""
+    if rows.slice(0, len(ids)).equals(pa.chunked_array([ids.slice(0, len(rows))])):
+        return np.arange(min(len(rows), len(ids)))
+    at = pc.index_in(rows, value_set=ids)
+    there = at.is_valid().to_numpy(zero_copy_only=False)
+    count = len(there) if there.all() else int(there.argmin())
+    return at.slice(0, count).to_numpy(zero_copy_only=False).astype(np.int64)
+
+
+def count_statuses(teacher: str) -> Counter[str]:
+    """Return how many of a teacher's rationales have each status."""
+    counts: Counter[str] = Counter()
+    for batch in _batches(rationale_table(teacher), ["status"], "train"):
+        for entry in batch["status"].value_counts().to_pylist():
+            counts[entry["values"]] += entry["counts"]
+    return counts
 
 
 def join_targets(
@@ -104,8 +110,8 @@ def join_targets(
 
     Only train questions have rationales and salient words. Where there are `labellers`, the answer
     to a train question is the one that most of these teachers gave (the first such in their order),
-    and a question without an answer of theirs is left out. `tally` counts, for each teacher and
-    status, what became a target and what did not. Tables are read, and rows joined, while the
+    and a question without an answer of theirs is left out. `tally` counts what the questions lack.
+    Tables are read, and rows joined, while the
     caller works on what came before.
     """
     return _ahead(_join(split, teachers, settings, saliency, tally, labellers))
@@ -124,7 +130,7 @@ def _join(
     named = [*teachers, *(t for t in labellers if t not in teachers)]
     written = {t: Follower(rationale_table(t), columns, split) for t in (named if training else [])}
     scored = Follower(SALIENCY, ["id", "text", "words"]) if training else None
-    columns = ["id", "split", "question", "options", "answer"]
+    columns = ["id", "question", "options", "answer"]
     accepted = pa.array(settings.statuses, pa.string())
     for questions in _ahead(_batches(EXAMPLES, columns, split)):
         ids = questions["id"].combine_chunks()
@@ -133,16 +139,16 @@ def _join(
         for teacher, table in written.items():
             rows, places = table.rows_of(ids)
             if teacher in teachers:
-                tally[f"{teacher}: no row"] += size - len(np.unique(places))
+                answered = int(np.count_nonzero(np.diff(places, prepend=-1)))
+                tally[f"{teacher}: no row"] += size - answered
             if rows is None:
                 continue
             if teacher in labellers:
                 own[teacher] = (rows, places)
             if teacher in teachers:
-                _count_statuses(rows["status"], teacher, tally)
                 good = pc.and_(
                     pc.is_in(rows["status"], value_set=accepted),
-                    pc.fill_null(pc.greater(pc.utf8_length(rows["rationale"]), 0), False),
+                    pc.fill_null(pc.greater(pc.binary_length(rows["rationale"]), 0), False),
                 )
                 kept = good.to_numpy()
                 parts.append((teacher, places[kept], rows["rationale"].filter(good)))
@@ -193,12 +199,14 @@ def _most_frequent(answers: Sequence[str]) -> str | None:
 
 def _batches(path: Path, columns: Sequence[str], split: str | None) -> Iterator[pa.Table]:
     with open_table(path) as file:
-        for batch in file.iter_batches(ROW_GROUP, columns=list(columns)):
-            table = pa.Table.from_batches([batch])
-            if split:
-                table = table.filter(pc.equal(table["split"], split))
-            if len(table):
-                yield table
+        for number in range(file.num_row_groups):
+            if split is None:
+                yield file.read_row_group(number, list(columns))
+                continue
+            chosen = pc.equal(file.read_row_group(number, ["split"])["split"], split)
+            if pc.any(chosen).as_py():
+                table = file.read_row_group(number, list(columns))
+                yield table if pc.all(chosen).as_py() else table.filter(chosen)
 
 
 def _ahead(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
@@ -243,8 +251,3 @@ def _salient(rows: pa.Table, places: np.ndarray, size: int, saliency: Saliency) 
     at = np.full(size, len(words))
     at[places] = np.arange(len(words))
     return pa.concat_arrays([words, NO_WORDS]).take(pa.array(at))
-
-
-def _count_statuses(statuses: pa.ChunkedArray, teacher: str, tally: Counter[str]) -> None:
-    for entry in statuses.value_counts().to_pylist():
-        tally[f"{teacher}: {entry['values']}"] += entry["counts"]

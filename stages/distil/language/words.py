@@ -51,16 +51,14 @@ def top_words(
     if not stop_words:
         words = _content_words(texts, words)
     counts = words.value_lengths().to_numpy(zero_copy_only=False)
+    first = np.cumsum(counts) - counts
     flat = words.flatten()
     starts, ends, scores = (flat.field(n).to_numpy() for n in ("start", "end", "score"))
-    ranking = (np.cumsum(counts) - counts)[:, None] + _ranking(scores, counts)
     rows = np.arange(len(texts))  # of the texts whose words are still to be chosen
     owners, places, chosen = [], [], []
-    for width in (2 * k, ranking.shape[1]):  # further words only where too many stand twice
-        best = ranking[rows, :width]
-        held = np.minimum(counts[rows], width)
+    for width in (k, 4 * k, counts.max(initial=0)):  # more words only where some stand twice
+        place, held = _largest(scores, first[rows], counts[rows], width)
         owner = np.repeat(rows, held)
-        place = best[np.arange(best.shape[1]) < held[:, None]]
         found = _slices(texts, owner, starts[place], ends[place])
         distinct = np.zeros(len(place), np.int64)
         distinct[_first_of_each(owner, _folded(found))] = 1
@@ -100,19 +98,27 @@ def _first_of_each(owner: np.ndarray, word: np.ndarray) -> np.ndarray:
     return np.unique(owner * (word.max(initial=0) + 1) + word, return_index=True)[1]
 
 
-def _ranking(scores: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Return the numbers of each text's words, the largest absolute score first, (texts, words).
+def _largest(
+    scores: np.ndarray, first: np.ndarray, counts: np.ndarray, width: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the places of each text's `width` largest absolute scores, and their number a text.
 
-    A float's bits, without its sign, order as the float does: one sort of whole numbers orders by
-    score and then by place. Rows are padded on the right with what has no meaning.
+    The largest comes first, the earlier of two equal ones. A text's `counts` scores begin at
+    `first`. Without its sign, a float's bits order as the float does: one sort of whole numbers
+    orders by score and then by place.
     """
-    width = max(counts, default=0)
-    inside = np.arange(width) < counts[:, None]
-    keys = np.full((len(counts), width), np.iinfo(np.uint64).max)
-    bits = ~np.abs(scores).astype(np.float32).view(np.uint32)
-    keys[inside] = bits.astype(np.uint64) << np.uint64(32) | np.nonzero(inside)[1].astype(np.uint64)
+    most = int(counts.max(initial=0))
+    place = np.arange(most)
+    at = np.minimum(first[:, None] + place, max(len(scores) - 1, 0))
+    bits = ~np.abs(scores.take(at)).astype(np.float32).view(np.uint32)
+    keys = bits.astype(np.uint64) << np.uint64(32) | place.astype(np.uint64)
+    keys[place >= counts[:, None]] = np.iinfo(np.uint64).max
+    if width < most:
+        keys = np.partition(keys, width, axis=1)[:, :width]
     keys.sort(axis=1)
-    return (keys & np.uint64(0xFFFFFFFF)).astype(np.int64)
+    held = np.minimum(counts, width)
+    largest = first[:, None] + (keys & np.uint64(0xFFFFFFFF)).astype(np.int64)
+    return largest[place[:width] < held[:, None]], held
 
 
 def _slices(

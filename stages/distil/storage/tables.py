@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -225,6 +225,13 @@ def check_exists(path: Path) -> None:
         raise UserError(f"{path}: no such table; `dvc repro` makes it")
 
 
+def scan_row_groups(path: Path, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+    """Yield the row groups of a file, of all columns or of those named; memory holds one."""
+    with open_table(path) as file:
+        for number in range(file.num_row_groups):
+            yield file.read_row_group(number, columns=columns and list(columns))
+
+
 def scan_table(path: Path, expected: pa.Schema | None = None) -> Iterator[dict[str, Any]]:
     """Yield the rows of a table, a file or a folder of them; memory holds one batch.
 
@@ -238,8 +245,8 @@ def scan_table(path: Path, expected: pa.Schema | None = None) -> Iterator[dict[s
                     f"{file}: expected columns {', '.join(expected.names)}, found "
                     f"{', '.join(found)}; delete it and `dvc repro`"
                 )
-            for batch in rows.iter_batches(ROW_GROUP):
-                yield from batch.to_pylist()
+        for group in scan_row_groups(file):
+            yield from group.to_pylist()
 
 
 def read_examples(*splits: str) -> list[Example]:
@@ -264,9 +271,8 @@ def example_row(example: Example) -> dict[str, Any]:
 def count_examples() -> Counter[str]:
     """Return the number of questions of each split."""
     counts: Counter[str] = Counter()
-    with open_table(EXAMPLES) as table:
-        for batch in table.iter_batches(ROW_GROUP, columns=["split"]):
-            counts.update(batch["split"].to_pylist())
+    for group in scan_row_groups(EXAMPLES, ["split"]):
+        counts.update(group["split"].to_pylist())
     return counts
 
 
