@@ -45,3 +45,19 @@ def test_every_make_target_exists():
     named = set(re.findall(r"(?:^|`)make (?:[A-Z]+=\S+ )*([a-z-]+)", TEXT, re.MULTILINE))
     assert named
     assert named <= targets
+
+
+def test_the_readme_is_short():
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").split()) < 1000
+
+
+def test_every_link_leads_somewhere():
+    links = [
+        (page, link)
+        for page in PAGES
+        for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8"))
+        if "://" not in link
+    ]
+    assert len(links) > 20
+    for page, link in links:
+        assert (page.parent / link).exists(), f"{page.name}: {link}"
