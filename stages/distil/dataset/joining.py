@@ -1,7 +1,6 @@
-"""Joining questions with their targets, in streams: memory holds a batch of each table.
+"""Joins questions with their targets, in streams: memory holds one row group of each table.
 
-Every table's rows stand in the order of the questions, so no table is sorted or held whole. Knows
-columns; knows nothing of models.
+All tables have the order of the questions, so none is sorted or held whole.
 """
 
 from collections import Counter
@@ -31,38 +30,38 @@ NO_WORDS = pa.array([[]], pa.list_(pa.string()))
 
 
 class Follower:
-    """A table that follows the order of the questions and may leave some of them out."""
+    """A table in the order of the questions; a question may have no row, or several."""
 
     def __init__(self, path: Path, columns: Sequence[str], split: str | None = None):
-        """Take the table and its columns; with `split`, rows of other splits are passed over."""
+        """Take the table and its columns; with `split`, skip the rows of other splits."""
         self._path = path
         self._batches = _ahead(_batches(path, columns, split))
         self._waiting: pa.Table | None = None
 
     def rows_of(self, ids: pa.Array) -> tuple[pa.Table | None, np.ndarray]:
-        """Return the rows of the next questions (None: no row), and each row's place in `ids`."""
-        found, places = [], []
+        """Return the rows of the next questions, if any, and the position of each in `ids`."""
+        parts, positions = [], []
         last = -1
         while self._waiting is not None or self._fill():
             assert self._waiting is not None
-            here = _places(self._waiting["id"], ids)
-            count = len(here)
-            if count and (here[0] < last or (np.diff(here) < 0).any()):
-                raise self._out_of_order(int(np.argmax(np.diff(here, prepend=last) < 0)))
+            matched = _positions(self._waiting["id"], ids)
+            count = len(matched)
+            if count and (matched[0] < last or (np.diff(matched) < 0).any()):
+                raise self._out_of_order(int(np.argmax(np.diff(matched, prepend=last) < 0)))
             if count:
-                last = int(here[-1])
-                found.append(self._waiting.slice(0, count))
-                places.append(here)
+                last = int(matched[-1])
+                parts.append(self._waiting.slice(0, count))
+                positions.append(matched)
             if count < len(self._waiting):
                 self._waiting = self._waiting.slice(count)
                 break
             self._waiting = None
-        if not found:
+        if not parts:
             return None, np.empty(0, np.int64)
-        return pa.concat_tables(found), np.concatenate(places)
+        return pa.concat_tables(parts), np.concatenate(positions)
 
     def finish(self) -> None:
-        """Raise `UserError` where a row is left that no question asked for."""
+        """Raise `UserError` if a row is left that belongs to no question."""
         if self._waiting is not None or self._fill():
             raise self._out_of_order(0)
 
@@ -74,19 +73,19 @@ class Follower:
         assert self._waiting is not None
         name = self._waiting["id"][place].as_py()
         return UserError(
-            f"{self._path}: row {name!r} belongs to no question, or stands out of the questions' "
-            f"order; delete the table and `dvc repro`"
+            f"{self._path}: row {name!r} belongs to no question, or is not in the order of the "
+            "questions; delete the table and run `dvc repro`"
         )
 
 
-def _places(rows: pa.ChunkedArray, ids: pa.Array) -> np.ndarray:
-    """Return where in `ids` these rows' ids stand, up to the first that is not there."""
+def _positions(rows: pa.ChunkedArray, ids: pa.Array) -> np.ndarray:
+    """Return the position in `ids` of each row's id, up to the first id that is not in `ids`."""
     if rows.slice(0, len(ids)).equals(pa.chunked_array([ids.slice(0, len(rows))])):
         return np.arange(min(len(rows), len(ids)))
-    at = pc.index_in(rows, value_set=ids)
-    there = at.is_valid().to_numpy(zero_copy_only=False)
-    count = len(there) if there.all() else int(there.argmin())
-    return at.slice(0, count).to_numpy(zero_copy_only=False).astype(np.int64)
+    positions = pc.index_in(rows, value_set=ids)
+    valid = positions.is_valid().to_numpy(zero_copy_only=False)
+    count = len(valid) if valid.all() else int(valid.argmin())
+    return positions.slice(0, count).to_numpy(zero_copy_only=False).astype(np.int64)
 
 
 def count_statuses(teacher: str) -> Counter[str]:
@@ -108,11 +107,10 @@ def join_targets(
 ) -> Iterator[pa.Table]:
     """Yield the rows of a split of `distill`, one a question, in the order of the questions.
 
-    Only train questions have rationales and salient words. Where there are `labellers`, the answer
-    to a train question is the one that most of these teachers gave (the first such in their order),
-    and a question without an answer of theirs is left out. `tally` counts what the questions lack.
-    Tables are read, and rows joined, while the
-    caller works on what came before.
+    Only train questions have rationales and salient words. With `labellers`, the answer to a train
+    question is the one that most of these teachers gave (of two equally frequent ones, the earlier
+    in their order), and a question that none of them answered is left out. `tally` counts what
+    questions lack. A thread reads and joins the next rows while the caller handles the last ones.
     """
     return _ahead(_join(split, teachers, settings, saliency, tally, labellers))
 
@@ -127,31 +125,31 @@ def _join(
 ) -> Iterator[pa.Table]:
     training = split == "train"
     columns = ["id", "status", "rationale", *(["sample", "answer"] if labellers else [])]
-    named = [*teachers, *(t for t in labellers if t not in teachers)]
-    written = {t: Follower(rationale_table(t), columns, split) for t in (named if training else [])}
+    everyone = dict.fromkeys([*teachers, *labellers]) if training else {}
+    written = {t: Follower(rationale_table(t), columns, split) for t in everyone}
     scored = Follower(SALIENCY, ["id", "text", "words"]) if training else None
     columns = ["id", "question", "options", "answer"]
-    accepted = pa.array(settings.statuses, pa.string())
+    statuses = pa.array(settings.statuses, pa.string())
     for questions in _ahead(_batches(EXAMPLES, columns, split)):
         ids = questions["id"].combine_chunks()
         size = len(ids)
-        parts, own = [], {}
+        parts, answered = [], {}
         for teacher, table in written.items():
             rows, places = table.rows_of(ids)
             if teacher in teachers:
-                answered = int(np.count_nonzero(np.diff(places, prepend=-1)))
-                tally[f"{teacher}: no row"] += size - answered
+                questions_with_rows = int(np.count_nonzero(np.diff(places, prepend=-1)))
+                tally[f"{teacher}: no row"] += size - questions_with_rows
             if rows is None:
                 continue
             if teacher in labellers:
-                own[teacher] = (rows, places)
+                answered[teacher] = (rows, places)
             if teacher in teachers:
-                good = pc.and_(
-                    pc.is_in(rows["status"], value_set=accepted),
+                accepted = pc.and_(
+                    pc.is_in(rows["status"], value_set=statuses),
                     pc.fill_null(pc.greater(pc.binary_length(rows["rationale"]), 0), False),
                 )
-                kept = good.to_numpy()
-                parts.append((teacher, places[kept], rows["rationale"].filter(good)))
+                texts = rows["rationale"].filter(accepted)
+                parts.append((teacher, places[accepted.to_numpy()], texts))
         salient = NO_WORDS.take(pa.array(np.zeros(size, np.int64)))
         if scored is not None:
             rows, places = scored.rows_of(ids)
@@ -160,7 +158,7 @@ def _join(
                 salient = _salient(rows, places, size, saliency)
         answers = questions["answer"]
         if training and labellers:
-            labels = _labels([own[t] for t in labellers if t in own], size)
+            labels = _labels([answered[t] for t in labellers if t in answered], size)
             tally["labels: none"] += labels.null_count
             tally["labels: not gold"] += pc.sum(pc.not_equal(labels, answers)).as_py() or 0
             answers = labels
@@ -182,14 +180,14 @@ def _join(
 
 
 def _labels(answered: Sequence[tuple[pa.Table, np.ndarray]], size: int) -> pa.StringArray:
-    """Return for each of `size` questions the answer that most teachers' first samples give."""
+    """Return the answer that most teachers' first samples give to each of `size` questions."""
     votes: list[list[str]] = [[] for _ in range(size)]
     for rows, places in answered:
-        first = zip(rows["sample"].to_pylist(), rows["answer"].to_pylist(), places, strict=True)
-        for sample, answer, place in first:
+        samples = zip(rows["sample"].to_pylist(), rows["answer"].to_pylist(), places, strict=True)
+        for sample, answer, place in samples:
             if sample == 0 and answer:
                 votes[place].append(answer)
-    return pa.array([_most_frequent(given) for given in votes], pa.string())
+    return pa.array([_most_frequent(answers) for answers in votes], pa.string())
 
 
 def _most_frequent(answers: Sequence[str]) -> str | None:
@@ -203,10 +201,10 @@ def _batches(path: Path, columns: Sequence[str], split: str | None) -> Iterator[
             if split is None:
                 yield file.read_row_group(number, list(columns))
                 continue
-            chosen = pc.equal(file.read_row_group(number, ["split"])["split"], split)
-            if pc.any(chosen).as_py():
+            in_split = pc.equal(file.read_row_group(number, ["split"])["split"], split)
+            if pc.any(in_split).as_py():
                 table = file.read_row_group(number, list(columns))
-                yield table if pc.all(chosen).as_py() else table.filter(chosen)
+                yield table if pc.all(in_split).as_py() else table.filter(in_split)
 
 
 def _ahead(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
@@ -219,18 +217,21 @@ def _ahead(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
 
 
 def _rationales(parts: list[tuple[str, np.ndarray, pa.ChunkedArray]], size: int) -> pa.ListArray:
-    """Return for each of `size` questions the list of its rationales, teachers in their order."""
+    """Return the list of rationales of each of `size` questions, in the order of the teachers.
+
+    `parts` holds a teacher, the positions of its questions, and its texts.
+    """
     places = np.concatenate([at for _, at, _ in parts]) if parts else np.empty(0, np.int64)
     order = np.argsort(places, kind="stable")
     names = pa.array([name for name, _, _ in parts], pa.string())
-    whose = np.repeat(np.arange(len(parts)), [len(at) for _, at, _ in parts])
+    owners = np.repeat(np.arange(len(parts)), [len(at) for _, at, _ in parts])
     chunks = [c for *_, texts in parts for c in texts.chunks]
     texts = pa.chunked_array(chunks, pa.string()).combine_chunks()
-    if isinstance(texts, pa.ChunkedArray):  # of no chunk
+    if isinstance(texts, pa.ChunkedArray):  # there is no chunk
         texts = pa.array([], pa.string())
     kind = SCHEMAS[DISTILL].field("rationales").type.value_type
     pairs = pa.StructArray.from_arrays(
-        [names.take(pa.array(whose[order])), texts.take(pa.array(order))], fields=list(kind)
+        [names.take(pa.array(owners[order])), texts.take(pa.array(order))], fields=list(kind)
     )
     ends = np.concatenate([[0], np.cumsum(np.bincount(places, minlength=size))])
     return pa.ListArray.from_arrays(pa.array(ends, pa.int32()), pairs)
@@ -239,13 +240,13 @@ def _rationales(parts: list[tuple[str, np.ndarray, pa.ChunkedArray]], size: int)
 def _contexts(questions: pa.Table) -> pa.ChunkedArray:
     """Return `student_context` of each question."""
     options = questions["options"]
-    listed = pc.binary_join_element_wise(OPTIONS, pc.binary_join(options, ", "), "")
-    shown = pc.if_else(pc.greater(pc.list_value_length(options), 0), listed, "")
+    option_lists = pc.binary_join_element_wise(OPTIONS, pc.binary_join(options, ", "), "")
+    shown = pc.if_else(pc.greater(pc.list_value_length(options), 0), option_lists, "")
     return pc.binary_join_element_wise(student_context("", []), questions["question"], shown, "")
 
 
 def _salient(rows: pa.Table, places: np.ndarray, size: int, saliency: Saliency) -> pa.ListArray:
-    """Return for each of `size` questions its salient words; those without a row have none."""
+    """Return the salient words of each of `size` questions; one without a row has none."""
     texts, scored = rows["text"].combine_chunks(), rows["words"].combine_chunks()
     words = top_words(texts, scored, saliency.top_k, saliency.stop_words)
     at = np.full(size, len(words))

@@ -1,4 +1,4 @@
-"""Words of a text and their scores: from sub-word tokens to the top k, by character offsets."""
+"""The words of a text: where they are, which tokens they own, and the k of the largest score."""
 
 from collections.abc import Sequence
 
@@ -14,18 +14,18 @@ WORD = regex.compile(rf"{_PART}(?:[-'’.]{_PART})*")
 
 
 def find_words(text: str, spans: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Return the words of `text` that stand whole in one of `spans`, as character spans."""
-    found = [match.span() for match in WORD.finditer(text)]
-    return [(a, b) for a, b in found if any(start <= a and b <= end for start, end in spans)]
+    """Return the words of `text` that lie within one of `spans`, as character spans."""
+    words = [match.span() for match in WORD.finditer(text)]
+    return [(a, b) for a, b in words if any(start <= a and b <= end for start, end in spans)]
 
 
 def owners(words: Sequence[tuple[int, int]], tokens: Sequence[tuple[int, int]]) -> list[int | None]:
-    """Return for each token the number of the word it belongs to, None for one in no word.
+    """Return the number of the word that each token belongs to, or None.
 
     Words and tokens are character spans in the order of their starts. A token over two words
-    belongs to the one it covers more of, the earlier where both have the same.
+    belongs to the one that it covers more of, or to the earlier one if it covers both equally.
     """
-    found: list[int | None] = []
+    numbers: list[int | None] = []
     first = 0
     for start, end in tokens:
         while first < len(words) and words[first][1] <= start:
@@ -35,18 +35,18 @@ def owners(words: Sequence[tuple[int, int]], tokens: Sequence[tuple[int, int]]) 
             for number, (a, b) in enumerate(words[first : first + end - start + 1], start=first)
             if a < end and b > start
         ]
-        found.append(-max(covered)[1] if covered else None)
-    return found
+        numbers.append(-max(covered)[1] if covered else None)
+    return numbers
 
 
 def top_words(
     texts: pa.StringArray, words: pa.ListArray, k: int, stop_words: bool = True
 ) -> pa.ListArray:
-    """Return for each text its k distinct words of the largest absolute score, in the text's order.
+    """Return each text's k distinct words of the largest absolute score, in the text's order.
 
-    `words` has for each text the list of its words in their order: `start`, `end` (characters of
-    the text) and `score`. A word that stands twice, in whatever case, counts once, at its larger
-    score; ties go to the earlier word. English stop words are chosen only with `stop_words`.
+    `words` lists the words of each text in their order: `start`, `end` (characters of the text) and
+    `score`. A repeated word, in any case, counts once, with its larger score; of two equal scores
+    the earlier word wins. English stop words are chosen only with `stop_words`.
     """
     if not stop_words:
         words = _content_words(texts, words)
@@ -54,21 +54,21 @@ def top_words(
     first = np.cumsum(counts) - counts
     flat = words.flatten()
     starts, ends, scores = (flat.field(n).to_numpy() for n in ("start", "end", "score"))
-    rows = np.arange(len(texts))  # of the texts whose words are still to be chosen
+    rows = np.arange(len(texts))  # the texts whose words are not chosen yet
     owners, places, chosen = [], [], []
-    for width in (k, 4 * k, counts.max(initial=0)):  # more words only where some stand twice
+    for width in (k, 4 * k, counts.max(initial=0)):  # more words if some are repeated
         place, held = _largest(scores, first[rows], counts[rows], width)
         owner = np.repeat(rows, held)
-        found = _slices(texts, owner, starts[place], ends[place])
+        spelled = _slices(texts, owner, starts[place], ends[place])
         distinct = np.zeros(len(place), np.int64)
-        distinct[_first_of_each(owner, _folded(found))] = 1
+        distinct[_first_of_each(owner, _folded(spelled))] = 1
         sums = np.bincount(owner, distinct, len(texts)).astype(np.int64)
         rank = np.cumsum(distinct) - (np.cumsum(sums) - sums)[owner]
         done = (sums >= k) | (counts <= width)
         kept = (distinct > 0) & (rank <= k) & done[owner]
         owners.append(owner[kept])
         places.append(place[kept])
-        chosen.append(found.filter(pa.array(kept)))
+        chosen.append(spelled.filter(pa.array(kept)))
         rows = rows[~done[rows]]
     owner = np.concatenate(owners)
     order = np.lexsort((np.concatenate(places), owner))
@@ -78,34 +78,34 @@ def top_words(
 
 
 def _content_words(texts: pa.StringArray, words: pa.ListArray) -> pa.ListArray:
-    """Return each text's words but those that scikit-learn lists as English stop words."""
+    """Return each text's words without those that scikit-learn lists as English stop words."""
     from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS  # takes a second
 
     counts = words.value_lengths().to_numpy(zero_copy_only=False)
     flat = words.flatten()
     starts, ends = (flat.field(name).to_numpy() for name in ("start", "end"))
     rows = np.repeat(np.arange(len(texts)), counts)
-    found = _slices(texts, rows, starts, ends).dictionary_encode()
-    listed = [word.casefold() in ENGLISH_STOP_WORDS for word in found.dictionary.to_pylist()]
-    kept = ~np.array(listed, bool)[found.indices.to_numpy()]
+    spelled = _slices(texts, rows, starts, ends).dictionary_encode()
+    listed = [word.casefold() in ENGLISH_STOP_WORDS for word in spelled.dictionary.to_pylist()]
+    kept = ~np.array(listed, bool)[spelled.indices.to_numpy()]
     ends_of_rows = np.cumsum(np.bincount(rows[kept], minlength=len(texts)))
     offsets = pa.array(np.concatenate([[0], ends_of_rows]), pa.int32())
     return pa.ListArray.from_arrays(offsets, flat.filter(pa.array(kept)))
 
 
 def _first_of_each(owner: np.ndarray, word: np.ndarray) -> np.ndarray:
-    """Return where each pair of text and word stands first."""
+    """Return the first place of each pair of text and word."""
     return np.unique(owner * (word.max(initial=0) + 1) + word, return_index=True)[1]
 
 
 def _largest(
     scores: np.ndarray, first: np.ndarray, counts: np.ndarray, width: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the places of each text's `width` largest absolute scores, and their number a text.
+    """Return the places of each text's `width` largest absolute scores, and their number by text.
 
-    The largest comes first, the earlier of two equal ones. A text's `counts` scores begin at
-    `first`. Without its sign, a float's bits order as the float does: one sort of whole numbers
-    orders by score and then by place.
+    The largest comes first, and the earlier of two equal ones. A text has `counts` scores from
+    place `first` on. The bits of a float without its sign sort like the float, so one sort of
+    integers sorts by score and then by place.
     """
     most = int(counts.max(initial=0))
     place = np.arange(most)
@@ -124,23 +124,23 @@ def _largest(
 def _slices(
     texts: pa.StringArray, rows: np.ndarray, starts: np.ndarray, ends: np.ndarray
 ) -> pa.StringArray:
-    """Return the characters `starts` to `ends` of the texts at `rows`, all of one shape."""
+    """Return the characters from `starts` to `ends` of the texts at `rows`."""
     _, offsets, data = texts.buffers()
     bounds = np.frombuffer(offsets, np.int32)[texts.offset : texts.offset + len(texts) + 1]
     bytes_ = np.frombuffer(data or b"", np.uint8)[: bounds[-1]]
-    begin, end = bounds[rows] + starts, bounds[rows] + ends  # where a character is a byte
+    begin, end = bounds[rows] + starts, bounds[rows] + ends  # if every character is a byte
     lengths = pc.utf8_length(texts).to_numpy()
-    wide = lengths < np.diff(bounds)  # the other texts
+    wide = lengths < np.diff(bounds)  # texts with longer characters
     if wide.any():
-        # Where each of their characters begins: every byte of UTF-8 but 10xxxxxx.
+        # A character begins at every byte of UTF-8 but 10xxxxxx.
         inside = np.repeat(np.append(False, wide), np.diff(bounds, prepend=0))
         characters = np.append(np.flatnonzero(inside & ((bytes_ & 0xC0) != 0x80)), 0)
-        here = np.flatnonzero(wide[rows])
-        row = rows[here]
+        wide_words = np.flatnonzero(wide[rows])
+        row = rows[wide_words]
         first = (np.cumsum(lengths * wide) - lengths)[row]
-        begin[here] = characters[first + starts[here]]
-        last = ends[here] == lengths[row]
-        end[here] = np.where(last, bounds[row + 1], characters[first + ends[here]])
+        begin[wide_words] = characters[first + starts[wide_words]]
+        at_end = ends[wide_words] == lengths[row]
+        end[wide_words] = np.where(at_end, bounds[row + 1], characters[first + ends[wide_words]])
     places = np.concatenate([[0], np.cumsum(end - begin)])
     taken = np.repeat(begin - places[:-1], end - begin) + np.arange(places[-1])
     buffers = (pa.py_buffer(places.astype(np.int32)), pa.py_buffer(bytes_[taken]))
@@ -148,7 +148,7 @@ def _slices(
 
 
 def _folded(words: pa.StringArray) -> np.ndarray:
-    """Return a number for each word, equal for words that differ in case only."""
+    """Return a number for each word; words that differ only in case have the same."""
     coded = words.dictionary_encode()
     folded = pa.array([w.casefold() for w in coded.dictionary.to_pylist()], pa.string())
     return folded.dictionary_encode().indices.take(coded.indices).to_numpy()

@@ -1,7 +1,7 @@
-"""The report for people: one HTML file with results, curves, methods, words and rationales.
+"""The report: one HTML file with results, curves, methods, salient words and rationales.
 
-Knows tables and metrics; knows no model. What models and data sets wrote is escaped, and the page's
-own policy lets a browser run nothing but its one script and fetch nothing at all.
+Text from models and data sets is escaped, and the page's content policy lets a browser run its one
+script only and fetch nothing.
 """
 
 import base64
@@ -32,7 +32,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Methods:
-    """What `make figures` found at a scale: each figure's rows and its plot as SVG."""
+    """The results of `make figures` at a scale: each figure's rows and its plot as SVG."""
 
     scale: str
     figures: dict[str, tuple[list[Row], str]]
@@ -40,7 +40,7 @@ class Methods:
 
 @dataclass(frozen=True)
 class Results:
-    """What the page shows: `curves` by name as (step, value), `teachers` as rationale tables."""
+    """The content of the page: `curves` by name as (step, value), `teachers` as rationale tables."""
 
     metrics: Row
     curves: dict[str, list[tuple[int, float]]]
@@ -51,7 +51,7 @@ class Results:
 
 
 def page(parameters: Parameters, results: Results) -> str:
-    """Return the report: HTML that depends on nothing else."""
+    """Return the report as HTML that needs no other file."""
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
         undefined=StrictUndefined,
@@ -86,26 +86,26 @@ def page(parameters: Parameters, results: Results) -> str:
 
 
 def read_curves(folder: Path) -> dict[str, list[tuple[int, float]]]:
-    """Read what DVCLive wrote: `loss/total`, `validation/accuracy` and so on, as (step, value)."""
-    found = {}
+    """Read DVCLive's curves, such as `loss/total` and `validation/accuracy`, as (step, value)."""
+    curves = {}
     for file in sorted(folder.rglob("*.tsv")):
         with file.open(encoding="utf-8", newline="") as lines:
             rows = list(csv.reader(lines, delimiter="\t"))[1:]
         name = file.relative_to(folder).with_suffix("").as_posix()
-        found[name] = [(int(step), float(value)) for step, value in rows]
-    return found
+        curves[name] = [(int(step), float(value)) for step, value in rows]
+    return curves
 
 
 def read_methods(folder: Path) -> list[Methods]:
     """Read the tables and plots of each scale of `make figures` below this folder."""
-    found: dict[str, Methods] = {}
+    scales: dict[str, Methods] = {}
     for table in sorted(folder.glob("*/*.csv"), key=lambda file: (file.stem != "methods", file)):
         with table.open(encoding="utf-8", newline="") as lines:
             rows: list[Row] = list(csv.DictReader(lines))
         plot = _element(table.with_suffix(".svg").read_text(encoding="utf-8"))
         scale = table.parent.name
-        found.setdefault(scale, Methods(scale, {})).figures[table.stem] = (rows, plot)
-    return list(found.values())
+        scales.setdefault(scale, Methods(scale, {})).figures[table.stem] = (rows, plot)
+    return list(scales.values())
 
 
 def _figure(curves: dict[str, list[tuple[int, float]]], label: str) -> str:
@@ -114,7 +114,7 @@ def _figure(curves: dict[str, list[tuple[int, float]]], label: str) -> str:
 
 
 def _element(svg: str) -> str:
-    """Return an SVG file as an element of a page, without what stands before it in a file."""
+    """Return an SVG file as an element of a page, without its XML declaration."""
     return "".join(svg.partition("<svg")[1:])
 
 
@@ -123,22 +123,22 @@ def _lengths(rows: Iterable[Row]) -> dict[str, float]:
     tokens = [row["output_tokens"] for row in rows if row["split"] == "train"]
     if not any(tokens):
         return {}
-    many = len(tokens) > 1
-    return {"median": median(tokens), "most": quantiles(tokens, n=10)[-1] if many else tokens[0]}
+    longest = quantiles(tokens, n=10)[-1] if len(tokens) > 1 else tokens[0]
+    return {"median": median(tokens), "most": longest}
 
 
 def _answered(results: Results) -> Iterable[Row]:
-    """Yield each test question with everybody's answer, and the kinds it is filtered by."""
+    """Yield each test question with all answers, and the kinds that the page filters by."""
     answers = {
         name: {row["id"]: row["answer"] for row in rows if row["split"] == "test"}
         for name, rows in results.teachers.items()
     }
     for row in results.predictions:
         teachers = [
-            (name, said, same(said, row["answer"]))
+            (name, answer, same(answer, row["answer"]))
             for name, texts in answers.items()
             if row["id"] in texts
-            for said in [parse_answer(texts[row["id"]], row["options"])]
+            for answer in [parse_answer(texts[row["id"]], row["options"])]
         ]
         kinds = ["right" if row["correct"] else "wrong"]
         if teachers:
