@@ -40,7 +40,7 @@ class Methods:
 
 @dataclass(frozen=True)
 class Results:
-    """The content of the page: `curves` by name as (step, value), `teachers` as rationale tables."""
+    """The page's content: `curves` by name as (step, value), `teachers` as rationale tables."""
 
     metrics: Row
     curves: dict[str, list[tuple[int, float]]]
