@@ -46,7 +46,7 @@ def run_stage(teacher: str) -> tuple[int, float]:
     from stages.distil.interface.parameters import load_parameters
     from stages.distil.teachers.backend import Completion, Request, open_backend
     from stages.distil.teachers.texts import TeacherTexts
-    from stages.distil.teachers.writer import Author, Generations
+    from stages.distil.teachers.writer import CachedWriter, Generations
     from stages.distil.weights.folders import model_folder
 
     settings = load_parameters("params.yaml")
@@ -64,7 +64,7 @@ def run_stage(teacher: str) -> tuple[int, float]:
                 yield request, completion
 
     with Generations() as store:
-        texts = TeacherTexts(settings, teacher, Author(teacher, Noting, store))
+        texts = TeacherTexts(settings, teacher, CachedWriter(teacher, Noting, store))
         start = time.perf_counter()
         texts.write()
         seconds = time.perf_counter() - start

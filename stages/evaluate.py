@@ -106,7 +106,7 @@ def _teacher(name: str, rows: list[dict[str, Any]], student_size: int) -> dict[s
     """Return how a teacher's rationales and answers were, and its size where that is known."""
     counts = Counter(row["status"] for row in rows if row["status"])
     found: dict[str, Any] = {"rationales": {status: counts[status] for status in STATUSES}}
-    if size := int(tables.read_about(tables.rationale_table(name)).get("parameters", 0)):
+    if size := int(tables.read_metadata(tables.rationale_table(name)).get("parameters", 0)):
         found |= {"parameters": size, "student_share": round(student_size / size, 6)}
     asked = {example.id: example for example in tables.scan_examples("train", "test")}
     answered = [row for row in rows if row["split"] == "test"]

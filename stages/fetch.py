@@ -1,4 +1,4 @@
-"""Stage `fetch`, one a model: turn a catalogue entry into a local Hugging Face folder."""
+"""Stage `fetch`, one per model: turn a catalogue entry into a local Hugging Face folder."""
 
 from stages.distil.interface.command import run_stage
 from stages.distil.interface.errors import UserError
@@ -9,8 +9,8 @@ from stages.distil.weights.fetching import fetch_model
 def fetch(parameters: Parameters, model: str) -> None:
     """Write the folder of a model."""
     if model not in parameters.models:
-        known = ", ".join(parameters.models)
-        raise UserError(f"unknown model {model!r}; models in the catalogue: {known}")
+        names = ", ".join(parameters.models)
+        raise UserError(f"unknown model {model!r}; models in the catalogue: {names}")
     fetch_model(model, parameters.models[model])
 
 

@@ -1,4 +1,4 @@
-"""Stage `prepare`: make the table of questions from the data set in use."""
+"""Stage `prepare`: write the table of questions from the data set in use."""
 
 import random
 import shutil
@@ -20,18 +20,18 @@ from stages.distil.questions.sampling import choose_subset
 from stages.distil.storage import tables
 from stages.distil.storage.examples import POOL, SPLITS, Example
 
-POOL_DRAWN_FROM = 4  # times as many questions, the first ones of train
-PARTS = Path(".cache/prepare")  # each split waits in a table of its own: test is read first
+POOL_DRAWN_FROM = 4  # how many times the pool size is taken from the start of train
+PARTS = Path(".cache/prepare")  # a table per split, as splits are read in another order
 
 
 def prepare(parameters: Parameters) -> None:
-    """Write `examples` and `rejected`; stop when too many rows are bad.
+    """Write the tables of examples and of rejected rows; raise `UserError` if too many are bad.
 
-    Repeated questions are set aside too, and are no reason to stop.
+    Repeated questions are rejected too but do not count as bad.
     """
     data, settings = parameters.data, parameters.data_set
-    if note := reading.warning(settings):
-        print(f"prepare: warning: {note}", file=sys.stderr)
+    if warning := reading.warning(settings):
+        print(f"prepare: warning: {warning}", file=sys.stderr)
     ids: dict[str, list[str]] = {split: [] for split in SPLITS}
     tally: Counter[str] = Counter()
     with ExitStack() as stack:
@@ -44,7 +44,7 @@ def prepare(parameters: Parameters) -> None:
                 for split in SPLITS
             }
             rejected = stack.enter_context(tables.TableWriter(tables.REJECTED))
-            first = ""
+            first_error = ""
             rows = reading.read(settings, parameters.seed, data.max_characters, tally)
             for row in tqdm(rows, desc="prepare", unit="row", delay=5, file=sys.stderr):
                 if isinstance(row, Example):
@@ -55,52 +55,52 @@ def prepare(parameters: Parameters) -> None:
                     if row.repeated:
                         tally["repeated"] += 1
                         continue
-                    first = first or f"{row.source}, row {row.row}: {row.reason}"
+                    first_error = first_error or f"{row.source}, row {row.row}: {row.reason}"
                     tally["rejected"] += 1
-        _check_counts(parameters, ids, tally["rejected"], first)
+        _check_counts(parameters, ids, tally["rejected"], first_error)
         chosen = choose_subset(ids["train"], data.fraction, data.limit, parameters.seed)
         examples = stack.enter_context(tables.TableWriter(tables.EXAMPLES))
         for split in SPLITS:
-            for place, written in enumerate(tables.scan_table(PARTS / f"{split}.parquet")):
-                if split != "train" or chosen is None or place in chosen:
-                    examples.write(written)
+            for index, example in enumerate(tables.scan_table(PARTS / f"{split}.parquet")):
+                if split != "train" or chosen is None or index in chosen:
+                    examples.write(example)
         if not ids[POOL]:
-            for written in _pool(parameters):
-                examples.write(written | {"split": POOL})
-    sizes = {split: len(found) for split, found in ids.items()}
+            for example in _choose_pool(parameters):
+                examples.write(example | {"split": POOL})
+    sizes = {split: len(split_ids) for split, split_ids in ids.items()}
     if chosen is not None:
         sizes["train"] = len(chosen)
     counts = ", ".join(f"{size} {split}" for split, size in sizes.items() if size)
-    notes = "".join(f"; {count} {what}" for what, count in sorted(tally.items()))
+    notes = "".join(f"; {count} {note}" for note, count in sorted(tally.items()))
     print(f"{data.name}: {counts}{notes}")
 
 
-def _pool(parameters: Parameters) -> list[dict[str, Any]]:
-    """Choose train questions that prompts may show, for a data set without a pool of its own.
+def _choose_pool(parameters: Parameters) -> list[dict[str, Any]]:
+    """Choose train questions for in-context examples, for a data set without its own pool.
 
-    They are drawn from the first rows of the whole train split, those with a rationale where there
-    are any: a subset, or rows added at its end, leave the pool and with it every prompt as it is.
+    They are drawn from the first rows of the whole train split, preferring those with a rationale.
+    So neither a subset nor rows added at the end change the pool, and with it the prompts.
     """
     size = parameters.data.pool
     first = list(islice(tables.scan_table(PARTS / "train.parquet"), POOL_DRAWN_FROM * size))
     solved = [row for row in first if any(r["text"].strip() for r in row["rationales"])]
-    among = solved or first
+    candidates = solved or first
     draw = random.Random(f"pool {parameters.seed}")
-    return draw.sample(among, min(size, len(among)))
+    return draw.sample(candidates, min(size, len(candidates)))
 
 
 def _check_counts(
-    parameters: Parameters, ids: dict[str, list[str]], rejected: int, first: str
+    parameters: Parameters, ids: dict[str, list[str]], rejected: int, first_error: str
 ) -> None:
     total = sum(map(len, ids.values())) + rejected
     if rejected > parameters.data.max_rejected * total:
         raise UserError(
-            f"{first} ({rejected} bad rows of {total}; mend them, or raise data.max_rejected to "
-            "leave them out)"
+            f"{first_error} ({rejected} bad rows of {total}; fix them, or raise data.max_rejected "
+            "to skip them)"
         )
     for split in ("train", "validation", "test"):
         if not ids[split]:
-            raise UserError(f"data set {parameters.data.name!r} has no {split} question")
+            raise UserError(f"data set {parameters.data.name!r} has no {split} questions")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Stage `rationales`, one a teacher: write why each train answer is right, and answer the test."""
+"""Stage `rationales`, one per teacher: explain the train answers and answer the test questions."""
 
 import sys
 from collections import Counter
@@ -13,15 +13,15 @@ from stages.distil.language.quality import STATUSES, rationale_status
 from stages.distil.storage import tables
 from stages.distil.teachers.backend import Completion, identity, open_backend
 from stages.distil.teachers.texts import TeacherTexts, rationale_row
-from stages.distil.teachers.writer import Author, Generations
+from stages.distil.teachers.writer import CachedWriter, Generations
 from stages.distil.weights.folders import count_parameters, model_folder
 
 
 def rationales(parameters: Parameters, teacher: str) -> None:
-    """Write the table of a teacher's rationales and of its zero-shot answers."""
+    """Write the table of a teacher's rationales and zero-shot answers."""
     if teacher not in parameters.models:
-        known = ", ".join(parameters.models)
-        raise UserError(f"unknown teacher {teacher!r}; models in the catalogue: {known}")
+        names = ", ".join(parameters.models)
+        raise UserError(f"unknown teacher {teacher!r}; models in the catalogue: {names}")
     tables.check_exists(tables.EXAMPLES)
     statuses: Counter[str] = Counter()
     with ExitStack() as stack:
@@ -30,9 +30,9 @@ def rationales(parameters: Parameters, teacher: str) -> None:
         else:
             store = stack.enter_context(Generations())
             rows = _generated(parameters, teacher, store)
-        about = {"parameters": str(count_parameters(model_folder(teacher)))}
+        metadata = {"parameters": str(count_parameters(model_folder(teacher)))}
         table = stack.enter_context(
-            tables.TableWriter(tables.rationale_table(teacher), about=about)
+            tables.TableWriter(tables.rationale_table(teacher), metadata=metadata)
         )
         for row in rows:
             statuses[row["status"] or ""] += 1
@@ -44,33 +44,33 @@ def rationales(parameters: Parameters, teacher: str) -> None:
 def _generated(
     parameters: Parameters, teacher: str, store: Generations
 ) -> Iterator[dict[str, Any]]:
-    """Have the teacher write all that the store lacks; return the rows, read from there."""
+    """Generate the texts that the store lacks; return the rows, which read all texts from it."""
     folder = model_folder(teacher)
-    author = Author(
+    writer = CachedWriter(
         identity(teacher, parameters.models[teacher], parameters.rationales, folder),
         lambda: open_backend(teacher, parameters, folder),
         store,
     )
-    texts = TeacherTexts(parameters, teacher, author)
+    texts = TeacherTexts(parameters, teacher, writer)
     try:
         keep_rate(teacher, *texts.write())
     finally:
-        if store.found or store.written:
+        if store.hits or store.written:
             print(f"{teacher}: {store.summary()}", file=sys.stderr)
     return texts.rows()
 
 
 def _provided(parameters: Parameters, teacher: str) -> Iterator[dict[str, Any]]:
-    found = False
+    any_rationale = False
     for example in tables.scan_examples("train"):
         text = example.rationales.get(teacher, "").strip()
-        found = found or bool(text)
+        any_rationale = any_rationale or bool(text)
         status = rationale_status(text, "stop", example.options, example.answer)
         completion = Completion(text, "provided", 0, 0)
         yield rationale_row(example, completion, rationale=text, status=status)
-    if not found:
+    if not any_rationale:
         raise UserError(
-            f"teacher {teacher!r}: data set {parameters.data.name!r} carries no rationales of that "
+            f"teacher {teacher!r}: data set {parameters.data.name!r} has no rationales under that "
             "name; choose another teacher or data set"
         )
 

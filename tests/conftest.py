@@ -1,4 +1,4 @@
-"""Small real parts: a Llama built from a config, a tokenizer trained on the spot, a data set."""
+"""Fixtures: tiny models built from configs, a small tokenizer, parameters and data sets."""
 
 import json
 import os
@@ -9,13 +9,13 @@ from pathlib import Path
 import hypothesis
 import pytest
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # threads cost tiny models more than they bring
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # threads slow tiny models down
 LONGEST = ["test_methods", "test_train", "test_end_to_end", "test_pipeline", "test_figures"]
-hypothesis.settings.register_profile("tests", deadline=None, derandomize=True)  # no clock, no luck
+hypothesis.settings.register_profile("tests", deadline=None, derandomize=True)  # reproducible
 hypothesis.settings.load_profile("tests")
 ROOT = Path(__file__).parent.parent
-TRAIN = 12  # questions of `scoring`
-# Of a process that is killed: where it does not print at once, what it printed is gone with it.
+TRAIN = 12  # train questions of `scoring`
+# The whole environment of a process that tests start.
 BARE = {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
 CHAT = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
@@ -29,9 +29,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the longest files first, so that two processes end together."""
-    place = {name: number for number, name in enumerate(LONGEST)}
-    items.sort(key=lambda item: place.get(item.path.stem, len(place)))
+    """Run the longest files first, so that two processes finish at about the same time."""
+    order = {name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path.stem, len(order)))
 
 
 @pytest.fixture(autouse=True)
@@ -114,7 +114,7 @@ def tiny_t5(tmp_path_factory, tiny_model) -> Path:
 
 @pytest.fixture
 def parameter_values() -> dict:
-    """What the committed params.yaml holds, to be changed by a test; prompts by full path."""
+    """The values of the committed params.yaml, for tests to change; prompts by absolute path."""
     from ruamel.yaml import YAML
 
     values = YAML(typ="safe").load(ROOT / "params.yaml")
@@ -125,16 +125,16 @@ def parameter_values() -> dict:
 
 @pytest.fixture
 def write_params(tmp_path, parameter_values):
-    """Write params.yaml with changes given by dotted name; return its path."""
+    """Write params.yaml with changes, given as KEY/KEY: value; return its path."""
     from ruamel.yaml import YAML
 
     def write(changes: dict | None = None) -> Path:
-        for dotted, value in (changes or {}).items():
-            *keys, last = dotted.split("/")
-            here = parameter_values
+        for name, value in (changes or {}).items():
+            *keys, last = name.split("/")
+            block = parameter_values
             for key in keys:
-                here = here[key]
-            here[last] = value
+                block = block[key]
+            block[last] = value
         path = tmp_path / "params.yaml"
         YAML().dump(parameter_values, path)
         return path
@@ -150,7 +150,7 @@ def family(request) -> Path:
 
 @pytest.fixture
 def scoring(tmp_path, write_params, monkeypatch):
-    """Prepare questions for a model that scores their words; return the parameters."""
+    """Prepare questions for a model that scores their words; the function returns parameters."""
     from stages.distil.interface.parameters import load_parameters
     from stages.prepare import prepare
 
@@ -186,7 +186,7 @@ def scoring(tmp_path, write_params, monkeypatch):
 def run_stage(tmp_path):
     """Run a stage as DVC does, in `tmp_path`; return the finished process.
 
-    Its Python imports from `path` first.
+    Modules in `path` take precedence.
     """
     import sys
 
@@ -203,7 +203,7 @@ def run_stage(tmp_path):
 
 
 def write_jsonl(folder: Path, **splits: list) -> Path:
-    """Write a folder of JSON lines; text and bytes stand for themselves, anything else for JSON."""
+    """Write a folder of JSON lines; texts and bytes are written as they are, other rows as JSON."""
     folder.mkdir(parents=True, exist_ok=True)
     for split, rows in splits.items():
         lines = [row if isinstance(row, str | bytes) else json.dumps(row) for row in rows]
@@ -213,7 +213,7 @@ def write_jsonl(folder: Path, **splits: list) -> Path:
 
 
 def question(number: int, split: str = "train", **fields) -> dict:
-    """Return a row of the JSONL source."""
+    """Return a row of a JSON lines file."""
     options = ["red", "green", "blue"]
     return {
         "id": f"{split}-{number}",

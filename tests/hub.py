@@ -1,4 +1,4 @@
-"""A local stand-in for the Hugging Face Hub: what of its protocol a download takes."""
+"""A local stand-in for the Hugging Face Hub: the part of its protocol that downloads use."""
 
 import hashlib
 import http.server
@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 REVISION = "0123456789abcdef0123456789abcdef01234567"
-Repositories = dict[str, dict[str, bytes]]  # models/OWNER/NAME or datasets/OWNER/NAME: its files
+Repositories = dict[str, dict[str, bytes]]  # models/OWNER/NAME or datasets/OWNER/NAME: files
 
 
 @contextmanager
@@ -16,7 +16,7 @@ def serve(repositories: Repositories) -> Iterator[str]:
     """Serve repositories at REVISION on a free port; yield the address."""
 
     class Handler(_Handler):
-        held = repositories
+        served = repositories
 
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -26,7 +26,7 @@ def serve(repositories: Repositories) -> Iterator[str]:
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):
-    held: Repositories = {}
+    served: Repositories = {}
 
     def do_HEAD(self) -> None:  # noqa: N802
         self._answer(body=False)
@@ -35,13 +35,13 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self._answer(body=True)
 
     def do_POST(self) -> None:  # noqa: N802
-        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        self._answer(body=True, paths=asked.get("paths"))
+        request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self._answer(body=True, paths=request.get("paths"))
 
     def _answer(self, body: bool, paths: list[str] | None = None) -> None:
         path, _, query = self.path.strip("/").partition("?")
-        for name, files in self.held.items():
-            plain = name.removeprefix("models/")  # files of a model stand without its kind
+        for name, files in self.served.items():
+            plain = name.removeprefix("models/")  # URLs of a model's files omit its kind
             if path == f"api/{name}/revision/{REVISION}":
                 siblings = [{"rfilename": file} for file in files]
                 self._send_json({"id": plain, "sha": REVISION, "siblings": siblings}, body)
@@ -49,8 +49,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
                 below = path.removeprefix(f"api/{name}/tree/{REVISION}").strip("/")
                 self._send_json(_listing(files, below, "recursive=true" in query.lower()), body)
             elif path == f"api/{name}/paths-info/{REVISION}":
-                found = [e for e in _listing(files) if e["path"] in (paths or [])]
-                self._send_json(found, body)
+                entries = [e for e in _listing(files) if e["path"] in (paths or [])]
+                self._send_json(entries, body)
             elif path.removeprefix(f"{plain}/resolve/{REVISION}/") in files:
                 self._send(200, files[path.removeprefix(f"{plain}/resolve/{REVISION}/")], body)
             else:
@@ -75,18 +75,18 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
 
 def _listing(files: dict[str, bytes], below: str = "", recursive: bool = True) -> list[dict]:
-    """Return the files under a folder; only those in it, and its folders, if not recursive."""
+    """Return the files below a folder, or its direct files and folders if not recursive."""
     start = f"{below}/" if below else ""
-    found = {}
+    entries = {}
     for name, content in files.items():
         rest = name.removeprefix(start)
         if name.startswith(start) and ("/" not in rest or recursive):
             entry = {"type": "file", "path": name, "size": len(content), "oid": _etag(content)}
-            found[name] = entry
+            entries[name] = entry
         elif name.startswith(start):
             folder = start + rest.split("/")[0]
-            found[folder] = {"type": "directory", "path": folder, "oid": _etag(folder.encode())}
-    return list(found.values())
+            entries[folder] = {"type": "directory", "path": folder, "oid": _etag(folder.encode())}
+    return list(entries.values())
 
 
 def _etag(content: bytes) -> str:

@@ -13,17 +13,17 @@ Fault = tuple[int, bytes, dict[str, str]]  # status, body, headers
 
 
 class Teacher:
-    """What the server answers and what it was asked; `fault(number, body)` may answer instead.
+    """The server's replies and a record of its requests; `fault(number, body)` can replace a reply.
 
-    The text of a reply hangs on the request alone. `delay` is the seconds that each takes.
+    The text of a reply depends only on the request. `delay` is the seconds that each reply takes.
     """
 
     def __init__(self, fault: Callable[[int, dict], Fault | None] = lambda number, body: None):
         self.fault = fault
         self.delay = 0.0
         self.gone = False
-        self.asked: list[dict] = []
-        self.answered: list[str] = []  # what was asked last in each request that was answered
+        self.requests: list[dict] = []
+        self.answered: list[str] = []  # the body of each request that was answered
         self.at_once = self.most_at_once = 0
         self.keys: set[str | None] = set()
         self.lock = threading.Lock()
@@ -31,10 +31,10 @@ class Teacher:
     def text(self, body: dict) -> str:
         last = body["messages"][-1]["content"] if "messages" in body else body["prompt"]
         digest = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()[:8]
-        given = re.findall(r"Correct answer: (.*)", last)
+        gold = re.findall(r"Correct answer: (.*)", last)
         options = re.findall(r"Options: (.*)", last)
-        if given:
-            return f" By {digest} it follows that it is {given[-1]}."
+        if gold:
+            return f" By {digest} it follows that it is {gold[-1]}."
         chosen = options[-1].split(", ")[int(digest, 16) % 2] if options else digest
         if "Reason" in json.dumps(body):
             return f"By {digest} it follows. Answer: {chosen}"
@@ -50,12 +50,12 @@ def serve(teacher: Teacher) -> Iterator[str]:
 
         def do_POST(self) -> None:  # noqa: N802
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            if teacher.gone:  # a connection that was kept open
+            if teacher.gone:  # a connection that was kept alive
                 self.close_connection = True
                 return
             with teacher.lock:
-                number = len(teacher.asked)
-                teacher.asked.append(body)
+                number = len(teacher.requests)
+                teacher.requests.append(body)
                 teacher.keys.add(self.headers.get("Authorization"))
                 teacher.at_once += 1
                 teacher.most_at_once = max(teacher.most_at_once, teacher.at_once)
@@ -65,9 +65,9 @@ def serve(teacher: Teacher) -> Iterator[str]:
                 if status == 200 and not content:
                     chat = "messages" in body
                     text = teacher.text(body)
-                    said = {"message": {"role": "assistant", "content": text}}
+                    message = {"message": {"role": "assistant", "content": text}}
                     choice = {"index": 0, "finish_reason": "stop"}
-                    choice |= said if chat else {"text": text}
+                    choice |= message if chat else {"text": text}
                     kind = "chat.completion" if chat else "text_completion"
                     answer = {
                         "id": "1",
@@ -93,17 +93,17 @@ def serve(teacher: Teacher) -> Iterator[str]:
                 self.wfile.write(content)
                 self.wfile.flush()
             except OSError:
-                return  # the one who asked is gone
+                return  # the client is gone
 
         def log_message(self, *_: object) -> None:
-            """Stay quiet."""
+            """Log nothing."""
 
     class Quiet(http.server.ThreadingHTTPServer):
         daemon_threads = True
         request_queue_size = 128
 
         def handle_error(self, *_: object) -> None:
-            """A killed process leaves broken connections: no news here."""
+            """Ignore the broken connections of killed processes."""
 
     server = Quiet(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, args=[0.05], daemon=True).start()
@@ -116,6 +116,6 @@ def serve(teacher: Teacher) -> Iterator[str]:
 
 
 def refusal(status: int, message: str = "no", **headers: str) -> Fault:
-    """Return an answer with an error in the protocol's form."""
+    """Return a reply with an error in the protocol's format."""
     body = json.dumps({"error": {"message": message, "type": "x", "code": None}}).encode()
     return status, body, {name.replace("_", "-"): value for name, value in headers.items()}

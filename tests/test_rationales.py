@@ -1,4 +1,4 @@
-"""The stage as it runs, against a server: resume, growth, samples, free reasoning, examples."""
+"""The stage `rationales` against a server: resuming, growth, samples, reasoning, examples."""
 
 import os
 import random
@@ -20,7 +20,7 @@ TRAIN, TEST = 60, 20
 
 @pytest.fixture
 def project(tmp_path, write_params, run_stage, monkeypatch):
-    """A folder whose one teacher is a server; a function that sets it up and runs its stages."""
+    """A function that sets up a project whose teacher is a server and runs its stages."""
     monkeypatch.chdir(tmp_path)
     rows = {"validation": [question(0, "validation")], "test": []}
     rows["train"] = [question(n) for n in range(TRAIN)]
@@ -51,11 +51,11 @@ def table() -> list[dict]:
 
 
 def train_prompts(teacher: Teacher) -> list[str]:
-    last = [body["messages"][-1]["content"] for body in teacher.asked]
+    last = [body["messages"][-1]["content"] for body in teacher.requests]
     return [text for text in last if "Correct answer" in text]
 
 
-def test_the_table_holds_every_question_in_order_whatever_finishes_first(project):
+def test_the_table_has_every_question_in_order(project):
     teacher = Teacher()
     with serve(teacher) as url:
         project(url)
@@ -71,13 +71,13 @@ def test_the_table_holds_every_question_in_order_whatever_finishes_first(project
     assert teacher.most_at_once <= 4
 
 
-def test_a_killed_stage_goes_on_where_it_was_and_writes_the_same_bytes(project, tmp_path):
-    """Twenty times kill -9, each at a moment drawn anew."""
+def test_a_killed_stage_resumes_and_writes_identical_bytes(project, tmp_path):
+    """The stage is killed with SIGKILL at twenty random moments."""
     teacher = Teacher()
     moments = sorted(random.Random(0).sample(range(1, TRAIN + TEST - 4), 20))
     with serve(teacher) as url:
         project(url)
-        whole = (tmp_path / tables.rationale_table("far")).read_bytes()
+        uninterrupted = (tmp_path / tables.rationale_table("far")).read_bytes()
         (tmp_path / tables.rationale_table("far")).unlink()
         shutil.rmtree(tmp_path / GENERATIONS.parent)
         teacher.answered.clear()
@@ -96,50 +96,50 @@ def test_a_killed_stage_goes_on_where_it_was_and_writes_the_same_bytes(project, 
             assert not tables.rationale_table("far").exists()
         done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True)
     assert done.returncode == 0, done.stderr
-    assert (tmp_path / tables.rationale_table("far")).read_bytes() == whole
-    times = Counter(teacher.answered)
-    assert len(times) == TRAIN + TEST
-    assert sum(count - 1 for count in times.values()) <= 4 * len(moments)  # those in flight
+    assert (tmp_path / tables.rationale_table("far")).read_bytes() == uninterrupted
+    counts = Counter(teacher.answered)
+    assert len(counts) == TRAIN + TEST
+    assert sum(count - 1 for count in counts.values()) <= 4 * len(moments)  # in flight
 
 
-def test_a_larger_data_set_costs_its_new_questions_only(project):
+def test_a_larger_data_set_requests_only_new_questions(project):
     teacher = Teacher()
     with serve(teacher) as url:
         project(url, data__limit=40, rationales__examples="random")
-        assert len(teacher.asked) == 40 + TEST
+        assert len(teacher.requests) == 40 + TEST
         done = project(url, data__limit=44, rationales__examples="random")
-        assert len(teacher.asked) == 44 + TEST
+        assert len(teacher.requests) == 44 + TEST
         assert f"4 new, {40 + TEST} found" in done.stderr
-        done = project(url, alpha=0.1, saliency__top_k=2)  # the other changes stay
-        assert len(teacher.asked) == 44 + TEST
+        done = project(url, alpha=0.1, saliency__top_k=2)  # the earlier changes still apply
+        assert len(teacher.requests) == 44 + TEST
         assert "0 new" in done.stderr
 
 
-def test_a_changed_prompt_is_asked_again(project, tmp_path):
+def test_a_changed_prompt_is_requested_again(project, tmp_path):
     teacher = Teacher()
     mine = tmp_path / "mine.jinja"
     mine.write_text((ROOT / "stages/prompts/rationale.jinja").read_text())
     with serve(teacher) as url:
         project(url, rationales__prompts__rationale=str(mine))
-        before = len(teacher.asked)
+        before = len(teacher.requests)
         mine.write_text(mine.read_text().replace("Explain", "Say"))
         project(url, prepare=False, rationales__prompts__rationale=str(mine))
-    assert len(teacher.asked) == before + TRAIN
-    assert teacher.asked[-1]["messages"][0]["content"].startswith("Say why")
+    assert len(teacher.requests) == before + TRAIN
+    assert teacher.requests[-1]["messages"][0]["content"].startswith("Say why")
 
 
-def test_several_rationales_of_a_question(project):
+def test_a_question_can_have_several_rationales(project):
     teacher = Teacher()
     with serve(teacher) as url:
         project(url, rationales__samples=3, rationales__temperature=0.8)
     rows = [row for row in table() if row["split"] == "train"]
     assert [row["sample"] for row in rows] == [0, 1, 2] * TRAIN
     assert len({row["rationale"] for row in rows}) == 3 * TRAIN
-    assert len({body["seed"] for body in teacher.asked if body["temperature"]}) == 3
+    assert len({body["seed"] for body in teacher.requests if body["temperature"]}) == 3
 
 
 @pytest.mark.parametrize("on_bad", ["keep", "drop", "retry"])
-def test_what_becomes_of_a_bad_rationale(project, on_bad):
+def test_on_bad_decides_about_a_bad_rationale(project, on_bad):
     class Wrong(Teacher):
         def text(self, body):
             text = super().text(body)
@@ -157,7 +157,7 @@ def test_what_becomes_of_a_bad_rationale(project, on_bad):
         assert row["rationale"].startswith("It is red or green")
     elif on_bad == "drop":
         assert row["rationale"] is None
-    hot = [body for body in teacher.asked if body["temperature"]]
+    hot = [body for body in teacher.requests if body["temperature"]]
     assert len(hot) == (1 if on_bad == "retry" else 0)
 
 
@@ -166,7 +166,7 @@ def test_without_teacher_forcing_the_teachers_own_answers_are_kept(project):
     with serve(teacher) as url:
         project(url, rationales__teacher_forcing=False)
     assert not train_prompts(teacher)
-    shown = teacher.asked[0]["messages"][2]
+    shown = teacher.requests[0]["messages"][2]
     assert shown["role"] == "assistant" and "\nAnswer: " in shown["content"]
     for row in table():
         assert row["answer"] in ("red", "green")
@@ -176,21 +176,21 @@ def test_without_teacher_forcing_the_teachers_own_answers_are_kept(project):
             assert row["status"] == ("ok" if row["answer"] == gold else "contradicts")
 
 
-def test_examples_without_a_rationale_are_explained_by_the_teacher_itself(project, tmp_path):
+def test_the_teacher_explains_examples_without_a_rationale(project, tmp_path):
     bare = [question(n, rationales={}) for n in range(TRAIN)]
     write_jsonl(tmp_path / "mine", train=bare)
     teacher = Teacher()
     with serve(teacher) as url:
         done = project(url, data__pool=8, rationales__examples="similar")
-    alone = [body for body in teacher.asked if len(body["messages"]) == 2]
+    alone = [body for body in teacher.requests if len(body["messages"]) == 2]
     assert len([b for b in alone if "Correct answer" in b["messages"][-1]["content"]]) == 8
-    explained = [body for body in teacher.asked if len(body["messages"]) == 6]
+    explained = [body for body in teacher.requests if len(body["messages"]) == 6]
     assert len(explained) == TRAIN
     assert all("it follows that" in body["messages"][2]["content"] for body in explained)
     assert "examples" in done.stderr
 
 
-def test_a_failing_request_ends_the_stage_with_a_count_and_the_rest_is_kept(project):
+def test_a_failing_request_ends_the_stage_but_completions_are_kept(project):
     def fault(number, body):
         return refusal(500) if "ball number 7?" in body["messages"][-1]["content"] else None
 
@@ -202,11 +202,11 @@ def test_a_failing_request_ends_the_stage_with_a_count_and_the_rest_is_kept(proj
     teacher = Teacher()
     with serve(teacher) as url:
         project(url, prepare=False)
-    assert len(teacher.asked) == 1 + TEST
+    assert len(teacher.requests) == 1 + TEST
     assert len(table()) == TRAIN + TEST
 
 
-def test_too_few_solved_examples_say_what_to_change(project, tmp_path):
+def test_too_few_solved_examples_are_reported(project, tmp_path):
     write_jsonl(tmp_path / "mine", train=[question(n) for n in range(2)])
     with serve(Teacher()) as url:
         done = project(url, code=1)

@@ -32,7 +32,7 @@ from stages.distil.attribution.prompts import Prompt
 from stages.distil.interface.method import Saliency
 from stages.distil.models import greedy, logits
 from stages.distil.models.batching import by_length
-from stages.distil.models.hardware import fitting, pass_tokens
+from stages.distil.models.hardware import explain_out_of_memory, pass_tokens
 from stages.distil.storage import versions
 
 
@@ -103,7 +103,7 @@ class Attributor:
         Raises `UserError` where a GPU does not hold the batch.
         """
         advice = f"set saliency.batch_tokens below {self.batch_tokens}"
-        with fitting(f"{len(prompts)} questions", advice):
+        with explain_out_of_memory(f"{len(prompts)} questions", advice):
             return self._score(prompts)
 
     def _score(self, prompts: Sequence[Prompt]) -> list[Scores]:

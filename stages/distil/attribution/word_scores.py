@@ -93,7 +93,7 @@ class WordScores:
             batch = [prompts[i] for i in chosen]
             key = self._attributor.key(self._identity, batch)
             if kept := self._store.select(key):
-                self._store.found += 1
+                self._store.hits += 1
                 found = [Scores(*values) for values in json.loads(kept[0])]
             else:
                 found = self._attributor.score(batch)

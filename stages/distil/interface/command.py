@@ -1,7 +1,4 @@
-"""How a stage runs from a shell: arguments, exit code, time spent.
-
-Knows nothing of what a stage does.
-"""
+"""Run a stage from the command line: parse arguments, time it, set the exit code."""
 
 import argparse
 import json
@@ -17,16 +14,16 @@ from pathlib import Path
 from stages.distil.interface.errors import report_errors
 from stages.distil.interface.parameters import Parameters, load_parameters
 
-TIMES = Path("results/times")  # not an output of DVC: a clock is never the same twice
+TIMES = Path("results/times")  # not a DVC output: times differ between runs
 
 
 def run_stage(
     stage: Callable[..., None], description: str, item: tuple[str, str] | None = None
 ) -> None:
-    """Parse the command line, run `stage(parameters[, item])` and leave with its exit code.
+    """Parse the command line, run `stage(parameters[, item])` and exit with its exit code.
 
-    `item` is (name, help) of the argument that picks one of several, such as a teacher. A
-    `UserError` or a failing file becomes one line on stderr and exit code 1.
+    `item` is the (name, help) of a required argument, such as the teacher's name. A `UserError` or
+    `OSError` becomes one line on stderr and exit code 1.
     """
     name = Path(sys.argv[0]).stem
     parser = argparse.ArgumentParser(prog=f"python -m stages.{name}", description=description)
@@ -36,15 +33,15 @@ def run_stage(
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     arguments = parser.parse_args()
     quiet_libraries(arguments.debug)
-    # Leave in good order when asked to stop: what was half written is removed.
+    # Exit normally on SIGTERM, so that partial files are removed.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    chosen = [getattr(arguments, item[0])] if item else []
+    items = [getattr(arguments, item[0])] if item else []
     code = report_errors(
-        name, arguments.debug, lambda: _timed(stage, name, arguments.params, chosen)
+        name, arguments.debug, lambda: _timed(stage, name, arguments.params, items)
     )
     if "RANK" in os.environ:
-        # One of several processes. A thread of gloo that lets go of a tensor while the interpreter
-        # is torn down aborts the process (pytorch/pytorch#179291), so nothing is torn down.
+        # In a multi-process run, a gloo thread that frees a tensor during interpreter shutdown
+        # aborts the process (pytorch/pytorch#179291), so skip the shutdown.
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
@@ -52,12 +49,12 @@ def run_stage(
 
 
 def is_main_process() -> bool:
-    """Return whether this process is the only one of its stage, or the one that writes."""
+    """Return whether this process writes files: it is rank 0, or the only process."""
     return os.environ.get("RANK", "0") == "0"
 
 
 def quiet_libraries(debug: bool) -> None:
-    """Let libraries speak only of errors, and draw progress bars only on a terminal."""
+    """Limit libraries to error messages, and progress bars to terminals."""
     if debug:
         return
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
@@ -71,20 +68,20 @@ def quiet_libraries(debug: bool) -> None:
     warnings.simplefilter("ignore")
 
 
-def _timed(stage: Callable[..., None], name: str, params: str, chosen: list[str]) -> None:
+def _timed(stage: Callable[..., None], name: str, params: str, items: list[str]) -> None:
     start = time.monotonic()
     parameters: Parameters = load_parameters(params)
-    stage(parameters, *chosen)
+    stage(parameters, *items)
     seconds = time.monotonic() - start
     if not is_main_process():
         return
-    label = "@".join([name, *chosen])
+    label = "@".join([name, *items])
     _keep_time(label, seconds)
     print(f"{label}: done in {seconds:.0f} s", file=sys.stderr)
 
 
 def keep_rate(name: str, answers: int, seconds: float) -> None:
-    """Write how many questions a model answered in how many seconds; nothing where it had none."""
+    """Write how many questions a model answered and in how many seconds, if there were any."""
     if answers:
         _keep_time(f"answers@{name}", seconds, answers=answers)
 

@@ -1,15 +1,15 @@
-"""The one exception that a user is meant to read, and how it is shown."""
+"""The exception whose message is written for the user, and how it is printed."""
 
 import sys
 from collections.abc import Callable
 
 
 class UserError(Exception):
-    """Something the user can mend: one line that says where, what was expected and what to do."""
+    """An error that the user can fix: one line with the place, the expectation and the fix."""
 
 
 def report_errors(name: str, debug: bool, action: Callable[[], None]) -> int:
-    """Run the action; print a user's error as one line; return the exit code."""
+    """Run an action; print a `UserError` or `OSError` as one line; return the exit code."""
     try:
         action()
     except (UserError, OSError) as error:

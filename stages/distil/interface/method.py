@@ -1,4 +1,4 @@
-"""The knobs of the method, one class a block of params.yaml."""
+"""The parameters of the method: one class for each block of params.yaml."""
 
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 from stages.distil.interface.settings import Count, Name, Settings
 from stages.distil.interface.vllm_arguments import engine_arguments
 
-# Of a rationale; `language.quality` says what each means.
+# Of a rationale; `language.quality` defines them.
 STATUSES = (
     "ok",
     "empty",
@@ -18,59 +18,59 @@ STATUSES = (
     "inconclusive",
     "too_long",
 )
-GOLD, VOTE = "gold", "vote"  # labels that are no teacher's
+GOLD, VOTE = "gold", "vote"  # labels that are not one teacher's answers
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Tokens = Count | Literal["auto"]  # of a pass; auto: as many as suit the device and its memory
-Precision = Literal["auto", "bfloat16", "float32"]  # auto: what the machine multiplies in hardware
+Tokens = Count | Literal["auto"]  # per pass; auto: what suits the device and its memory
+Precision = Literal["auto", "bfloat16", "float32"]  # auto: by what the hardware supports
 
 
 class Data(Settings):
-    """Which questions."""
+    """Which questions to use."""
 
     name: Name
     fraction: float = Field(1.0, gt=0, le=1, description="share of the train questions")
-    limit: Count | None = Field(None, description="at most so many train questions")
-    max_rejected: float = Field(0.0, ge=0, le=1, description="share of bad rows that is set aside")
-    max_characters: Count = Field(50_000, description="of question and options together")
-    pool: Count = Field(32, description="train questions that prompts may show, solved")
+    limit: Count | None = Field(None, description="maximum number of train questions")
+    max_rejected: float = Field(0.0, ge=0, le=1, description="largest share of bad rows to skip")
+    max_characters: Count = Field(50_000, description="length of question and options")
+    pool: Count = Field(32, description="train questions to draw solved examples from")
 
 
 class PromptFiles(Settings):
     """The prompts: Jinja files with the blocks system, user, assistant and cue."""
 
-    rationale: Path = Field(description="with teacher forcing: the answer is given, why is asked")
-    reason: Path = Field(description="without: the teacher reasons to an answer of its own")
+    rationale: Path = Field(description="with teacher forcing: explain the given answer")
+    reason: Path = Field(description="without teacher forcing: reason to one's own answer")
     answer: Path = Field(description="the zero-shot question")
 
 
 class Rationales(Settings):
-    """How teachers write."""
+    """How teachers write rationales."""
 
-    teacher_forcing: bool = Field(True, description="false: reason to an answer of one's own")
+    teacher_forcing: bool = Field(True, description="false: teachers reason to their own answer")
     examples: Literal["none", "random", "fixed", "similar"]
     num_examples: Count
     max_tokens: Count
     temperature: float = Field(0.0, ge=0, le=2)
-    samples: Count = Field(1, description="rationales of a question")
+    samples: Count = Field(1, description="rationales per question")
     on_bad: Literal["keep", "drop", "retry"] = "keep"
-    retries: Count = Field(2, description="more attempts at a rationale that is not ok")
+    retries: Count = Field(2, description="further attempts at a rationale that is not ok")
     retry_temperature: float = Field(0.7, gt=0, le=2)
-    context: Count = Field(8192, description="tokens of prompt and text together, at most")
+    context: Count = Field(8192, description="maximum tokens of prompt and text together")
     backend: Literal["auto", "vllm", "transformers"] = "auto"
     engine: dict[Name, Any] | None = Field(
-        None, description="vLLM's own arguments, for all teachers or below the name of one"
+        None, description="vLLM's own arguments, for all teachers or under one teacher's name"
     )
-    dtype: Precision | Literal["float16"] = Field("auto", description="teachers' precision")
+    dtype: Precision | Literal["float16"] = Field("auto", description="precision of the teachers")
     prompts: PromptFiles
 
     @model_validator(mode="after")
     def _samples_differ(self) -> "Rationales":
         if self.samples > 1 and self.temperature == 0:
-            raise ValueError("samples above 1 are all the same at temperature 0; raise temperature")
+            raise ValueError("several samples are identical at temperature 0; raise temperature")
         return self
 
     def engine_of(self, teacher: str) -> dict[str, Any]:
-        """Return vLLM's arguments for a teacher: those of all, then its own."""
+        """Return a teacher's vLLM arguments: the shared ones, overridden by its own."""
         if not self.engine:
             return {}
         shared = {name: v for name, v in self.engine.items() if name in engine_arguments()}
@@ -78,72 +78,72 @@ class Rationales(Settings):
 
 
 class Finetune(Settings):
-    """LoRA (Hu et al., 2022) on the train answers, before a teacher's attribution is read."""
+    """LoRA (Hu et al., 2022) of the saliency teacher on the train answers, before attribution."""
 
-    epochs: int = Field(0, ge=0, description="0: the teacher as it is")
+    epochs: int = Field(0, ge=0, description="0: no fine-tuning")
     learning_rate: float = Field(2e-4, gt=0, lt=1)
     batch_size: Count = 8
-    rank: Count = Field(16, description="of the matrices that are learnt")
+    rank: Count = Field(16, description="of the LoRA matrices")
 
 
 class Saliency(Settings):
-    """Which words of a question a teacher's answer hangs on."""
+    """How to find the words of a question that a teacher's answer depends on."""
 
     teacher: Name
     method: Literal[
         "input_x_gradient", "saliency", "integrated_gradients", "gradient_shap", "occlusion"
     ] = "input_x_gradient"
     target: Literal["gold", "prediction"] = Field("gold", description="the answer that is scored")
-    only_correct: bool = Field(False, description="leave out what the teacher answers wrongly")
-    steps: Count = Field(16, description="of integrated_gradients and gradient_shap")
-    dtype: Precision = Field("auto", description="the attribution's precision")
+    only_correct: bool = Field(False, description="skip questions the teacher gets wrong")
+    steps: Count = Field(16, description="for integrated_gradients and gradient_shap")
+    dtype: Precision = Field("auto", description="precision of the attribution")
     finetune: Finetune = Finetune()
-    batch_tokens: Tokens = Field("auto", description="tokens of a pass, padding counted")
+    batch_tokens: Tokens = Field("auto", description="tokens per pass, including padding")
     top_k: Count
     stop_words: bool = Field(True, description="false: words such as `the` are not chosen")
     weight: Weight
 
 
 class Assemble(Settings):
-    """What becomes a training target."""
+    """Which rationales and labels become training targets."""
 
     statuses: list[Literal["ok", "truncated", "repetitive", "contradicts", "inconclusive"]] = Field(
         min_length=1
     )
     min_share: float = Field(
-        0.0, ge=0, le=1, description="a teacher with a smaller share of such rationales is left out"
+        0.0, ge=0, le=1, description="leave out a teacher with a smaller share of these rationales"
     )
-    labels: str = Field(GOLD, description="gold, vote, or the teacher whose answers are learnt")
+    labels: str = Field(GOLD, description="gold, vote, or the name of a teacher")
 
 
 class Student(Settings):
-    """The model that learns."""
+    """The model to train."""
 
     model: Name
     shared_context: bool = Field(
-        True, description="false: a pass a target, as in the papers, instead of one a question"
+        True, description="false: one pass per target, as in the papers, not one per question"
     )
-    context: Count | None = Field(None, description="tokens it reads; null: as many as it can")
-    dtype: Precision = Field("auto", description="it computes in; its weights are float32")
-    lora_rank: int = Field(0, ge=0, description="train LoRA matrices; 0: all weights")
+    context: Count | None = Field(None, description="maximum input tokens; null: the model's limit")
+    dtype: Precision = Field("auto", description="precision of computation; weights are float32")
+    lora_rank: int = Field(0, ge=0, description="of LoRA matrices; 0: train all weights")
 
 
 class Train(Settings):
-    """How the student learns."""
+    """How the student is trained."""
 
-    epochs: int = Field(ge=0, description="0: the student as it is")
-    patience: Count | None = Field(None, description="epochs without a gain that end the training")
+    epochs: int = Field(ge=0, description="0: no training")
+    patience: Count | None = Field(None, description="epochs without a gain before training stops")
     learning_rate: float = Field(gt=0, lt=1)
-    batch_size: Count = Field(description="questions of an optimiser's step, over all processes")
-    batch_tokens: Tokens = Field("auto", description="tokens of a pass, padding counted")
+    batch_size: Count = Field(description="questions per optimiser step, over all processes")
+    batch_tokens: Tokens = Field("auto", description="tokens per pass, including padding")
     seed: int | None = Field(None, ge=0)
-    accelerate: Path | None = Field(None, description="configuration of several processes")
+    accelerate: Path | None = Field(None, description="configuration for several processes")
 
 
 class Evaluate(Settings):
-    """How the student and the teachers answer."""
+    """How the student and the teachers are evaluated."""
 
     max_tokens: Count
     explained: int = Field(
-        24, ge=0, description="train questions whose words and rationales the student is asked for"
+        24, ge=0, description="train questions whose key words and rationales the student writes"
     )

@@ -1,4 +1,4 @@
-"""All of params.yaml: its blocks, and what must hold between them.
+"""The whole of params.yaml: its blocks, and the constraints between them.
 
 Imports neither torch nor transformers, so that a wrong parameter is reported at once.
 """
@@ -22,9 +22,9 @@ from stages.distil.interface.method import (
     Weight,
 )
 from stages.distil.interface.settings import Name, Settings, load_settings, unknown_name
-from stages.distil.interface.vllm_arguments import DECIDED, engine_arguments
+from stages.distil.interface.vllm_arguments import SET_ELSEWHERE, engine_arguments
 
-RESERVED = ("student", "adapter", "release")  # models/NAME that the pipeline writes
+RESERVED = ("student", "adapter", "release")  # folders of models/ that the pipeline writes
 
 
 class Parameters(Settings):
@@ -54,8 +54,8 @@ class Parameters(Settings):
                 raise ValueError(f"{key}: {unknown_name(name, self.models, 'model in `models`')}")
             if not key.startswith("teachers") and self.models[name].source in NO_WEIGHTS:
                 raise ValueError(
-                    f"{key}: {name!r} has no weights here (source {self.models[name].source}); "
-                    "choose a model of another source"
+                    f"{key}: {name!r} has no weights on this machine (source "
+                    f"{self.models[name].source}); choose a model from another source"
                 )
         for name in RESERVED:
             if name in self.models:
@@ -66,7 +66,7 @@ class Parameters(Settings):
             unknown = unknown_name(self.data.name, self.datasets, "data set in `datasets`")
             raise ValueError(f"data.name: {unknown}")
         if len(set(self.teachers)) < len(self.teachers):
-            raise ValueError("teachers: a name stands twice; name each teacher once")
+            raise ValueError("teachers: a name is listed twice; list each teacher once")
         if isinstance(self.alpha, dict):
             for name in self.alpha:
                 if name not in self.teachers:
@@ -74,60 +74,62 @@ class Parameters(Settings):
             for name in self.teachers:
                 if name not in self.alpha:
                     raise ValueError(
-                        f"alpha: no weight for teacher {name!r}; add it, 0 turns it off"
+                        f"alpha: no weight for teacher {name!r}; add one (0 turns it off)"
                     )
         self._check_labels()
         self._check_engine()
         return self
 
     def _check_engine(self) -> None:
-        """Refuse what is no argument of vLLM, and what is decided elsewhere."""
+        """Refuse unknown vLLM arguments, and those that other parameters set."""
         engine = self.rationales.engine
         if not engine:
             return
-        known = engine_arguments()
+        arguments = engine_arguments()
         for name, value in engine.items():
-            if name in known:
-                self._check_argument(f"rationales.engine.{name}", name, known)
+            if name in arguments:
+                self._check_argument(f"rationales.engine.{name}", name, arguments)
             elif name in self.models and isinstance(value, dict):
-                for argument in value:
-                    self._check_argument(f"rationales.engine.{name}.{argument}", argument, known)
+                for own in value:
+                    self._check_argument(f"rationales.engine.{name}.{own}", own, arguments)
             elif name in self.models:
                 raise ValueError(
                     f"rationales.engine.{name}: expected a mapping of vLLM's arguments for this "
                     f"teacher, found {value!r}"
                 )
             else:
-                unknown = unknown_name(name, [*known, *self.models], "argument of vLLM or model")
+                unknown = unknown_name(name, [*arguments, *self.models], "vLLM argument or model")
                 raise ValueError(f"rationales.engine: {unknown}")
 
     @staticmethod
-    def _check_argument(key: str, name: str, known: list[str]) -> None:
-        if name in DECIDED:
-            raise ValueError(f"{key}: {DECIDED[name]}")
-        if name not in known:
+    def _check_argument(key: str, name: str, arguments: list[str]) -> None:
+        if name in SET_ELSEWHERE:
+            raise ValueError(f"{key}: {SET_ELSEWHERE[name]}")
+        if name not in arguments:
             where = key.rpartition(".")[0]
-            raise ValueError(f"{where}: {unknown_name(name, known, 'argument of vLLM')}")
+            raise ValueError(f"{where}: {unknown_name(name, arguments, 'vLLM argument')}")
 
     def _check_labels(self) -> None:
         labels = self.assemble.labels
         for name in (GOLD, VOTE):
             if name in self.models:
-                raise ValueError(f"models.{name}: this name is a kind of label; choose another")
+                raise ValueError(
+                    f"models.{name}: the name is reserved for a kind of label; choose another"
+                )
         if labels == GOLD:
             return
         if labels != VOTE and labels not in self.teachers:
-            known = [GOLD, VOTE, *self.teachers]
-            raise ValueError(f"assemble.labels: {unknown_name(labels, known, 'kind of label')}")
+            kinds = [GOLD, VOTE, *self.teachers]
+            raise ValueError(f"assemble.labels: {unknown_name(labels, kinds, 'kind of label')}")
         if self.rationales.teacher_forcing:
             raise ValueError(
-                f"assemble.labels: {labels!r} needs answers of the teachers' own; set "
+                f"assemble.labels: {labels!r} needs the teachers' own answers; set "
                 "rationales.teacher_forcing to false"
             )
-        whose = self.teachers if labels == VOTE else [labels]
-        if all(self.models[name].source == "provided" for name in whose):
+        labellers = self.teachers if labels == VOTE else [labels]
+        if all(self.models[name].source == "provided" for name in labellers):
             raise ValueError(
-                f"assemble.labels: {labels!r}: provided rationales come without answers of the "
+                f"assemble.labels: {labels!r}: provided rationales have no answers of the "
                 "teacher's own; choose a teacher that writes, or gold"
             )
 
@@ -138,7 +140,7 @@ class Parameters(Settings):
 
     @property
     def training_seed(self) -> int:
-        """The seed of the student's training: `train.seed`, or `seed` where that is null."""
+        """The seed of the student's training: `train.seed`, or `seed` if that is null."""
         return self.seed if self.train.seed is None else self.train.seed
 
     def teacher_weight(self, teacher: str) -> float:
@@ -152,7 +154,7 @@ def load_parameters(path: str | Path) -> Parameters:
 
 
 def check_parameters(path: str) -> None:
-    """Read a parameter file only to see whether it is right."""
+    """Check a parameter file."""
     load_parameters(path)
 
 

@@ -1,4 +1,4 @@
-"""What a file of settings is: typed keys, read from YAML, and one line that names what is wrong."""
+"""Settings files: typed keys read from YAML, and one-line messages that name wrong ones."""
 
 import difflib
 from collections.abc import Iterable
@@ -11,12 +11,12 @@ from ruamel.yaml import YAML, YAMLError
 
 from stages.distil.interface.errors import UserError
 
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]  # DVC splits a key on its dots
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]  # no dots: DVC splits keys on them
 Count = Annotated[int, Field(ge=1)]
 
 
 class Settings(BaseModel):
-    """Keys of a YAML file: no others than those named, and none changes later."""
+    """A block of a YAML file: unknown keys are errors, and values are immutable."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -30,7 +30,7 @@ def load_settings(path: str | Path, kind: type[AnySettings]) -> AnySettings:
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
-    """Read a YAML file that holds a mapping; raise `UserError` where there is none."""
+    """Read a YAML file that holds a mapping; raise `UserError` if it does not."""
     try:
         with open(path, encoding="utf-8") as file:
             values = YAML(typ="safe", pure=True).load(file)
@@ -55,20 +55,19 @@ def check_settings(
 
 
 def _explain(details: Any, values: dict[str, Any], kind: type[Settings]) -> str:
-    # A union's chosen member stands in the location beside the keys; keep what is in the file.
-    here: Any = values
+    # The location also names the chosen members of unions; keep only what is in the file.
+    node: Any = values
     keys = []
     for part in details["loc"]:
-        inside = isinstance(here, dict) and part in here or isinstance(here, list)
-        if inside:
-            here = here[part]
+        if isinstance(node, dict) and part in node or isinstance(node, list):
+            node = node[part]
             keys.append(str(part))
     wrong = details["loc"][-1] if details["loc"] else ""
     if details["type"] == "missing":
         return f"{'.'.join([*keys, str(wrong)])}: missing"
     if details["type"] == "extra_forbidden":
-        known = _fields(keys[:-1], values, kind)
-        return f"{'.'.join(keys)}: {unknown_name(str(wrong), known, 'parameter')}"
+        allowed = _fields(keys[:-1], values, kind)
+        return f"{'.'.join(keys)}: {unknown_name(str(wrong), allowed, 'parameter')}"
     message = details["msg"].removeprefix("Value error, ")
     if not keys:
         return message
@@ -76,21 +75,21 @@ def _explain(details: Any, values: dict[str, Any], kind: type[Settings]) -> str:
 
 
 def _fields(keys: list[str], values: dict[str, Any], kind: type[Settings]) -> list[str]:
-    """Names of the parameters that may stand below these keys."""
+    """Return the names of the parameters allowed under these keys."""
     annotation: Any = kind
-    here: Any = values
+    node: Any = values
     for key in keys:
-        here = here.get(key, {}) if isinstance(here, dict) else {}
+        node = node.get(key, {}) if isinstance(node, dict) else {}
         if hasattr(annotation, "model_fields"):
             field = annotation.model_fields.get(key)
-            annotation = _member(field.annotation, here) if field else None
+            annotation = _member(field.annotation, node) if field else None
         else:  # a catalogue: names and their entries
-            annotation = _member(get_args(annotation)[-1], here) if get_args(annotation) else None
+            annotation = _member(get_args(annotation)[-1], node) if get_args(annotation) else None
     return list(getattr(annotation, "model_fields", {}))
 
 
 def _member(annotation: Any, value: Any) -> Any:
-    """Return the member of a union that a value is read as, by its `source` where they have one."""
+    """Return the member of a union that a value's `source` selects; any other annotation as is."""
     if get_origin(annotation) is Annotated:
         annotation = get_args(annotation)[0]
     if get_origin(annotation) not in (Union, UnionType):
@@ -105,9 +104,9 @@ def _sources(kind: type[Settings]) -> tuple[str, ...]:
     return get_args(field.annotation) if field else ()
 
 
-def unknown_name(name: str, known: Iterable[str], kind: str) -> str:
-    """Return what to say of an unknown name: the nearest known one, or all of them."""
-    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+def unknown_name(name: str, valid_names: Iterable[str], kind: str) -> str:
+    """Return a message about an unknown name with the nearest known one, or all of them."""
+    near = difflib.get_close_matches(name, list(valid_names), n=1, cutoff=0.5)
     if near:
         return f"unknown {kind} {name!r}; did you mean {near[0]!r}?"
-    return f"unknown {kind} {name!r}; known: {', '.join(known) or 'none'}"
+    return f"unknown {kind} {name!r}; known: {', '.join(valid_names) or 'none'}"

@@ -1,4 +1,4 @@
-"""vLLM's engine arguments: their names, and those that are decided elsewhere."""
+"""vLLM's engine arguments: their names, and those that other parameters set."""
 
 import ast
 import importlib.util
@@ -7,11 +7,11 @@ from pathlib import Path
 
 from stages.distil.interface.errors import UserError
 
-DECIDED = {  # vLLM's arguments that are not set under rationales.engine
+SET_ELSEWHERE = {  # arguments that rationales.engine must not set
     "model": "`teachers` names the models",
     "tokenizer": "a model's own tokenizer is used",
     "revision": "set the revision in the model's entry of `models`",
-    "trust_remote_code": "no model's own code is run",
+    "trust_remote_code": "code that comes with a model is never run",
     "hf_token": "secrets come from the environment: set HF_TOKEN",
     "dtype": "set rationales.dtype",
     "max_model_len": "set rationales.context",
@@ -21,17 +21,18 @@ DECIDED = {  # vLLM's arguments that are not set under rationales.engine
 
 @cache
 def engine_arguments() -> list[str]:
-    """Return the names of vLLM's engine arguments, read from its source: importing takes seconds.
+    """Return the names of vLLM's engine arguments.
 
-    Raises `UserError` where vLLM is not installed.
+    They are read from its source, since importing it takes seconds. Raises `UserError` if vLLM is
+    not installed.
     """
-    found = importlib.util.find_spec("vllm")
-    if found is None or not found.submodule_search_locations:
+    spec = importlib.util.find_spec("vllm")
+    if spec is None or not spec.submodule_search_locations:
         raise UserError("vLLM is not installed; run `make setup`")
-    file = Path(found.submodule_search_locations[0]) / "engine/arg_utils.py"
+    file = Path(spec.submodule_search_locations[0]) / "engine/arg_utils.py"
     for node in ast.parse(file.read_text(encoding="utf-8")).body:
         if isinstance(node, ast.ClassDef) and node.name == "EngineArgs":
-            fields = (each.target for each in node.body if isinstance(each, ast.AnnAssign))
+            fields = (field.target for field in node.body if isinstance(field, ast.AnnAssign))
             names = [target.id for target in fields if isinstance(target, ast.Name)]
             return [name for name in names if not name.startswith("_")]
-    raise UserError(f"{file}: no class EngineArgs; this vLLM is not the one that is pinned")
+    raise UserError(f"{file}: no class EngineArgs; run `make setup` to install the pinned vLLM")

@@ -1,4 +1,4 @@
-"""What texts mean, without a model: answers, words, the quality gate, prompts.
+"""Text processing without a model: answers, words, the quality gate, prompts.
 
 May import: interface, storage.
 """

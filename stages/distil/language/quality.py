@@ -1,4 +1,4 @@
-"""The quality gate: what became of a rationale, and which ones a student may learn from."""
+"""The quality gate: the status of a rationale, and what to keep of a truncated one."""
 
 import re
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ from stages.distil.language.answers import conclusion, normalise, same
 
 OK, EMPTY, TRUNCATED, REPETITIVE, CONTRADICTS, INCONCLUSIVE, TOO_LONG = STATUSES
 RUN = 4  # words
-FEWEST_RUNS = 8  # below them a text is too short to tell
+FEWEST_RUNS = 8  # a text with fewer is too short to judge
 
 
 def rationale_status(
@@ -20,11 +20,11 @@ def rationale_status(
 ) -> str:
     """Return `ok`, or what is wrong with a rationale.
 
-    `too_long`: its prompt is more than the teacher reads, nothing was written; `empty`;
-    `repetitive`: half of its runs of four words or more have stood there before; `truncated`: cut
-    off by the token limit; `contradicts`: it concludes in another option than the answer;
-    `inconclusive`: there are options and it concludes in none. `concluded` is the answer that the
-    teacher gave beside the rationale; without one, what the last sentence names last.
+    `too_long`: the prompt exceeds the teacher's context, so nothing was written; `empty`;
+    `repetitive`: at least half of its four-word runs repeat earlier ones; `truncated`: cut off by
+    the token limit; `contradicts`: it concludes in another option than the answer; `inconclusive`:
+    there are options and it concludes in none. `concluded` is the answer that the teacher gave
+    besides the rationale; the default is the option that the last sentence names last.
     """
     if finish_reason == TOO_LONG:
         return TOO_LONG
@@ -42,13 +42,13 @@ def rationale_status(
 
 
 def is_repetitive(text: str) -> bool:
-    """Return whether at least half of a text's runs of RUN words have stood in it before."""
+    """Return whether at least half of a text's runs of RUN words repeat earlier ones."""
     words = normalise(text).split()
     runs = [tuple(words[start : start + RUN]) for start in range(len(words) - RUN + 1)]
     return len(runs) >= FEWEST_RUNS and 2 * len(set(runs)) <= len(runs)
 
 
 def whole_sentences(text: str) -> str:
-    """Return a text that was cut off, up to the end of its last full sentence."""
+    """Return a truncated text up to the end of its last complete sentence."""
     ends = [match.end() for match in re.finditer(r"[.!?][\"')\]”“’»]*(?=\s|$)|[。！？]", text)]
     return text[: ends[-1]] if ends else ""

@@ -1,7 +1,4 @@
-"""What the student reads: the question, and what asks for each of its targets.
-
-Knows questions; knows nothing of tokens or of any model.
-"""
+"""The student's prompts: the question, and the task text that asks for each target."""
 
 from collections.abc import Sequence
 
@@ -14,12 +11,12 @@ def question_text(question: str, options: Sequence[str]) -> str:
 
 
 def options_text(options: Sequence[str]) -> str:
-    """Return what stands behind the question: its options, if it has any."""
+    """Return the text that follows the question: its options, if it has any."""
     return f"{OPTIONS}{', '.join(options)}" if options else ""
 
 
 def question_spans(question: str, options: Sequence[str]) -> list[tuple[int, int]]:
-    """Return where question and options stand in `question_text`, as character spans."""
+    """Return the character spans of the question and of each option in `question_text`."""
     spans = [(0, len(question))]
     start = len(question) + len(OPTIONS)
     for option in options:
@@ -29,7 +26,7 @@ def question_spans(question: str, options: Sequence[str]) -> list[tuple[int, int
 
 
 def student_context(question: str, options: Sequence[str]) -> str:
-    """Return what the student reads before any task."""
+    """Return the text that the student reads before a task."""
     return f"Question: {question_text(question, options)}"
 
 

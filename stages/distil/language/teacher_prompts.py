@@ -1,7 +1,4 @@
-"""What a teacher is told: a prompt file of the user's, filled with a question.
-
-Knows questions and Jinja; knows nothing of tokens, of engines or of the student.
-"""
+"""Teachers' prompts: the user's Jinja files, filled with a question."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,9 +20,9 @@ Messages = list[dict[str, str]]
 
 @dataclass(frozen=True)
 class Conversation:
-    """What is said before the teacher speaks; `shown` are solved examples, question and reply.
+    """A teacher's prompt; `shown` holds the solved examples, each a question and a reply.
 
-    `cue` opens the reply where there is no chat template.
+    `cue` opens the reply of a model without a chat template.
     """
 
     system: str
@@ -42,12 +39,12 @@ class Conversation:
         return [*messages, {"role": "user", "content": self.user}]
 
     def text(self) -> str:
-        """Return the conversation as a text to go on with, for a model without chat template."""
+        """Return the conversation as plain text, for a model without a chat template."""
         solved = [f"{user}\n{self.cue} {assistant}" for user, assistant in self.shown]
         return "\n\n".join([self.system, *solved, f"{self.user}\n{self.cue}"])
 
     def prompt(self, tokenizer: "PreTrainedTokenizerBase") -> str:
-        """Return the conversation as a model reads it: by its chat template, if it has one."""
+        """Return the conversation as a model reads it: in its chat template, if it has one."""
         if not tokenizer.chat_template:
             return self.text()
         return tokenizer.apply_chat_template(
@@ -58,8 +55,8 @@ class Conversation:
 class PromptFile:
     """A Jinja file with the blocks `system`, `user`, `assistant` and `cue`.
 
-    They are filled with `question`, `options` (a list, empty where the answer is free-form),
-    `answer` and, in `assistant`, `rationale`. What the file runs is sandboxed.
+    They can use `question`, `options` (a list, empty if the answer is free-form), `answer` and, in
+    `assistant`, `rationale`. The template runs in a sandbox.
     """
 
     def __init__(self, path: Path):
@@ -84,13 +81,13 @@ class PromptFile:
     def conversation(
         self, example: Example, shown: Sequence[tuple[Example, str]] = ()
     ) -> Conversation:
-        """Return the conversation that asks `example` after solved examples and their rationales.
+        """Return the conversation that asks a question after solved examples with rationales.
 
-        Raises `UserError` where the file uses a name that there is not.
+        Raises `UserError` if a block of the file cannot be rendered.
         """
-        asked = _values(example)
+        values = _values(example)
         return Conversation(
-            system=self._fill("system", asked),
+            system=self._fill("system", values),
             shown=tuple(
                 (
                     self._fill("user", _values(solved)),
@@ -98,15 +95,15 @@ class PromptFile:
                 )
                 for solved, rationale in shown
             ),
-            user=self._fill("user", asked),
-            cue=self._fill("cue", asked),
+            user=self._fill("user", values),
+            cue=self._fill("cue", values),
         )
 
     def _fill(self, block: str, values: Mapping[str, Any]) -> str:
         context = self._template.new_context(dict(values))
         try:
             return "".join(self._template.blocks[block](context)).strip()
-        except Exception as error:  # whatever the user's file does wrong
+        except Exception as error:  # any fault of the user's file
             raise UserError(f"{self._path}, block {block}: {error}") from error
 
 

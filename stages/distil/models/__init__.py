@@ -1,4 +1,4 @@
-"""A model at work: loading, device and precision, batches, greedy texts, LoRA, resuming.
+"""Running models: loading, device and precision, batches, greedy decoding, LoRA, resuming.
 
 May import: interface, weights.
 """

@@ -1,7 +1,4 @@
-"""Greedy texts of a model in this process, in batches of similar lengths.
-
-Knows token ids and models; knows nothing of what is asked.
-"""
+"""Greedy decoding in this process, in batches of similar lengths."""
 
 from collections.abc import Sequence
 
@@ -18,22 +15,23 @@ def continue_greedily(
     max_tokens: int,
     padding: int,
     budget: int,
-    begun: Sequence[int] = (),
+    decoder_prefix: Sequence[int] = (),
     end: int | None = None,
 ) -> list[list[int]]:
     """Return the tokens that the model writes after each prompt, in the order of the prompts.
 
-    `budget` is the most tokens of a batch, prompts and texts counted. An encoder-decoder's text
-    goes on after the tokens `begun`. `end` stops a text; None takes the model's own end.
+    `budget` limits the tokens of a batch, prompts and texts together. An encoder-decoder's text
+    continues the tokens `decoder_prefix`. `end` is the token that ends a text; by default the
+    model's own.
     """
-    two_parts = model.config.is_encoder_decoder
+    encoder_decoder = model.config.is_encoder_decoder
     settings = {"eos_token_id": end} if end is not None else {}
-    found: list[list[int]] = [[] for _ in prompts]
-    for chosen in by_length([len(prompt) + max_tokens for prompt in prompts], budget):
-        ids, mask = pad([prompts[i] for i in chosen], padding, left=not two_parts)
-        if two_parts:
-            first = [model.config.decoder_start_token_id, *begun]
-            settings["decoder_input_ids"] = torch.tensor([first] * len(chosen)).to(model.device)
+    continuations: list[list[int]] = [[] for _ in prompts]
+    for batch in by_length([len(prompt) + max_tokens for prompt in prompts], budget):
+        ids, mask = pad([prompts[i] for i in batch], padding, left=not encoder_decoder)
+        if encoder_decoder:
+            first = [model.config.decoder_start_token_id, *decoder_prefix]
+            settings["decoder_input_ids"] = torch.tensor([first] * len(batch)).to(model.device)
         written = model.generate(
             input_ids=ids.to(model.device),
             attention_mask=mask.to(model.device),
@@ -43,7 +41,7 @@ def continue_greedily(
             pad_token_id=padding,
             **settings,
         )
-        skipped = 1 + len(begun) if two_parts else ids.shape[1]
-        for i, row in zip(chosen, written[:, skipped:].tolist(), strict=True):
-            found[i] = row
-    return found
+        skipped = 1 + len(decoder_prefix) if encoder_decoder else ids.shape[1]
+        for i, row in zip(batch, written[:, skipped:].tolist(), strict=True):
+            continuations[i] = row
+    return continuations

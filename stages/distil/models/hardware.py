@@ -1,4 +1,4 @@
-"""What this machine computes with: device, precision, and how much of it at once."""
+"""The machine's device, its precision, and how many tokens fit in a pass."""
 
 import math
 import os
@@ -14,13 +14,13 @@ from stages.distil.interface.errors import UserError
 if TYPE_CHECKING:  # importing transformers takes seconds
     from transformers import PreTrainedModel
 
-MEMORY_SHARE = 0.4  # of a GPU's free memory that a pass may fill by the estimate below
-WIDTH = 512  # tokens of a row whose attention the estimate counts
-MOST_TOKENS = 65_536  # of a pass; more bring no speed
+MEMORY_SHARE = 0.4  # of the GPU memory beside the weights that a pass may fill
+WIDTH = 512  # row length in tokens for which the estimate counts attention
+MOST_TOKENS = 65_536  # per pass; more are not faster
 
 
 def device() -> str:
-    """Return where a model computes in a single process: `cuda` (the first GPU) or `cpu`."""
+    """Return the device of a single process: `cuda` (the first GPU) or `cpu`."""
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
@@ -28,7 +28,7 @@ def use_one_gpu(advice: str) -> None:
     """Hide all GPUs but the first from a single process; call before anything uses one.
 
     Otherwise the Trainer would copy the model to all of them for every pass (`nn.DataParallel`).
-    The processes of a launcher keep what they see. `advice` tells how to use the others.
+    A launcher's processes keep the GPUs they see. `advice` says how to use the others.
     """
     if "RANK" not in os.environ and (count := torch.cuda.device_count()) > 1:
         visible = os.environ.get("CUDA_VISIBLE_DEVICES") or "0"
@@ -36,14 +36,14 @@ def use_one_gpu(advice: str) -> None:
         print(f"{count} GPUs are visible, one is used: {advice}", file=sys.stderr)
 
 
-def precision(wanted: str, gradients: bool = True) -> str:
-    """Return `bfloat16`, `float16` or `float32`: what is wanted, or for `auto` what is fast here.
+def precision(choice: str, gradients: bool = True) -> str:
+    """Return `bfloat16`, `float16` or `float32`: the choice, or for `auto` the fastest here.
 
-    That is bfloat16 where the hardware multiplies it. A GPU that only emulates it (before Ampere)
-    writes texts in float16; gradients, which float16 would round to zero, are float32 there.
+    `auto` is bfloat16 if the hardware multiplies it, otherwise float32. A GPU that only emulates it
+    (before Ampere) uses float16, unless there are gradients, which float16 would round to zero.
     """
-    if wanted != "auto":
-        return wanted
+    if choice != "auto":
+        return choice
     if has_bfloat16():
         return "bfloat16"
     return "float16" if torch.cuda.is_available() and not gradients else "float32"
@@ -57,19 +57,19 @@ def has_bfloat16() -> bool:
 
 
 def pass_tokens(
-    wanted: int | Literal["auto"], on_cpu: int, model: "PreTrainedModel", weight_bytes: int
+    choice: int | Literal["auto"], on_cpu: int, model: "PreTrainedModel", weight_bytes: int
 ) -> int:
-    """Return the tokens of one pass: what is wanted; for `auto`, `on_cpu` or what a GPU holds.
+    """Return the tokens of one pass: the choice, or for `auto` `on_cpu` or what a GPU holds.
 
-    `weight_bytes` are those that each weight needs beside the pass: its own, and in training those
-    of gradient and optimiser. 0: no gradients are computed, and a pass keeps keys and values alone.
-    The estimate takes the whole memory of the GPU, not what is free now, and is rounded down to a
-    power of two, so that equal machines cut equal batches. Activations in 16 bits are those of
-    Korthikanti et al. (MLSys 2023), section 4.1: a layer keeps 34 h + 5 a s bytes a token, for
-    hidden size h and a heads over s tokens.
+    `weight_bytes` is the memory per weight: the weight itself and, in training, its gradient and
+    optimiser state. 0 means that no gradients are computed and a pass keeps only keys and values.
+    The estimate uses the GPU's total memory, not its free memory, and is rounded down to a power of
+    two, so that equal machines form equal batches. Activations in 16 bits follow Korthikanti et al.
+    (MLSys 2023), section 4.1: a layer keeps 34 h + 5 a s bytes per token, for hidden size h and a
+    heads over s tokens.
     """
-    if wanted != "auto":
-        return wanted
+    if choice != "auto":
+        return choice
     if not torch.cuda.is_available():
         return on_cpu
     config = model.config.get_text_config()
@@ -86,9 +86,9 @@ def pass_tokens(
 
 
 @contextmanager
-def fitting(what: str, advice: str) -> Iterator[None]:
-    """Turn a GPU's running out of memory into a `UserError`: `what` did not fit, so `advice`."""
+def explain_out_of_memory(workload: str, advice: str) -> Iterator[None]:
+    """Turn a GPU's out-of-memory error into a `UserError` that names the workload and advice."""
     try:
         yield
     except torch.OutOfMemoryError as error:
-        raise UserError(f"not enough memory on the GPU for {what}; {advice}") from error
+        raise UserError(f"not enough memory on the GPU for {workload}; {advice}") from error

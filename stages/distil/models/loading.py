@@ -1,7 +1,4 @@
-"""Loading a model from a local folder in the Hugging Face format, weights from safetensors only.
-
-Knows folders and precisions; knows nothing of what a model is used for.
-"""
+"""Load a model from a local folder in the Hugging Face format; weights from safetensors only."""
 
 from pathlib import Path
 
@@ -23,9 +20,9 @@ def load_model(
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load a decoder-only or encoder-decoder model and its tokenizer, onto the GPU if there is one.
 
-    `dtype` is the precision. Attention is torch's fused one, but for `gradients` on a CPU, where
-    its backward pass takes longer than the plain products, whatever the mask. Without `place` the
-    weights stay in main memory, for a Trainer that knows which process has which part on which GPU.
+    `dtype` is the precision. Attention is torch's fused kernel, except with `gradients` on a CPU,
+    where its backward pass is slower than plain products with any mask. If `place` is false, the
+    weights stay in main memory for a Trainer that distributes them over processes and GPUs.
     """
     tokenizer = load_tokenizer(folder)
     encoder_decoder = AutoConfig.from_pretrained(folder).is_encoder_decoder

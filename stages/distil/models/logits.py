@@ -1,4 +1,4 @@
-"""Logits at wanted positions only: the head's product with the vocabulary is a pass's dearest."""
+"""Logits at selected positions only: the output head is the most expensive part of a pass."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,13 +8,14 @@ from transformers import PreTrainedModel
 
 
 @contextmanager
-def logits_at(model: PreTrainedModel, wanted: Tensor) -> Iterator[None]:
-    """Let the model's head see some positions only.
+def logits_at(model: PreTrainedModel, selected: Tensor) -> Iterator[None]:
+    """Apply the model's output head to selected positions only.
 
-    `wanted` (B, N) is true where logits are wanted; they are (1, wanted, vocabulary), row by row.
+    `selected` (B, N) is true at these positions. The logits are (1, positions, vocabulary), row by
+    row.
     """
     head = model.get_output_embeddings()
-    hook = head.register_forward_pre_hook(lambda _, args: (args[0][wanted][None],))
+    hook = head.register_forward_pre_hook(lambda _, args: (args[0][selected][None],))
     try:
         yield
     finally:

@@ -1,7 +1,4 @@
-"""Low-rank matrices beside a model's weights (Hu et al., 2022), by peft.
-
-Knows models and folders; knows nothing of what is learnt.
-"""
+"""LoRA (Hu et al., 2022): low-rank matrices beside a model's weights, by peft."""
 
 import json
 from pathlib import Path
@@ -13,7 +10,7 @@ from stages.distil.interface.errors import UserError
 
 
 def with_lora(model: PreTrainedModel, rank: int) -> PeftModel:
-    """Freeze a model and put matrices of this rank beside all its linear layers but the head."""
+    """Freeze a model and add matrices of this rank to all linear layers except the head."""
     encoder_decoder = model.config.is_encoder_decoder
     settings = LoraConfig(
         task_type=TaskType.SEQ_2_SEQ_LM if encoder_decoder else TaskType.CAUSAL_LM,
@@ -27,17 +24,17 @@ def with_lora(model: PreTrainedModel, rank: int) -> PeftModel:
 def save_adapter(tuned: PeftModel, folder: Path) -> None:
     """Write the low-rank matrices and their settings; the bytes depend on them alone."""
     tuned.save_pretrained(str(folder))
-    (folder / "README.md").unlink()  # a form of peft's to fill in
+    (folder / "README.md").unlink()  # peft's empty model card
     file = folder / "adapter_config.json"
     settings = json.loads(file.read_text(encoding="utf-8"))
-    settings["target_modules"] = sorted(settings["target_modules"])  # was a set
+    settings["target_modules"] = sorted(settings["target_modules"])  # a set in peft: any order
     file.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def with_adapter(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
     """Return the model with the matrices of `save_adapter` beside its weights.
 
-    They are not added to the weights, where bfloat16 would round much of them away.
+    They are not merged into the weights, since bfloat16 would round much of them away.
     """
     if not (folder / "adapter_config.json").is_file():
         raise UserError(f"{folder}: no tuned teacher there; `dvc repro saliency` makes it")

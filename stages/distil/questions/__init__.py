@@ -1,4 +1,4 @@
-"""Where questions come from: one module a source, field mapping, subsets.
+"""Sources of questions: one module per source, the field mapping, and subsets.
 
 May import: interface, storage, language.
 """

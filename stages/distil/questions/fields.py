@@ -1,7 +1,4 @@
-"""From a record to a question: which field is what, and what makes a record no question.
-
-Knows the field mapping of params.yaml; knows nothing of files or of hubs.
-"""
+"""Turn records into questions by the field mapping of params.yaml; refuse invalid records."""
 
 import re
 import string
@@ -18,18 +15,19 @@ CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ufffd\ud800-\udfff]")
 
 
 class BadRowError(ValueError):
-    """Why a record is no question."""
+    """The reason why a record is not a valid question."""
 
 
 class _RepeatedError(BadRowError):
-    """The question was met before."""
+    """The question occurred earlier."""
 
 
 class Questions:
     """Turn the records of a data set into questions, one split after the other.
 
-    Test is to come first and train last: an id or a question met before is refused, so that a
-    question standing in two splits leaves train. `tally` counts what was done on the way.
+    Pass the test split first and train last: an id or a question that occurred earlier is refused,
+    so a question in two splits is removed from train. `tally` counts skipped records and the forms
+    of answers.
     """
 
     def __init__(self, settings: Files | Hub, max_characters: int, tally: Counter[str]):
@@ -37,7 +35,7 @@ class Questions:
         self._max_characters = max_characters
         self._tally = tally
         self._ids: set[bytes] = set()
-        self._questions: dict[bytes, str] = {}  # 16 bytes a question, however long it is
+        self._questions: dict[bytes, str] = {}  # 16 bytes per question, whatever its length
 
     def accept(self, records: Iterable[Record]) -> Iterator[Example | Rejected]:
         """Yield each record of a split as a question or as a refused row."""
@@ -51,14 +49,14 @@ class Questions:
                 if not isinstance(record.value, Mapping):
                     kind = type(record.value).__name__
                     raise BadRowError(f"expected an object with fields, found {kind}")
-                if not _chosen(record.value, settings.where):
+                if not _matches(record.value, settings.where):
                     self._tally["left out by where"] += 1
                     continue
                 example, kind = to_example(record.value, settings.fields, record, number)
                 self._check(example)
             except BadRowError as error:
-                again = isinstance(error, _RepeatedError)
-                yield Rejected(record.source, record.row, str(error), record.text, again)
+                repeated = isinstance(error, _RepeatedError)
+                yield Rejected(record.source, record.row, str(error), record.text, repeated)
                 continue
             number += 1
             self._tally[f"answer by {kind}"] += 1
@@ -72,137 +70,136 @@ class Questions:
                 f"{length:,} characters in question and options; data.max_characters is "
                 f"{self._max_characters:,}"
             )
-        name = _digest(example.id)
-        if name in self._ids:
-            raise BadRowError(f"id {example.id!r} stands on an earlier row")
+        id_digest = _digest(example.id)
+        if id_digest in self._ids:
+            raise BadRowError(f"id {example.id!r} is already used on an earlier row")
         question = _digest(
             *(" ".join(t.casefold().split()) for t in [example.question, *sorted(example.options)])
         )
         if split := self._questions.get(question):
-            where = "on an earlier row" if split == example.split else f"in {split} too"
-            raise _RepeatedError(f"the same question stands {where}")
-        self._ids.add(name)
+            where = "on an earlier row" if split == example.split else f"in {split}"
+            raise _RepeatedError(f"the same question is also {where}")
+        self._ids.add(id_digest)
         self._questions[question] = example.split
 
 
 def to_example(
     value: Mapping[str, Any], fields: Fields, record: Record, number: int
 ) -> tuple[Example, str]:
-    """Return a record as a question, and how its answer was given: text, name, letter, index."""
+    """Return a question, and the form of its answer: text, name, letter or index."""
     question = _text(_compose(value, fields.question), "question")
     options = _options(value, fields)
     answer, kind = _answer(value, fields, options)
     if fields.id is None:
-        name = f"{record.split}-{number:06d}"
+        row_id = f"{record.split}-{number:06d}"
     else:
-        name = _text(_look_up(value, fields.id, fields.id), fields.id)
-    return Example(name, record.split, question, options, answer, _rationales(value, fields)), kind
+        row_id = _text(_required(value, fields.id), fields.id)
+    rationales = _rationales(value, fields)
+    return Example(row_id, record.split, question, options, answer, rationales), kind
 
 
 def _options(value: Mapping[str, Any], fields: Fields) -> list[str]:
-    where = fields.options
+    path = fields.options
     if fields.fixed_options:
         return list(fields.fixed_options)
-    if isinstance(where, list):
-        found: Any = [_look_up(value, path, path) for path in where]
+    if isinstance(path, list):
+        raw: Any = [_required(value, option) for option in path]
     elif "options" in fields.model_fields_set:
-        found = _look_up(value, where, where)
+        raw = _required(value, path)
     else:
-        found = value.get(where)
-    if found is None:
+        raw = value.get(path)
+    if raw is None:
         return []
-    if not isinstance(found, list | tuple):
-        raise BadRowError(f"options: expected a list of texts, found {type(found).__name__}")
-    options = [_text(option, f"options[{place}]") for place, option in enumerate(found)]
+    if not isinstance(raw, list | tuple):
+        raise BadRowError(f"options: expected a list of texts, found {type(raw).__name__}")
+    options = [_text(option, f"options[{index}]") for index, option in enumerate(raw)]
     if len(set(options)) < len(options):
         raise BadRowError("two options are equal")
     if len(options) == 1:
-        raise BadRowError("only one option; a question has two or more, or none when free-form")
+        raise BadRowError("only one option; a question has two or more, or none if it is free-form")
     return options
 
 
 def _answer(value: Mapping[str, Any], fields: Fields, options: list[str]) -> tuple[str, str]:
-    found = _look_up(value, fields.answer, fields.answer)
-    if isinstance(found, list | tuple) and len(found) == 1:
-        found = found[0]
-    if not options:
-        return _text(found, "answer"), "text"
-    text = _text(found, "answer")
-    if text in options:
+    raw = _required(value, fields.answer)
+    if isinstance(raw, list | tuple) and len(raw) == 1:
+        raw = raw[0]
+    text = _text(raw, "answer")
+    if not options or text in options:
         return text, "text"
-    alike = [option for option in options if option.casefold() == text.casefold()]
-    if len(alike) == 1:
-        return alike[0], "text"
+    matches = [option for option in options if option.casefold() == text.casefold()]
+    if len(matches) == 1:
+        return matches[0], "text"
     if fields.option_names:
-        names = _look_up(value, fields.option_names, fields.option_names)
+        names = _required(value, fields.option_names)
         if not isinstance(names, list) or len(names) != len(options):
-            raise BadRowError(f"{fields.option_names}: expected one name for each of the options")
+            raise BadRowError(f"{fields.option_names}: expected one name for each option")
         names = [str(name).strip() for name in names]
         if text in names:
             return options[names.index(text)], "name"
     elif len(text) == 1 and text in string.ascii_letters:
-        place = string.ascii_uppercase.index(text.upper())
-        if place < len(options):
-            return options[place], "letter"
+        index = string.ascii_uppercase.index(text.upper())
+        if index < len(options):
+            return options[index], "letter"
     if re.fullmatch(r"-?\d+", text):
-        place = int(text) - fields.first_index
-        if 0 <= place < len(options):
-            return options[place], "index"
+        index = int(text) - fields.first_index
+        if 0 <= index < len(options):
+            return options[index], "index"
         if int(text) == -1:
-            raise BadRowError("answer: -1, which stands for no label")
-    raise BadRowError(f"answer {text!r} is none of the options")
+            raise BadRowError("answer: -1, which means that there is no label")
+    raise BadRowError(f"answer {text!r} is not one of the options")
 
 
 def _rationales(value: Mapping[str, Any], fields: Fields) -> dict[str, str]:
     if isinstance(fields.rationales, dict):
-        found: Any = {
-            teacher: _look_up(value, path, path) for teacher, path in fields.rationales.items()
-        }
+        raw: Any = {teacher: _required(value, path) for teacher, path in fields.rationales.items()}
     elif "rationales" in fields.model_fields_set:
-        found = _look_up(value, fields.rationales, fields.rationales)
+        raw = _required(value, fields.rationales)
     else:
-        found = value.get(fields.rationales)
-    if found is None:
+        raw = value.get(fields.rationales)
+    if raw is None:
         return {}
-    if not isinstance(found, Mapping):
-        raise BadRowError(f"rationales: expected teacher: text, found {type(found).__name__}")
+    if not isinstance(raw, Mapping):
+        raise BadRowError(
+            f"rationales: expected an object of teacher: text, found {type(raw).__name__}"
+        )
     texts = {}
-    for teacher, text in found.items():
+    for teacher, text in raw.items():
         if not re.fullmatch(r"[A-Za-z0-9_-]+", teacher):
             raise BadRowError(
-                f"rationales: {teacher!r} is no teacher's name (letters, digits, _ and -)"
+                f"rationales: {teacher!r} is not a valid teacher name (letters, digits, _ and -)"
             )
         if text is not None:
             texts[teacher] = _text(text, f"rationales.{teacher}", empty=True)
     return texts
 
 
-def _chosen(value: Mapping[str, Any], where: Mapping[str, Any]) -> bool:
-    return all(_follow(value, path) == wanted for path, wanted in where.items())
+def _matches(value: Mapping[str, Any], where: Mapping[str, Any]) -> bool:
+    return all(_follow(value, path) == expected for path, expected in where.items())
 
 
 def _compose(value: Mapping[str, Any], template: str) -> Any:
-    """Return the field that a path names, or a text with the fields in its braces filled in."""
+    """Return the field at a path, or a template with the fields in its braces filled in."""
     if not PATH.search(template):
-        return _look_up(value, template, template)
+        return _required(value, template)
 
     def fill(match: re.Match[str]) -> str:
-        found = _look_up(value, match[1], match[1])
-        parts = found if isinstance(found, list | tuple) else [found]
+        field = _required(value, match[1])
+        parts = field if isinstance(field, list | tuple) else [field]
         return "\n".join(_text(part, match[1]) for part in parts)
 
     return PATH.sub(fill, template)
 
 
-def _look_up(value: Mapping[str, Any], path: str, name: str) -> Any:
-    found = _follow(value, path)
-    if found is None:
-        raise BadRowError(f"{name}: missing")
-    return found
+def _required(value: Mapping[str, Any], path: str) -> Any:
+    field = _follow(value, path)
+    if field is None:
+        raise BadRowError(f"{path}: missing")
+    return field
 
 
 def _follow(value: Any, path: str) -> Any:
-    """Follow a path such as `choices.text`; a step into a list is taken for each of its members."""
+    """Follow a path such as `choices.text`; a step into a list applies to each of its items."""
     if isinstance(value, Mapping) and path in value:
         return value[path]
     for key in path.split("."):
@@ -214,15 +211,15 @@ def _follow(value: Any, path: str) -> Any:
 
 
 def _text(value: Any, name: str, empty: bool = False) -> str:
-    """Return a text without white space around it; numbers are texts too."""
+    """Return a text or number as a text without surrounding white space."""
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise BadRowError(f"{name}: expected a text, found {type(value).__name__}")
     text = str(value).strip()
     if not text and not empty:
         raise BadRowError(f"{name}: empty")
-    if wrong := CONTROL.search(text):
+    if control := CONTROL.search(text):
         raise BadRowError(
-            f"{name}: holds U+{ord(wrong[0]):04X}, the mark of a wrong encoding or a binary file"
+            f"{name}: contains U+{ord(control[0]):04X}, a sign of a wrong encoding or a binary file"
         )
     return text
 

@@ -1,7 +1,4 @@
-"""Records from files: JSON lines, JSON, CSV, TSV or Parquet, in shards, compressed or not.
-
-Knows file formats; knows nothing of what a field means.
-"""
+"""Records from files: JSON lines, JSON, CSV, TSV or Parquet, in shards, compressed or not."""
 
 import csv
 import io
@@ -25,32 +22,34 @@ BATCH = 1024  # rows of a Parquet file in memory at once
 
 
 def read(settings: Files, split: Split) -> Iterator[Record]:
-    """Yield the records of a split, its files in the order of their names, rows in file order."""
+    """Yield the records of a split, file by file in the order of their paths."""
     for path in find_files(settings, split):
         try:
             yield from _read_file(path, split, settings.rows)
         except (OSError, EOFError, pa.ArrowException) as error:
             reason = str(error).splitlines()[0]
-            raise UserError(f"{path}: cannot be read to its end ({reason}); mend it") from error
+            raise UserError(
+                f"{path}: cannot be read to its end ({reason}); replace it with an intact copy"
+            ) from error
 
 
 def find_files(settings: Files, split: Split) -> list[Path]:
-    """Return the files of a split: those that `splits` names, else those named after the split."""
+    """Return the files of a split: those in `splits`, or else those named after the split."""
     if not settings.folder.is_dir():
-        raise UserError(f"{settings.folder}: no such folder; datasets.*.folder names one")
-    named = settings.splits.get(split)
-    patterns = [named] if isinstance(named, str) else named
+        raise UserError(f"{settings.folder}: no such folder; set datasets.*.folder")
+    declared = settings.splits.get(split)
+    patterns = [declared] if isinstance(declared, str) else declared
     if patterns is None:
         patterns = [f"{split}.*", f"{split}-*", f"{split}/**/*"]
-    found = {path for pattern in patterns for path in settings.folder.glob(pattern)}
-    found |= {inside for path in found if path.is_dir() for inside in path.rglob("*")}
+    paths = {path for pattern in patterns for path in settings.folder.glob(pattern)}
+    paths |= {inside for path in paths if path.is_dir() for inside in path.rglob("*")}
     files = sorted(
-        (path for path in found if path.is_file() and not path.name.startswith((".", "_"))),
+        (path for path in paths if path.is_file() and not path.name.startswith((".", "_"))),
         key=lambda path: path.as_posix(),
     )
     if not files:
-        wanted = " or ".join(str(settings.folder / pattern) for pattern in patterns)
-        raise UserError(f"{wanted}: no such file; datasets.*.splits can name the files of {split}")
+        tried = " or ".join(str(settings.folder / pattern) for pattern in patterns)
+        raise UserError(f"{tried}: no such file; datasets.*.splits can name the files of {split}")
     return files
 
 
@@ -62,7 +61,7 @@ def _read_file(path: Path, split: Split, rows: str | None) -> Iterator[Record]:
     if kind not in FORMATS:
         raise UserError(
             f"{path}: unknown format {kind or path.name!r}; expected {', '.join(FORMATS)}, "
-            f"with {', '.join(COMPRESSIONS)} behind it where compressed"
+            f"followed by {', '.join(COMPRESSIONS)} if compressed"
         )
     if kind == ".parquet":
         yield from (Record(split, str(path), *row) for row in _parquet(path))
@@ -90,18 +89,18 @@ def _json(stream: io.BufferedReader, path: Path, rows: str | None) -> Iterator[R
     for key in rows.split(".") if rows else []:
         value = value.get(key) if isinstance(value, dict) else None
     if not isinstance(value, list):
-        where = f"{rows!r} in it" if rows else "its content"
-        why = error or f"{where} is no list of rows"
+        where = f"key {rows!r}" if rows else "content"
+        reason = error or f"its {where} is not a list of rows"
         raise UserError(
-            f"{path}: {why}; datasets.*.rows names where the list stands, and JSON lines are to be "
-            "called .jsonl"
+            f"{path}: {reason}; set datasets.*.rows to the path of the list, or rename a file of "
+            "JSON lines to .jsonl"
         )
     for number, row in enumerate(value, start=1):
         yield number, json.dumps(row, ensure_ascii=False), row, ""
 
 
 def _parse_json(text: bytes) -> tuple[Any, str]:
-    """Return the value and an empty text, or None and the reason why there is none."""
+    """Return the value and an empty text, or None and the error."""
     try:
         return json.loads(text.decode()), ""
     except UnicodeDecodeError as error:
@@ -112,41 +111,39 @@ def _parse_json(text: bytes) -> tuple[Any, str]:
 
 def _csv(stream: io.BufferedReader, path: Path, rows: str | None) -> Iterator[Row]:
     csv.field_size_limit(sys.maxsize)
-    # A byte that is no UTF-8 becomes a surrogate, so that its row alone is refused.
+    # A byte that is not UTF-8 becomes a surrogate, so that only its row is refused.
     lines = io.TextIOWrapper(stream, "utf-8-sig", errors="surrogateescape", newline="")
-    seen: list[str] = []
+    row_lines: list[str] = []
 
-    def remembered() -> Iterator[str]:
+    def recorded() -> Iterator[str]:
         for line in lines:
-            seen.append(line)
+            row_lines.append(line)
             yield line
 
-    reader = csv.reader(
-        remembered(), delimiter="\t" if ".tsv" in path.suffixes else ",", strict=True
-    )
+    reader = csv.reader(recorded(), delimiter="\t" if ".tsv" in path.suffixes else ",", strict=True)
     header: list[str] | None = None
     while True:
         number = reader.line_num + 1
-        seen.clear()
+        row_lines.clear()
         cells: list[str] = []
         error = ""
         try:
             cells = next(reader)
         except StopIteration:
             return
-        except csv.Error as wrong:
-            error = f"not CSV: {wrong}"
-        raw = "".join(seen).rstrip("\r\n")
+        except csv.Error as csv_error:
+            error = f"not CSV: {csv_error}"
+        raw = "".join(row_lines).rstrip("\r\n")
         text = raw.encode(errors="surrogateescape").decode(errors="replace")
         if header is None:
             header = cells
             if error or text != raw or len(set(header)) < len(header):
-                why = error or "a column's name stands twice or is not UTF-8"
-                raise UserError(f"{path}: no usable header in its first line: {why}")
+                reason = error or "a column name is repeated or not UTF-8"
+                raise UserError(f"{path}: no valid header in its first line: {reason}")
         elif error or text != raw:
             yield number, text, None, error or "not UTF-8"
         elif raw.strip() and len(cells) != len(header):
-            yield number, text, None, f"{len(cells)} cells, the header has {len(header)}"
+            yield number, text, None, f"expected {len(header)} cells, found {len(cells)}"
         elif raw.strip():
             yield number, text, dict(zip(header, cells, strict=True)), ""
 

@@ -1,6 +1,6 @@
-"""Questions of any task of reasoning-gym, drawn with a seed of each split's own.
+"""Questions of any reasoning-gym task, generated with a separate seed for each split.
 
-Knows the library's tasks; which answers make options is decided over all that was drawn.
+The answers become options if there are few distinct ones in all splits together.
 """
 
 import random
@@ -12,7 +12,7 @@ from stages.distil.interface.catalogue import Gym
 from stages.distil.interface.errors import UserError
 from stages.distil.storage.examples import POOL, Example, Rejected
 
-DRAWS = 20  # attempts for each question, before a task counts as too small
+DRAWS = 20  # attempts per question before a task counts as too small
 WRONG_LABELS = {
     "family_relationships": "its in-law labels are wrong (a daughter-in-law is called "
     "mother-in-law), 65 of 400 in version 0.1.25; kinship has checked ones"
@@ -20,28 +20,28 @@ WRONG_LABELS = {
 
 
 def read(settings: Gym, seed: int) -> Iterator[Example | Rejected]:
-    """Yield the questions of every split; no question stands in two of them."""
+    """Yield the questions of every split; no question occurs in two splits."""
     drawn = list(_draw(settings, seed))
     answers = sorted({example.answer for example in drawn})
-    closed = 1 < len(answers) <= settings.max_options
+    is_closed = 1 < len(answers) <= settings.max_options
     for example in drawn:
-        yield replace(example, options=answers) if closed else example
+        yield replace(example, options=answers) if is_closed else example
 
 
 def warning(settings: Gym) -> str | None:
-    """Return what a user must know of a task, or None."""
-    wrong = WRONG_LABELS.get(settings.task)
-    return f"reasoning-gym's {settings.task}: {wrong}" if wrong else None
+    """Return a warning about a task, or None."""
+    fault = WRONG_LABELS.get(settings.task)
+    return f"reasoning-gym's {settings.task}: {fault}" if fault else None
 
 
 def _draw(settings: Gym, seed: int) -> Iterator[Example]:
     seen: set[str] = set()
     for split in ("test", "validation", POOL, "train"):
-        wanted = getattr(settings.sizes, split)
-        rows = _task(settings, seed=random.Random(f"{seed} {split}").getrandbits(31), size=wanted)
+        size = getattr(settings.sizes, split)
+        rows = _task(settings, seed=random.Random(f"{seed} {split}").getrandbits(31), size=size)
         number = 0
-        for index in range(wanted * DRAWS):
-            if number == wanted:
+        for index in range(size * DRAWS):
+            if number == size:
                 break
             row = rows[index]
             question, answer = str(row["question"]).strip(), str(row["answer"]).strip()
@@ -49,10 +49,10 @@ def _draw(settings: Gym, seed: int) -> Iterator[Example]:
                 seen.add(question)
                 yield Example(f"{split}-{number:05d}", split, question, [], answer)
                 number += 1
-        if number < wanted:
+        if number < size:
             raise UserError(
-                f"reasoning-gym's {settings.task} has too few different questions: {number} of "
-                f"{wanted} for {split}; lower datasets.*.sizes or change its settings"
+                f"reasoning-gym's {settings.task} has too few distinct questions: {number} of "
+                f"{size} for {split}; lower datasets.*.sizes or change its settings"
             )
 
 

@@ -1,6 +1,6 @@
 """Records from a data set of the Hugging Face Hub, or from a local folder in its format.
 
-Knows `datasets`; knows nothing of what a field means. No code of a data set is ever run.
+Code that comes with a data set is never run.
 """
 
 import json
@@ -12,14 +12,14 @@ from stages.distil.interface.catalogue import Hub
 from stages.distil.interface.errors import UserError
 from stages.distil.storage.examples import Record
 
-CACHE = Path(".cache/datasets")  # a folder a revision: of another one, `datasets` makes do with it
+CACHE = Path(".cache/datasets")  # one folder per revision: `datasets` would reuse another revision
 
 
 def read(settings: Hub, split: str) -> Iterator[Record]:
-    """Yield the records of a split in their order; class labels stay numbers."""
+    """Yield the records of a split in order; class labels stay numbers."""
     name = settings.id or str(settings.folder)
     if settings.folder is not None and not settings.folder.is_dir():
-        raise UserError(f"{settings.folder}: no such folder; datasets.*.folder names one")
+        raise UserError(f"{settings.folder}: no such folder; set datasets.*.folder")
     part = getattr(settings.splits, split)
     for number, value in enumerate(_load(settings, name, part), start=1):
         text = json.dumps(value, default=str, ensure_ascii=False)

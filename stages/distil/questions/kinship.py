@@ -1,7 +1,7 @@
-"""Kinship questions from drawn families, in the manner of CLUTRR (Sinha et al., EMNLP 2019).
+"""Kinship questions from randomly drawn families, after CLUTRR (Sinha et al., EMNLP 2019).
 
-A question gives the facts along a path of relatives and a few facts beside it, shuffled, and asks
-what one person is to another. Knows families and English; knows nothing of tables or of models.
+A question gives the facts along a path of relatives and a few unrelated facts, shuffled, and asks
+what one person is to another.
 
 Conventions: siblings share both parents, parents are married to each other, and the spouse of an
 aunt is an uncle (likewise nieces and nephews by marriage).
@@ -31,7 +31,7 @@ WORDS = {  # kind of relative -> (woman, man)
     "sibling-in-law": ("sister-in-law", "brother-in-law"),
 }
 
-CLOSE = ("parent", "child", "sibling", "spouse")  # what facts state; the others are asked for
+CLOSE = ("parent", "child", "sibling", "spouse")  # stated by facts; questions ask for the others
 
 # COMPOSE[r, s] = t: whoever is r of somebody who is s of A, is t of A. Only what always holds is
 # listed: a child of A's grandparent, say, may be A's parent or A's aunt.
@@ -84,7 +84,7 @@ class Family:
     spouse: dict[str, str] = field(default_factory=dict)
 
     def relation(self, person: str, other: str) -> str | None:
-        """Return the kind of relative that `person` is to `other`, read off the family itself."""
+        """Return the kind of relative that `person` is to `other`, from the family tree."""
         elders, siblings = self._elders, self._siblings
         partner, spouse = self.spouse.get(person), self.spouse.get(other)
         tests = {
@@ -129,7 +129,7 @@ class Family:
 
 
 def draw_family(rng: random.Random) -> Family:
-    """Draw a family of three generations, 9 to 29 people with names of their own."""
+    """Draw a family of three generations, 9 to 29 people with different names."""
     family = Family()
     women, men = rng.sample(WOMEN, len(WOMEN)), rng.sample(MEN, len(MEN))
 
@@ -163,9 +163,9 @@ def draw_family(rng: random.Random) -> Family:
 
 
 def compose(close: dict[tuple[str, str], str], path: list[str]) -> str | None:
-    """Return the kind of relative that path[0] is to path[-1] by the path alone, if it has a name.
+    """Return the kind of relative that path[0] is to path[-1], if the path determines one.
 
-    Composes step by step from path[-1] on.
+    Relations are composed step by step from path[-1].
     """
     kind: str | None = close[path[-2], path[-1]]
     for person, through in zip(path[-3::-1], path[-2:0:-1], strict=True):
@@ -178,8 +178,8 @@ def draw_question(
 ) -> tuple[str, list[str], str, str]:
     """Draw one question; return (question, options, answer, derivation in words).
 
-    The derivation walks the path from the person asked about, each fact beginning with the person
-    at whom the one before it ended.
+    The derivation follows the path from the person in the question; each fact begins with the
+    person with whom the previous one ends.
     """
     length = rng.choice(hops)
     while True:
@@ -198,7 +198,7 @@ def draw_question(
         if unrelated is not None:
             break
     person, other = path[0], path[-1]
-    assert kind == family.relation(person, other), "the path must say what the family is"
+    assert kind == family.relation(person, other), "the path and the family tree must agree"
 
     def fact(pair: tuple[str, str]) -> str:
         return f"{pair[0]} is the {family.word(close[pair], pair[0])} of {pair[1]}"
@@ -206,8 +206,8 @@ def draw_question(
     facts = [*pairwise(path), *unrelated]
     rng.shuffle(facts)
     question = f"{' '.join(f'{fact(pair)}.' for pair in facts)} What is {person} to {other}?"
-    wrong = rng.sample([k for k in WORDS if k != kind and k not in CLOSE], 3)
-    options = [family.word(k, person) for k in (kind, *wrong)]
+    wrong_kinds = rng.sample([k for k in WORDS if k != kind and k not in CLOSE], 3)
+    options = [family.word(k, person) for k in (kind, *wrong_kinds)]
     rng.shuffle(options)
     answer = family.word(kind, person)
     *steps, last = map(fact, pairwise(path))
@@ -216,20 +216,20 @@ def draw_question(
 
 
 def _paths(close: dict[tuple[str, str], str], hops: int) -> list[list[str]]:
-    """Return every way of `hops` steps over close relatives that meets nobody twice."""
-    nexts: dict[str, list[str]] = {}
+    """Return every path of `hops` steps over close relatives that visits nobody twice."""
+    neighbours: dict[str, list[str]] = {}
     for person, other in close:
-        nexts.setdefault(person, []).append(other)
-    paths = [[person] for person in nexts]
+        neighbours.setdefault(person, []).append(other)
+    paths = [[person] for person in neighbours]
     for _ in range(hops):
-        paths = [[*p, other] for p in paths for other in nexts[p[-1]] if other not in p]
+        paths = [[*p, other] for p in paths for other in neighbours[p[-1]] if other not in p]
     return paths
 
 
 def _unrelated(
     rng: random.Random, path: list[str], close: dict[tuple[str, str], str], count: int
 ) -> list[tuple[str, str]] | None:
-    """Draw facts about other members of the family, none about the same two people."""
+    """Draw facts about family members off the path, each about another pair of people."""
     others = [edge for edge in sorted(close) if not set(edge) & set(path)]
     chosen: list[tuple[str, str]] = []
     for a, b in rng.sample(others, len(others)):
@@ -239,10 +239,10 @@ def _unrelated(
 
 
 def read(settings: Kinship, seed: int) -> Iterator[Example]:
-    """Yield the questions of every split; no question stands in two of them.
+    """Yield the questions of every split; no question occurs in two splits.
 
-    Each split has a stream of random numbers of its own, and train comes last, so that a larger
-    training split leaves the others as they are.
+    Each split has its own random numbers, and train comes last, so that a larger train split does
+    not change the others.
     """
     seen: set[str] = set()
     for split in ("test", "validation", POOL, "train"):

@@ -1,4 +1,4 @@
-"""Where questions come from: a module a source, and one way to read them all."""
+"""Read questions from any source."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -13,9 +13,9 @@ from stages.distil.storage.examples import Example, Rejected
 def read(
     settings: Kinship | Gym | Files | Hub, seed: int, max_characters: int, tally: Counter[str]
 ) -> Iterator[Example | Rejected]:
-    """Yield questions and refused rows; a question that stands in two splits leaves train.
+    """Yield questions and refused rows; a question in two splits is removed from train.
 
-    `tally` counts what was done with records on the way.
+    `tally` counts skipped records and the forms of answers.
     """
     if isinstance(settings, Kinship):
         yield from kinship.read(settings, seed)
@@ -35,17 +35,17 @@ def read(
 
 
 def _first(
-    rows: Iterator[Example | Rejected], wanted: int | None, as_split: str | None = None
+    rows: Iterator[Example | Rejected], limit: int | None, as_split: str | None = None
 ) -> Iterator[Example | Rejected]:
-    """Yield rows up to the wanted number of questions, as questions of another split if named."""
-    found = 0
-    while found != wanted and (row := next(rows, None)) is not None:
+    """Yield rows up to `limit` questions, moved to the split `as_split` if given."""
+    count = 0
+    while count != limit and (row := next(rows, None)) is not None:
         if isinstance(row, Example):
-            found += 1
+            count += 1
             row = replace(row, split=as_split or row.split)
         yield row
 
 
 def warning(settings: Kinship | Gym | Files | Hub) -> str | None:
-    """Return what a user must know of a source before trusting its labels, or None."""
+    """Return a warning about a source whose labels are unreliable, or None."""
     return gym.warning(settings) if isinstance(settings, Gym) else None

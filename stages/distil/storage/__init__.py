@@ -1,4 +1,4 @@
-"""What stages keep and hand to each other: questions, tables, stores that survive a kill.
+"""What stages keep and exchange: questions, tables, and stores that survive a kill.
 
 May import: interface.
 """

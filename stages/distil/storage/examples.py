@@ -1,9 +1,9 @@
-"""One question, as every source yields it and every stage reads it."""
+"""Questions, as every source yields them and every stage reads them."""
 
 from dataclasses import dataclass, field
 from typing import Any
 
-POOL = "pool"  # solved questions for prompts, kept apart from the three splits
+POOL = "pool"  # solved questions for prompts, separate from the three splits
 SPLITS = ("train", "validation", "test", POOL)
 
 
@@ -11,7 +11,7 @@ SPLITS = ("train", "validation", "test", POOL)
 class Example:
     """A question with its answer; `options` is empty when the answer is free-form.
 
-    `rationales` holds what the data set itself carries: name of a teacher to its text.
+    `rationales` maps teachers' names to the rationales that the data set contains.
     """
 
     id: str
@@ -24,10 +24,10 @@ class Example:
 
 @dataclass(frozen=True)
 class Record:
-    """A row as a file or a hub holds it, before anything is known of its meaning.
+    """A row of a file or a hub data set, before its fields are interpreted.
 
-    `source` and `row` (counted from 1) say where it stands, `text` is the row as found; `error`
-    says why there is no `value`.
+    `source` and `row` (from 1) say where it is, `text` is the row as written, and `error` says why
+    there is no `value`.
     """
 
     split: str
@@ -40,9 +40,9 @@ class Record:
 
 @dataclass(frozen=True)
 class Rejected:
-    """A row that is no question: where it stands (rows count from 1) and why.
+    """A row that was not accepted as a question: where it is (rows count from 1) and why.
 
-    `repeated` tells a sound question that was met before from a bad row.
+    `repeated` is true for a valid question that occurred earlier, false for a bad row.
     """
 
     source: str

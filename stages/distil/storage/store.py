@@ -1,7 +1,6 @@
-"""Stores of what is dear to compute: an SQLite database that outlives a kill at any moment.
+"""Stores of results that are expensive to compute: SQLite databases that survive a kill.
 
-In WAL mode, so that several stages may write at once. Knows keys and columns; knows nothing of what
-they mean.
+They are in WAL mode, so that several stages can write at the same time.
 """
 
 import sqlite3
@@ -12,30 +11,30 @@ from typing import Any, Self
 
 from stages.distil.interface.errors import UserError
 
-PATIENCE = 60  # seconds to wait for another stage's write
+LOCK_TIMEOUT = 60  # seconds to wait for another stage's write
 VERSION = 1
 
 
 class Store:
     """Values by the key of everything that determines them; a context manager.
 
-    A value is on disk when `insert` returns, as far as a killed process can lose it. `found` and
-    `written` count, for `summary`, what was there already and what was not.
+    Once `insert` returns, killing the process cannot lose the value. `summary` reports two counts:
+    `hits`, the values that were already stored, and `written`, the new ones.
     """
 
     def __init__(self, path: Path, table: str, columns: Mapping[str, str]):
-        """Take the file, the table's name, and its columns beside the key: name to SQLite type."""
+        """Take the file, the table's name, and the SQLite type of each column except the key."""
         self._path = path
         self._table = table
         self._columns = columns
-        self.found = 0
+        self.hits = 0
         self.written = 0
 
     def __enter__(self) -> Self:
         columns = "".join(f", {name} {kind} NOT NULL" for name, kind in self._columns.items())
         with self._errors():
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._database = sqlite3.connect(self._path, PATIENCE, isolation_level=None)
+            self._database = sqlite3.connect(self._path, LOCK_TIMEOUT, isolation_level=None)
             self._database.execute("PRAGMA journal_mode = WAL")
             self._database.execute("PRAGMA synchronous = NORMAL")
             self._database.execute(
@@ -45,8 +44,8 @@ class Store:
             version = self._database.execute("PRAGMA user_version").fetchone()[0]
             if version not in (0, VERSION):
                 raise UserError(
-                    f"{self._path}: a store of version {version}, this program reads {VERSION}; "
-                    "move it away"
+                    f"{self._path}: expected store version {VERSION}, found version {version}; "
+                    "move the file away"
                 )
             self._database.execute(f"PRAGMA user_version = {VERSION}")
         return self
@@ -63,7 +62,7 @@ class Store:
             ).fetchone()
 
     def insert(self, key: bytes, values: Sequence[Any]) -> None:
-        """Keep a key's columns; where another process was first, its values stay."""
+        """Store a key's columns; if another process was first, keep its values."""
         names = ", ".join(["key", *self._columns])
         places = ", ".join("?" * (1 + len(self._columns)))
         with self._errors():
@@ -73,12 +72,12 @@ class Store:
         self.written += 1
 
     def summary(self) -> str:
-        """Return size and hit rate, for people."""
+        """Return the counts, hit rate and size as text."""
         size = sum(f.stat().st_size for f in self._path.parent.glob(f"{self._path.name}*"))
-        total = self.found + self.written
-        rate = 100 * self.found / total if total else 100
+        total = self.hits + self.written
+        rate = 100 * self.hits / total if total else 100
         return (
-            f"{self.written:,} new, {self.found:,} found in {self._path} "
+            f"{self.written:,} new, {self.hits:,} found in {self._path} "
             f"({rate:.0f} %; {size / 1e6:.1f} MB)"
         )
 
@@ -88,6 +87,6 @@ class Store:
             yield
         except sqlite3.Error as error:
             raise UserError(
-                f"{self._path}: {error}; what is written there stays; free space or move the file "
+                f"{self._path}: {error}; stored values are kept; free disk space or move the file "
                 "away, then run again"
             ) from error

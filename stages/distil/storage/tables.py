@@ -1,7 +1,7 @@
-"""The files that stages hand to each other: names, schemas, reading and writing.
+"""The files that stages exchange: names, schemas, reading and writing.
 
-A table is written under a temporary name and renamed, so a reader never meets half a file, and its
-bytes depend on its rows alone. Knows nothing of what the columns mean to a model.
+A table is written under a temporary name and renamed, so a reader never sees a partial file. Its
+bytes depend only on its rows.
 """
 
 import json
@@ -21,12 +21,12 @@ from stages.distil.storage.examples import Example
 
 EXAMPLES = Path("data/examples.parquet")
 REJECTED = Path("data/rejected.parquet")
-RATIONALES = Path("data/rationales")  # one table a teacher
+RATIONALES = Path("data/rationales")  # one table per teacher
 SALIENCY = Path("data/saliency.parquet")
-DISTILL = Path("data/distill")  # one folder of files a split
+DISTILL = Path("data/distill")  # one folder of files per split
 PREDICTIONS = Path("results/predictions.parquet")
 METRICS = Path("results/metrics.json")
-FIGURES = Path("results/figures")  # one folder a scale of `make figures`
+FIGURES = Path("results/figures")  # one folder per scale of `make figures`
 CARD = Path("data/README.md")  # the data card; `datasets` reads it too
 ROW_GROUP = 16_384  # rows
 SHARD = 16 * ROW_GROUP  # rows of a file of `distill`
@@ -55,8 +55,8 @@ SCHEMAS = {
         rationales=pa.list_(_teacher_text),
     ),
     REJECTED: _schema(source=pa.string(), row=pa.int64(), reason=pa.string(), text=pa.string()),
-    # A train question has a rationale and its status, and where the teacher reasons freely its
-    # own answer; a test question has the teacher's zero-shot answer.
+    # A train question has a rationale and its status, and the teacher's own answer if it reasons
+    # freely; a test question has the teacher's zero-shot answer.
     RATIONALES: _schema(
         id=pa.string(),
         split=pa.string(),
@@ -69,7 +69,7 @@ SCHEMAS = {
         output_tokens=pa.int32(),
     ),
     # `start` and `end` count characters of `text`, end exclusive; `target` is the answer whose
-    # log-probability is attributed; `delta` is what integrated gradients miss.
+    # log-probability is attributed; `delta` is the convergence error of integrated gradients.
     SALIENCY: _schema(
         id=pa.string(),
         text=pa.string(),
@@ -110,20 +110,20 @@ SCHEMAS = {
 class TableWriter:
     """Write rows to a table as they come; a context manager.
 
-    The table takes its name when the block ends without an error; its bytes depend on its rows
-    alone. Memory holds one row group.
+    The table appears under its name when the block ends without an error. Memory holds one row
+    group.
     """
 
     def __init__(
-        self, path: Path, schema: pa.Schema | None = None, about: Mapping[str, str] | None = None
+        self, path: Path, schema: pa.Schema | None = None, metadata: Mapping[str, str] | None = None
     ):
-        """Take the table's path; its schema is the one declared for it, unless given.
+        """Take the table's path; the schema defaults to the one declared for it.
 
-        `about` is what holds for all rows; `read_about` returns it.
+        `metadata` describes the table as a whole; `read_metadata` returns it.
         """
         self._path = path
         self._schema = schema or _schema_of(path)
-        self._about = dict(about or {})
+        self._metadata = dict(metadata or {})
         self._temporary = path.with_name(path.name + ".tmp")
         self._rows: list[dict[str, Any]] = []
 
@@ -147,8 +147,8 @@ class TableWriter:
         try:
             if kind is None:
                 self._flush()
-                if self._about:
-                    self._file.add_key_value_metadata(self._about)
+                if self._metadata:
+                    self._file.add_key_value_metadata(self._metadata)
             self._file.close()
             if kind is None:
                 os.replace(self._temporary, self._path)
@@ -159,7 +159,7 @@ class TableWriter:
 def write_shards(folder: Path, batches: Iterable[pa.Table]) -> int:
     """Write tables to a folder of Parquet files of SHARD rows, in order; return the rows written.
 
-    The folder takes its name when all is written. Memory holds a batch.
+    The folder appears under its name when everything is written. Memory holds one batch.
     """
     staging = folder.with_name(folder.name + ".tmp")
     shutil.rmtree(staging, ignore_errors=True)
@@ -196,31 +196,31 @@ def write_table(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
 def read_table(path: Path) -> list[dict[str, Any]]:
     """Read a table, a file or a folder of them.
 
-    Raises `UserError` where it is missing or has other columns than declared.
+    Raises `UserError` if it is missing or its columns are not the declared ones.
     """
     return list(scan_table(path, _schema_of(path)))
 
 
 def open_table(path: Path) -> pq.ParquetFile:
-    """Open a file; raise `UserError` where it is missing or no Parquet."""
+    """Open a file; raise `UserError` if it is missing or not Parquet."""
     check_exists(path)
     try:
         return pq.ParquetFile(path)
     except (pa.ArrowInvalid, OSError) as error:
         raise UserError(
-            f"{path}: not a Parquet table ({error}); delete it and `dvc repro`"
+            f"{path}: not a Parquet table ({error}); delete it and run `dvc repro`"
         ) from None
 
 
-def read_about(path: Path) -> dict[str, str]:
-    """Return what holds for all rows of a file."""
+def read_metadata(path: Path) -> dict[str, str]:
+    """Return the metadata of a table."""
     with open_table(path) as table:
-        found = table.schema_arrow.metadata or {}
-    return {name.decode(): value.decode() for name, value in found.items()}
+        metadata = table.schema_arrow.metadata or {}
+    return {name.decode(): value.decode() for name, value in metadata.items()}
 
 
 def check_exists(path: Path) -> None:
-    """Raise `UserError` where there is no such table."""
+    """Raise `UserError` if a table is missing."""
     if not path.exists():
         raise UserError(f"{path}: no such table; `dvc repro` makes it")
 
@@ -235,27 +235,27 @@ def scan_row_groups(path: Path, columns: Sequence[str] | None = None) -> Iterato
 def scan_table(path: Path, expected: pa.Schema | None = None) -> Iterator[dict[str, Any]]:
     """Yield the rows of a table, a file or a folder of them; memory holds one batch.
 
-    Raises `UserError` where it is missing, or has other columns than expected.
+    Raises `UserError` if it is missing or its columns are not the expected ones.
     """
     for file in _files(path):
         with open_table(file) as rows:
-            found = rows.schema_arrow.names
-            if expected is not None and found != expected.names:
+            columns = rows.schema_arrow.names
+            if expected is not None and columns != expected.names:
                 raise UserError(
                     f"{file}: expected columns {', '.join(expected.names)}, found "
-                    f"{', '.join(found)}; delete it and `dvc repro`"
+                    f"{', '.join(columns)}; delete it and run `dvc repro`"
                 )
         for group in scan_row_groups(file):
             yield from group.to_pylist()
 
 
 def read_examples(*splits: str) -> list[Example]:
-    """Read the questions of the named splits, of all where none is named."""
+    """Read the questions of the named splits, or of all splits."""
     return list(scan_examples(*splits))
 
 
 def scan_examples(*splits: str) -> Iterator[Example]:
-    """Yield the questions of the named splits, of all where none is named; memory holds a batch."""
+    """Yield the questions of the named splits, or of all splits; memory holds one batch."""
     for row in scan_table(EXAMPLES, SCHEMAS[EXAMPLES]):
         if not splits or row["split"] in splits:
             texts = {r["teacher"]: r["text"] for r in row["rationales"]}
@@ -263,7 +263,7 @@ def scan_examples(*splits: str) -> Iterator[Example]:
 
 
 def example_row(example: Example) -> dict[str, Any]:
-    """Return a question as a row of `examples`."""
+    """Return a question as a row of the table of examples."""
     rationales = [{"teacher": t, "text": text} for t, text in example.rationales.items()]
     return vars(example) | {"rationales": rationales}
 
@@ -277,7 +277,7 @@ def count_examples() -> Counter[str]:
 
 
 def read_metrics() -> dict[str, Any]:
-    """Read what `evaluate` counted; raise `UserError` where it has not run."""
+    """Read the metrics that `evaluate` wrote; raise `UserError` if it has not run."""
     try:
         return json.loads(METRICS.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -285,7 +285,7 @@ def read_metrics() -> dict[str, Any]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file, whole or not at all."""
+    """Write a text file atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".tmp")
     temporary.write_text(text, encoding="utf-8")
@@ -298,7 +298,7 @@ def rationale_table(teacher: str) -> Path:
 
 
 def distill_table(split: str) -> Path:
-    """Return the folder of a split of the assembled data set: its files are read as one table."""
+    """Return the folder of a split of the assembled data set; its files form one table."""
     return DISTILL / split
 
 

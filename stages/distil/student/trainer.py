@@ -17,7 +17,7 @@ from transformers import (
 from stages.distil.interface.errors import UserError
 from stages.distil.interface.method import Train
 from stages.distil.language.answers import accuracy
-from stages.distil.models.hardware import fitting
+from stages.distil.models.hardware import explain_out_of_memory
 from stages.distil.student.answering import generate_answers
 from stages.distil.student.loss import autocast, task_sums, total_loss
 from stages.distil.student.samples import Sample
@@ -112,7 +112,7 @@ class DistillationTrainer(Trainer):
             reversed(range(len(inputs["passes"]))), inputs["passes"], strict=True
         ):
             with self.accelerator.no_sync(model) if left else nullcontext():
-                with fitting("a pass", self._advice):
+                with explain_out_of_memory("a pass", self._advice):
                     with autocast(self._recipe.dtype):
                         sums = task_sums(model, self._prepare_inputs(batch), len(self.tasks))
                     # Processes' gradients are averaged, and are wanted summed.

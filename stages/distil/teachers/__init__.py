@@ -1,4 +1,4 @@
-"""What teachers write: prompts with solved examples, the backends, the store of texts.
+"""Teachers' texts: in-context examples, backends, and the store of completions.
 
 May import: interface, storage, language, weights, models.
 """

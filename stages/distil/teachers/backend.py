@@ -1,6 +1,6 @@
-"""Teachers' backends behind one interface: requests in, completions out, in the order of finishing.
+"""One interface for all teachers' backends: requests in, completions out as they finish.
 
-Knows conversations and models; knows nothing of questions, rationales or tables.
+Backends know nothing of questions, rationales or tables.
 """
 
 import hashlib
@@ -24,7 +24,7 @@ if TYPE_CHECKING:  # importing transformers takes seconds
     from transformers import PreTrainedTokenizerBase
 
 TOO_LONG = "too_long"
-# vLLM's arguments that only say where and how fast it computes: texts are kept when they change.
+# vLLM arguments that affect only speed and placement: changing them keeps stored texts.
 SPEED_ONLY = {
     "async_scheduling",
     "attention_backend",
@@ -57,7 +57,7 @@ SPEED_ONLY = {
 
 @dataclass(frozen=True)
 class Request:
-    """A conversation to go on with, and how; `seed` counts where the temperature is above 0."""
+    """A conversation to continue, and how; `seed` matters only at a temperature above 0."""
 
     conversation: Conversation
     max_tokens: int
@@ -75,8 +75,8 @@ class Request:
 class Completion:
     """A generated text.
 
-    `finish_reason` is `stop`, `length` where the token limit cut it, or TOO_LONG where prompt and
-    limit together are more than the teacher reads: nothing was generated then.
+    `finish_reason` is `stop`, `length` if the token limit cut the text off, or TOO_LONG if prompt
+    and limit together exceed the teacher's context; then nothing was generated.
     """
 
     text: str
@@ -86,37 +86,37 @@ class Completion:
 
 
 class Backend(Protocol):
-    """Whatever a teacher runs on."""
+    """What a teacher runs on."""
 
     def complete(self, requests: Iterable[Request]) -> Iterator[tuple[Request, Completion]]:
         """Yield each request with its completion as it finishes.
 
-        Requests are taken as they are needed, so that memory holds those in flight. Raises
-        `UserError` for what the user can mend, at the end where others can still be completed.
+        Requests are consumed lazily, so that memory holds only those in flight. Raises `UserError`
+        for what the user can fix, after all requests that can still be completed.
         """
         ...
 
 
 def identity(name: str, source: Model, settings: Rationales, folder: Path) -> str:
-    """Return what tells a teacher's texts from another's: weights, revision, backend, precision.
+    """Return what determines a teacher's texts: weights, revision, backend, precision.
 
-    vLLM's arguments count, but for SPEED_ONLY, and so does an engine's version, as another one
-    rounds differently. A local folder is known by its files' content, a server by what it is asked
-    for.
+    vLLM's arguments count, except SPEED_ONLY, and so does the backend's version, since versions
+    round differently. A local folder is identified by the content of its files, a server by its
+    model and how it is prompted.
     """
     if isinstance(source, ServerModel):
-        where = {"url", "timeout", "in_flight", "tries", "key"}
-        asked = source.model_dump(mode="json", exclude=where, exclude_defaults=True)
-        return json.dumps([versions.TEXTS, asked], sort_keys=True)
+        transport = {"url", "timeout", "in_flight", "tries", "key"}
+        served = source.model_dump(mode="json", exclude=transport, exclude_defaults=True)
+        return json.dumps([versions.TEXTS, served], sort_keys=True)
     from stages.distil.models.hardware import precision  # importing torch takes seconds
 
     kind = backend_of(settings.backend, folder)
     dtype = precision(settings.dtype, gradients=False)
-    known: list[Any] = [versions.TEXTS, *_engine(kind), dtype, fingerprint(source, folder)]
+    parts: list[Any] = [versions.TEXTS, *_engine(kind), dtype, fingerprint(source, folder)]
     arguments = settings.engine_of(name) if kind == "vllm" else {}
     if deciding := {k: v for k, v in arguments.items() if k not in SPEED_ONLY}:
-        known.append(deciding)
-    return json.dumps(known, sort_keys=True)
+        parts.append(deciding)
+    return json.dumps(parts, sort_keys=True)
 
 
 def _engine(kind: str) -> tuple[str, str]:
@@ -127,17 +127,17 @@ def _engine(kind: str) -> tuple[str, str]:
     raise UserError(f"{kind} is not installed; run `make setup`")
 
 
-def backend_of(wanted: str, folder: Path) -> str:
+def backend_of(choice: str, folder: Path) -> str:
     """Return the backend that a fetched model runs on: `vllm` or `transformers`.
 
-    `auto` takes vLLM but for encoder-decoder models, which it does not run. Raises `UserError`
-    where there is no model.
+    `auto` chooses vLLM, except for encoder-decoder models, which vLLM does not run. Raises
+    `UserError` if there is no model.
     """
     config = folder / "config.json"
     if not config.is_file():
         raise UserError(f"{folder}: no model there; `dvc repro` fetches it")
-    if wanted != "auto":
-        return wanted
+    if choice != "auto":
+        return choice
     encoder_decoder = json.loads(config.read_text(encoding="utf-8")).get("is_encoder_decoder")
     return "transformers" if encoder_decoder else "vllm"
 
@@ -162,6 +162,6 @@ def open_backend(name: str, parameters: Parameters, folder: Path) -> Backend:
 
 
 def encode(tokenizer: "PreTrainedTokenizerBase", conversation: Conversation) -> list[int]:
-    """Encode a conversation as a model reads it; a chat template has the special tokens in it."""
+    """Encode a conversation as a model reads it; a chat template contains the special tokens."""
     special = not tokenizer.chat_template
     return tokenizer.encode(conversation.prompt(tokenizer), add_special_tokens=special)

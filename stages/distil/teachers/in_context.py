@@ -1,7 +1,4 @@
-"""The in-context example generator (TinyLLM, section 3.2): which solved questions a prompt shows.
-
-Knows questions; knows nothing of prompts or of models.
-"""
+"""The in-context example generator (TinyLLM, section 3.2): the solved questions in a prompt."""
 
 import random
 from collections.abc import Sequence
@@ -15,19 +12,20 @@ Solved = tuple[Example, str]  # a question and the rationale to show
 class ExampleGenerator:
     """Choose solved examples for a question: `none`, `random`, `fixed` or `similar`.
 
-    `random` draws for each question anew (the paper's), `fixed` takes the same ones for all, which
-    a prefix cache pays for once, `similar` takes the nearest questions by the cosine of their
-    TF-IDF vectors, the nearest last. A question is never its own example, nor is one of the same
-    text. What a question gets hangs on the pool, the seed and the question alone.
+    `random` draws separately for each question, as in the paper. `fixed` takes the same examples
+    for all questions, so that a prefix cache computes them once. `similar` takes the nearest
+    questions by the cosine of their TF-IDF vectors, the nearest last. A question's examples never
+    include a question with its id or its text; they depend only on the pool, the seed and the
+    question.
     """
 
-    def __init__(self, pool: Sequence[Solved], how: str, count: int, seed: int):
+    def __init__(self, pool: Sequence[Solved], strategy: str, count: int, seed: int):
         self._pool = list(pool)
-        self._how = how
+        self._strategy = strategy
         self._count = count
         self._seed = seed
         self._texts = [normalise(example.question) for example, _ in self._pool]
-        if how == "similar":
+        if strategy == "similar":
             from sklearn.feature_extraction.text import TfidfVectorizer
 
             self._vectoriser = TfidfVectorizer(token_pattern=r"(?u)\b\w+\b", sublinear_tf=True)
@@ -35,26 +33,26 @@ class ExampleGenerator:
 
     def choose(self, example: Example) -> list[Solved]:
         """Return the solved examples for a question, in the order to show them."""
-        if self._how == "none":
+        if self._strategy == "none":
             return []
         text = normalise(example.question)
         others = [
-            place
-            for place, (solved, _) in enumerate(self._pool)
-            if solved.id != example.id and self._texts[place] != text
+            index
+            for index, (solved, _) in enumerate(self._pool)
+            if solved.id != example.id and self._texts[index] != text
         ]
-        if self._how == "random":
+        if self._strategy == "random":
             draw = random.Random(f"examples {self._seed} {example.id}")
             chosen = draw.sample(others, min(self._count, len(others)))
-        elif self._how == "fixed":
+        elif self._strategy == "fixed":
             chosen = others[: self._count]
         else:
-            near = (self._vectors @ self._vectoriser.transform([text]).T).toarray()[:, 0]
-            chosen = sorted(others, key=lambda place: -near[place])[: self._count][::-1]
-        return [self._pool[place] for place in chosen]
+            similarity = (self._vectors @ self._vectoriser.transform([text]).T).toarray()[:, 0]
+            chosen = sorted(others, key=lambda index: -similarity[index])[: self._count][::-1]
+        return [self._pool[index] for index in chosen]
 
 
 def data_rationale(example: Example, teacher: str) -> str:
-    """Return the rationale that the data carries: the teacher's own, else the first, else none."""
+    """Return a rationale from the data: the teacher's own, else the first, else an empty text."""
     texts = [example.rationales.get(teacher, ""), *example.rationales.values()]
     return next((text.strip() for text in texts if text.strip()), "")

@@ -1,8 +1,8 @@
 """A teacher behind an OpenAI-compatible server, such as `vllm serve`.
 
 The openai client repeats a request that may succeed later (HTTP 408, 409, 429, 5xx, no connection,
-no answer in time) and waits as long as the server asks it to; an answer that is no completion is
-asked for again here.
+a timeout) and waits as long as the server asks. This module also repeats a request whose response
+is not a completion.
 """
 
 import asyncio
@@ -18,19 +18,19 @@ from stages.distil.interface.catalogue import ServerModel
 from stages.distil.interface.errors import UserError
 from stages.distil.teachers.backend import TOO_LONG, Completion, Request
 
-FAILED_IN_A_ROW = 16  # requests given up one after the other: the server is gone
+FAILED_IN_A_ROW = 16  # consecutive failed requests after which the server is considered down
 
 
 class _UnusableError(Exception):
-    """The server answered, but not with a completion."""
+    """The response is not a completion."""
 
 
 class Server:
-    """Send requests to a server, a bounded number at once.
+    """Send requests to a server, a bounded number concurrently.
 
-    A request that keeps failing is set aside; the others go on, and `complete` ends with an error
-    that counts what failed. A refusal that no repetition mends ends it at once. The key is read
-    from the environment and never shown.
+    A request that keeps failing is skipped and the others continue; `complete` then ends with an
+    error that counts the failures. A permanent refusal ends it immediately. The key is read from
+    the environment and never shown.
     """
 
     def __init__(self, name: str, source: ServerModel):
@@ -40,11 +40,11 @@ class Server:
 
     def complete(self, requests: Iterable[Request]) -> Iterator[tuple[Request, Completion]]:
         """Yield each request with its completion as it finishes."""
-        coming = iter(requests)
+        remaining = iter(requests)
         running: dict[asyncio.Task[Completion], Request] = {}  # in the order of their start
-        failed = in_a_row = done = 0
+        failed = failed_in_a_row = completed = 0
         reason = ""
-        with asyncio.Runner() as runner:  # leaving it ends what is in flight
+        with asyncio.Runner() as runner:  # its exit cancels requests in flight
             client = openai.AsyncOpenAI(
                 base_url=self._source.url,
                 api_key=self._key or "none",  # the header must not be empty
@@ -52,8 +52,8 @@ class Server:
                 max_retries=self._source.tries - 1,
             )
             while True:
-                for request in coming:
-                    task = runner.get_loop().create_task(self._ask(client, request))
+                for request in remaining:
+                    task = runner.get_loop().create_task(self._complete_one(client, request))
                     task.add_done_callback(lambda task: task.cancelled() or task.exception())
                     running[task] = request
                     if len(running) == self._source.in_flight:
@@ -67,45 +67,45 @@ class Server:
                     try:
                         completion = task.result()
                     except (openai.OpenAIError, _UnusableError) as error:
-                        failed, in_a_row = failed + 1, in_a_row + 1
+                        failed, failed_in_a_row = failed + 1, failed_in_a_row + 1
                         reason = self._describe(error)
-                        if in_a_row == FAILED_IN_A_ROW:
-                            raise self._gave_up(failed, done, reason) from error
+                        if failed_in_a_row == FAILED_IN_A_ROW:
+                            raise self._failure_error(failed, completed, reason) from error
                         continue
-                    done, in_a_row = done + 1, 0
+                    completed, failed_in_a_row = completed + 1, 0
                     yield request, completion
             runner.run(client.close())
         if failed:
-            raise self._gave_up(failed, done, reason)
+            raise self._failure_error(failed, completed, reason)
 
-    def _gave_up(self, failed: int, done: int, reason: str) -> UserError:
+    def _failure_error(self, failed: int, completed: int, reason: str) -> UserError:
         return UserError(
             f"models.{self._name}: {failed} requests to {self._source.url} failed after "
-            f"{self._source.tries} tries each, {done} were completed and are kept; the last: "
-            f"{reason}; run again to resume"
+            f"{self._source.tries} tries each, {completed} were completed and are kept; the "
+            f"last failure: {reason}; run again to resume"
         )
 
-    async def _ask(self, client: openai.AsyncOpenAI, request: Request) -> Completion:
-        """Return the completion; a prompt that the server cannot read has none."""
+    async def _complete_one(self, client: openai.AsyncOpenAI, request: Request) -> Completion:
+        """Return the completion; it is TOO_LONG if the server rejects the prompt's length."""
         attempts = tenacity.AsyncRetrying(
             stop=tenacity.stop_after_attempt(self._source.tries),
-            wait=tenacity.wait_random_exponential(max=8),  # as the client's own
+            wait=tenacity.wait_random_exponential(max=8),  # as in the client
             retry=tenacity.retry_if_exception_type(_UnusableError),
             reraise=True,
         )
         try:
             return await attempts(self._send, client, request)
         except openai.BadRequestError as error:
-            if _says_too_long(error):
+            if _is_too_long(error):
                 return Completion("", TOO_LONG, 0, 0)
-            raise self._refused(error) from error
+            raise self._permanent_error(error) from error
         except openai.APIStatusError as error:
             if error.status_code in (408, 409, 429) or error.status_code >= 500:
                 raise
-            raise self._refused(error) from error
+            raise self._permanent_error(error) from error
 
     async def _send(self, client: openai.AsyncOpenAI, request: Request) -> Completion:
-        """Send a request; raise `_UnusableError` where the answer is no completion."""
+        """Send a request; raise `_UnusableError` if the response is not a completion."""
         conversation = request.conversation
         settings: dict[str, Any] = {
             "model": self._source.model,
@@ -114,20 +114,20 @@ class Server:
             "seed": request.seed if request.temperature else openai.omit,
         }
         try:
-            answer: Any
+            response: Any
             if self._source.chat:
                 messages: Any = conversation.messages()
-                answer = await client.chat.completions.create(messages=messages, **settings)
-                text = answer.choices[0].message.content
+                response = await client.chat.completions.create(messages=messages, **settings)
+                text = response.choices[0].message.content
             else:
                 prompt = conversation.text()
-                answer = await client.completions.create(prompt=prompt, stop=["\n\n"], **settings)
-                text = answer.choices[0].text
+                response = await client.completions.create(prompt=prompt, stop=["\n\n"], **settings)
+                text = response.choices[0].text
             return Completion(
                 text=text or "",
-                finish_reason=answer.choices[0].finish_reason or "stop",
-                prompt_tokens=answer.usage.prompt_tokens if answer.usage else 0,
-                output_tokens=answer.usage.completion_tokens if answer.usage else 0,
+                finish_reason=response.choices[0].finish_reason or "stop",
+                prompt_tokens=response.usage.prompt_tokens if response.usage else 0,
+                output_tokens=response.usage.completion_tokens if response.usage else 0,
             )
         except (
             AttributeError,
@@ -136,16 +136,16 @@ class Server:
             json.JSONDecodeError,
             openai.APIResponseValidationError,
         ) as error:
-            raise _UnusableError(f"not the JSON of a completion ({error})") from error
+            raise _UnusableError(f"the response is not a completion ({error})") from error
 
-    def _refused(self, error: openai.APIStatusError) -> UserError:
+    def _permanent_error(self, error: openai.APIStatusError) -> UserError:
         key = self._source.key
         advice = {
-            401: f"set the environment variable {key} to a key that the server takes",
+            401: f"set the environment variable {key} to a key that the server accepts",
             403: f"the key in the environment variable {key} may not use this model",
-            404: f"see that models.{self._name}.url ends as the server's does (often /v1) and that "
-            f"it serves {self._source.model!r}",
-        }.get(error.status_code, f"see the server's log and models.{self._name}")
+            404: f"check that models.{self._name}.url ends as the server expects (often /v1) and "
+            f"that it serves {self._source.model!r}",
+        }.get(error.status_code, f"check the server's log and models.{self._name}")
         return UserError(f"models.{self._name}: {self._describe(error)}; {advice}")
 
     def _describe(self, error: Exception) -> str:
@@ -162,6 +162,6 @@ class Server:
         return text.replace(self._key, "***") if self._key else text
 
 
-def _says_too_long(error: openai.APIStatusError) -> bool:
+def _is_too_long(error: openai.APIStatusError) -> bool:
     text = f"{error.message} {error.body}".lower()
     return "context_length_exceeded" in text or "context length" in text or "too long" in text

@@ -1,7 +1,4 @@
-"""Everything that one teacher writes for a data set: examples' rationales, rationales, answers.
-
-Knows questions, prompts and the quality gate; knows nothing of engines.
-"""
+"""All texts of one teacher for a data set: rationales of examples, rationales, answers."""
 
 from collections.abc import Iterator
 from hashlib import blake2b
@@ -17,83 +14,86 @@ from stages.distil.storage import tables
 from stages.distil.storage.examples import POOL, Example
 from stages.distil.teachers.backend import Completion
 from stages.distil.teachers.in_context import ExampleGenerator, Solved, data_rationale
-from stages.distil.teachers.writer import Author, Wanted
+from stages.distil.teachers.writer import CachedWriter, WritingTask
 
 
 class TeacherTexts:
-    """The texts of a teacher: `write` has them generated, `rows` yields its table."""
+    """The texts of a teacher: `write` generates what is missing, `rows` yields its table."""
 
-    def __init__(self, parameters: Parameters, teacher: str, author: Author):
+    def __init__(self, parameters: Parameters, teacher: str, writer: CachedWriter):
         self._settings = parameters.rationales
         self._teacher = teacher
-        self._author = author
+        self._writer = writer
         self._seed = parameters.seed
         self._answer_tokens = parameters.evaluate.max_tokens
         self._data = parameters.data.name
         prompts = self._settings.prompts
-        self._forced = PromptFile(prompts.rationale)
-        self._reason = PromptFile(prompts.reason)
-        self._answer = PromptFile(prompts.answer)
-        self._examples: ExampleGenerator  # of `write`, which may have to generate rationales
+        self._explain_prompt = PromptFile(prompts.rationale)
+        self._reason_prompt = PromptFile(prompts.reason)
+        self._answer_prompt = PromptFile(prompts.answer)
+        self._examples: ExampleGenerator  # set by `write`, which may generate their rationales
 
     def write(self) -> tuple[int, float]:
-        """Generate what is missing: examples' rationales first, as the others' prompts show them.
+        """Generate what is missing, the rationales of in-context examples first.
 
-        Returns how many test questions were answered now, and in how many seconds.
+        Returns the number of test questions answered in this run, and the seconds that took.
 
-        Raises `UserError` where there are too few solved examples, a prompt file is wrong, or the
-        teacher's backend cannot go on; what is finished stays in the store.
+        Raises `UserError` if there are too few solved examples, a prompt file is wrong, or the
+        teacher's backend fails; completed texts stay in the store.
         """
         counts = tables.count_examples()
-        self._examples = self._generator()
+        self._examples = self._make_example_generator()
         samples = counts["train"] * self._settings.samples
-        self._author.write(self._rationales, samples, f"{self._teacher}: rationales")
-        return self._author.write(self._answers, counts["test"], f"{self._teacher}: answers")
+        self._writer.write(self._rationale_tasks, samples, f"{self._teacher}: rationales")
+        return self._writer.write(self._answer_tasks, counts["test"], f"{self._teacher}: answers")
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """Yield the rows of the teacher's table, in the order of the questions."""
         for example, sample in self._samples():
-            completion = self._author.read(self._rationale(example, sample))
+            completion = self._writer.read(self._rationale_task(example, sample))
             text, answer, status = self._judge(example, completion)
-            kept = status == OK or self._settings.on_bad != "drop"
-            yield rationale_row(example, completion, sample, text if kept else None, status, answer)
+            keep = status == OK or self._settings.on_bad != "drop"
+            yield rationale_row(example, completion, sample, text if keep else None, status, answer)
         for example in tables.scan_examples("test"):
-            completion = self._author.read(self._zero_shot(example))
+            completion = self._writer.read(self._answer_task(example))
             yield rationale_row(example, completion, answer=completion.text.strip())
 
     def _samples(self) -> Iterator[tuple[Example, int]]:
-        """Yield each train question as often as it gets a rationale, with the sample's number."""
+        """Yield each train question once per rationale, with the number of the sample."""
         for example in tables.scan_examples("train"):
             for sample in range(self._settings.samples):
                 yield example, sample
 
-    def _rationales(self) -> Iterator[Wanted]:
-        return starmap(self._rationale, self._samples())
+    def _rationale_tasks(self) -> Iterator[WritingTask]:
+        return starmap(self._rationale_task, self._samples())
 
-    def _answers(self) -> Iterator[Wanted]:
-        return map(self._zero_shot, tables.scan_examples("test"))
+    def _answer_tasks(self) -> Iterator[WritingTask]:
+        return map(self._answer_task, tables.scan_examples("test"))
 
-    def _rationale(self, example: Example, sample: int) -> Wanted:
+    def _rationale_task(self, example: Example, sample: int) -> WritingTask:
         settings = self._settings
-        prompt = self._forced if settings.teacher_forcing else self._reason
-        attempts = [(settings.temperature, self._draw(sample, 0))]
+        prompt = self._explain_prompt if settings.teacher_forcing else self._reason_prompt
+        attempts = [(settings.temperature, self._seed_of(sample, 0))]
         if settings.on_bad == "retry":
-            hot = max(settings.temperature, settings.retry_temperature)
-            attempts += [(hot, self._draw(sample, n)) for n in range(1, settings.retries + 1)]
-        return Wanted(
-            lambda: _fewer_and_fewer(prompt, example, self._examples.choose(example)),
+            higher = max(settings.temperature, settings.retry_temperature)
+            attempts += [(higher, self._seed_of(sample, n)) for n in range(1, settings.retries + 1)]
+        return WritingTask(
+            lambda: _with_fewer_examples(prompt, example, self._examples.choose(example)),
             settings.max_tokens,
             tuple(attempts),
             lambda completion: self._judge(example, completion)[2] == OK,
         )
 
-    def _zero_shot(self, example: Example) -> Wanted:
-        return Wanted(lambda: _fewer_and_fewer(self._answer, example, []), self._answer_tokens)
+    def _answer_task(self, example: Example) -> WritingTask:
+        return WritingTask(
+            lambda: _with_fewer_examples(self._answer_prompt, example, []),
+            self._answer_tokens,
+        )
 
     def _judge(
         self, example: Example, completion: Completion, forced: bool = False
     ) -> tuple[str, str | None, str]:
-        """Return rationale, the teacher's own answer and the rationale's status."""
+        """Return the rationale, the teacher's own answer and the rationale's status."""
         text, answer = completion.text.strip(), None
         if not (forced or self._settings.teacher_forcing):
             text, answer = split_answer(text, example.options)
@@ -101,46 +101,48 @@ class TeacherTexts:
         status = rationale_status(text, reason, example.options, example.answer, answer)
         return whole_sentences(text) if reason == "length" else text, answer, status
 
-    def _generator(self) -> ExampleGenerator:
-        how, count = self._settings.examples, self._settings.num_examples
+    def _make_example_generator(self) -> ExampleGenerator:
+        strategy, count = self._settings.examples, self._settings.num_examples
         pool: list[Solved] = []
-        if how != "none":
+        if strategy != "none":
             pool = self._solved_pool()
             if len(pool) <= count:
                 raise UserError(
-                    f"rationales.examples: {how!r} needs more than {count} solved questions, data "
-                    f"set {self._data!r} has {len(pool)} whose rationale passes the quality gate; "
+                    f"rationales.examples: {strategy!r} needs more than {count} solved questions, "
+                    f"but only {len(pool)} of data set {self._data!r} pass the quality gate; "
                     "raise data.pool, lower rationales.num_examples, or set rationales.examples to "
                     "none"
                 )
-        return ExampleGenerator(pool, how, count, self._seed)
+        return ExampleGenerator(pool, strategy, count, self._seed)
 
     def _solved_pool(self) -> list[Solved]:
-        """Return the pool's questions with rationales: the data's, or this teacher's own."""
+        """Return the pool's questions with rationales from the data, or else from this teacher."""
         pool = tables.read_examples(POOL)
         solved = [(e, text) for e in pool if (text := data_rationale(e, self._teacher))]
         if solved or not pool:
             return solved
 
-        def wanted(example: Example) -> Wanted:
+        def explain(example: Example) -> WritingTask:
             tokens = self._settings.max_tokens
-            return Wanted(lambda: _fewer_and_fewer(self._forced, example, []), tokens)
+            return WritingTask(
+                lambda: _with_fewer_examples(self._explain_prompt, example, []), tokens
+            )
 
         label = f"{self._teacher}: examples"
-        self._author.write(lambda: map(wanted, pool), len(pool), label)
+        self._writer.write(lambda: map(explain, pool), len(pool), label)
         for example in pool:
-            completion = self._author.read(wanted(example))
+            completion = self._writer.read(explain(example))
             text, _, status = self._judge(example, completion, forced=True)
             if status == OK:
                 solved.append((example, text))
         return solved
 
-    def _draw(self, sample: int, attempt: int) -> int:
+    def _seed_of(self, sample: int, attempt: int) -> int:
         text = f"rationale {self._seed} {sample} {attempt}"
         return int.from_bytes(blake2b(text.encode(), digest_size=4).digest()) >> 1
 
 
-def _fewer_and_fewer(
+def _with_fewer_examples(
     prompt: PromptFile, example: Example, shown: list[Solved]
 ) -> Iterator[Conversation]:
     return (prompt.conversation(example, shown[first:]) for first in range(len(shown) + 1))
@@ -154,7 +156,7 @@ def rationale_row(
     status: str | None = None,
     answer: str | None = None,
 ) -> dict[str, Any]:
-    """Return a row of a teacher's table; a test question has an answer alone."""
+    """Return a row of a teacher's table; a test question has only an answer."""
     return {
         "id": example.id,
         "split": example.split,

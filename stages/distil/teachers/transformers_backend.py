@@ -1,7 +1,4 @@
-"""transformers' `generate`: what encoder-decoder teachers such as FLAN-T5 run on.
-
-Knows models in local folders; knows nothing of questions or of rationales.
-"""
+"""Teachers on transformers' `generate`: for encoder-decoder models such as FLAN-T5."""
 
 from collections.abc import Iterable, Iterator
 from itertools import islice
@@ -11,44 +8,45 @@ from typing import Any
 import torch
 
 from stages.distil.models.batching import pad
-from stages.distil.models.hardware import fitting, pass_tokens
+from stages.distil.models.hardware import explain_out_of_memory, pass_tokens
 from stages.distil.models.loading import load_model
 from stages.distil.teachers.backend import TOO_LONG, Completion, Request, encode
 
-IN_FLIGHT = 512  # requests that are sorted by length together
-BATCH_TOKENS = 8192  # of a batch on a CPU: rows × (longest prompt + longest text)
-UNLIMITED = 10**9  # above it, a tokenizer's limit means that it has none
+IN_FLIGHT = 512  # requests that are sorted by length and batched together
+BATCH_TOKENS = 8192  # per batch on a CPU: rows × (longest prompt + longest text)
+UNLIMITED = 10**9  # tokenizers without a limit declare one above this
 
 
 class Generator:
     """A teacher on transformers, in batches of similar lengths.
 
-    Greedy texts are generated in batches; sampled ones alone, so that a text hangs on its own seed.
+    Greedy texts are generated in batches, sampled texts one at a time, so that each depends only on
+    its own seed.
     """
 
     def __init__(self, folder: Path, context: int, dtype: str):
         """Load the model; prompt and text of a request have `context` tokens at most.
 
-        An encoder-decoder model reads `context` tokens at most and writes as many as asked. `dtype`
-        is the precision, `bfloat16` or `float32`.
+        For an encoder-decoder model, `context` limits the prompt alone. `dtype` is the precision,
+        `bfloat16` or `float32`.
         """
         self._model, self._tokenizer = load_model(folder, dtype, gradients=False)
         config = self._model.config
-        self._two_parts = config.is_encoder_decoder
+        self._encoder_decoder = config.is_encoder_decoder
         self._batch_tokens = pass_tokens("auto", BATCH_TOKENS, self._model, weight_bytes=0)
         limits = [context, getattr(config.get_text_config(), "max_position_embeddings", None)]
         limits.append(self._tokenizer.model_max_length)
         self._context = min(limit for limit in limits if limit and limit < UNLIMITED)
 
     def complete(self, requests: Iterable[Request]) -> Iterator[tuple[Request, Completion]]:
-        """Yield each request with its completion, some hundred requests' shortest prompts first."""
-        coming = iter(requests)
-        while window := list(islice(coming, IN_FLIGHT)):
+        """Yield each request with its completion, short prompts first among IN_FLIGHT requests."""
+        remaining = iter(requests)
+        while window := list(islice(remaining, IN_FLIGHT)):
             encoded = []
             for request in window:
                 tokens = encode(self._tokenizer, request.conversation)
-                room = 0 if self._two_parts else request.max_tokens
-                if len(tokens) + room > self._context:
+                text_tokens = 0 if self._encoder_decoder else request.max_tokens
+                if len(tokens) + text_tokens > self._context:
                     yield request, Completion("", TOO_LONG, len(tokens), 0)
                 else:
                     encoded.append((request, tokens))
@@ -60,46 +58,46 @@ class Generator:
     def _generate(
         self, batch: list[tuple[Request, list[int]]]
     ) -> Iterator[tuple[Request, Completion]]:
-        ends = self._ends()
+        end_tokens = self._end_tokens()
         padding = self._tokenizer.pad_token_id
         if padding is None:
-            padding = min(ends)
-        ids, mask = pad([tokens for _, tokens in batch], padding, left=not self._two_parts)
+            padding = min(end_tokens)
+        ids, mask = pad([tokens for _, tokens in batch], padding, left=not self._encoder_decoder)
         width = ids.shape[1]
-        first = batch[0][0]
+        request = batch[0][0]
         sampling: dict[str, Any] = {"do_sample": False}
-        if first.temperature > 0:
-            torch.manual_seed(first.seed)
+        if request.temperature > 0:
+            torch.manual_seed(request.seed)
             sampling = {
                 "do_sample": True,
-                "temperature": first.temperature,
+                "temperature": request.temperature,
                 "top_k": 0,
                 "top_p": 1.0,
             }
         advice = "lower rationales.context or choose a smaller teacher"
-        with fitting(f"{len(batch)} prompts of {width} tokens", advice):
+        with explain_out_of_memory(f"{len(batch)} prompts of {width} tokens", advice):
             output = self._model.generate(
                 input_ids=ids.to(self._model.device),
                 attention_mask=mask.to(self._model.device),
-                max_new_tokens=max(request.max_tokens for request, _ in batch),
+                max_new_tokens=max(r.max_tokens for r, _ in batch),
                 pad_token_id=padding,
                 num_beams=1,
                 **sampling,
             )
-        written = output[:, 1:] if self._two_parts else output[:, width:]
-        for (request, tokens), row in zip(batch, written.tolist(), strict=True):
-            end = next((place for place, token in enumerate(row) if token in ends), None)
+        texts = output[:, 1:] if self._encoder_decoder else output[:, width:]
+        for (request, tokens), row in zip(batch, texts.tolist(), strict=True):
+            end = next((index for index, token in enumerate(row) if token in end_tokens), None)
             stopped = end is not None and end < request.max_tokens
-            kept = row[: end if stopped else request.max_tokens]
-            text = self._tokenizer.decode(kept, skip_special_tokens=True)
+            written = row[: end if stopped else request.max_tokens]
+            text = self._tokenizer.decode(written, skip_special_tokens=True)
             if not self._tokenizer.chat_template and "\n\n" in text.strip():
                 text, stopped = text.strip().split("\n\n")[0], True
             yield (
                 request,
-                Completion(text, "stop" if stopped else "length", len(tokens), len(kept)),
+                Completion(text, "stop" if stopped else "length", len(tokens), len(written)),
             )
 
-    def _ends(self) -> set[int]:
+    def _end_tokens(self) -> set[int]:
         declared = self._model.generation_config.eos_token_id
         if declared is None:
             declared = self._tokenizer.eos_token_id
@@ -107,17 +105,17 @@ class Generator:
 
 
 def _batches(
-    encoded: list[tuple[Request, list[int]]], most: int
+    encoded: list[tuple[Request, list[int]]], budget: int
 ) -> Iterator[list[tuple[Request, list[int]]]]:
     batch: list[tuple[Request, list[int]]] = []
-    width = room = 0
+    longest_prompt = longest_text = 0
     for request, tokens in encoded:
-        wider, more = max(width, len(tokens)), max(room, request.max_tokens)
-        full = (len(batch) + 1) * (wider + more) > most
+        longest_prompt = max(longest_prompt, len(tokens))
+        longest_text = max(longest_text, request.max_tokens)
+        full = (len(batch) + 1) * (longest_prompt + longest_text) > budget
         if batch and (full or request.temperature > 0):
             yield batch
-            batch, wider, more = [], len(tokens), request.max_tokens
+            batch, longest_prompt, longest_text = [], len(tokens), request.max_tokens
         batch.append((request, tokens))
-        width, room = wider, more
     if batch:
         yield batch

@@ -1,7 +1,4 @@
-"""vLLM in process: what decoder-only teachers run on.
-
-Knows models in local folders and the machine; knows nothing of questions or of rationales.
-"""
+"""Teachers on vLLM in this process: for decoder-only models."""
 
 import os
 from collections.abc import Iterable, Iterator
@@ -18,22 +15,21 @@ from stages.distil.weights.folders import count_parameters
 if TYPE_CHECKING:
     from vllm import LLM
 
-ON_CPU = {  # vLLM's own defaults are for GPUs; on one they hold
-    "enforce_eager": True,  # compiling takes longer than it saves below some ten thousand tokens
+CPU_DEFAULTS = {  # vLLM's own defaults suit GPUs
+    "enforce_eager": True,  # compiling pays off only above some ten thousand tokens
     "max_num_seqs": 64,
     "block_size": 32,  # of tokens; 128 leaves much of a short shared prefix uncached
 }
-WAITING = 3  # requests that wait for each place in a batch, whatever their number
+WAITING = 3  # requests that wait for each slot of a batch
 GIB = 2**30
 
 
 class Engine:
     """A teacher on vLLM in process, with a prefix cache.
 
-    The engine takes requests in their order, not as they reach a process of its own: the batches,
-    and with them the rounding and the texts, are the same in every run.
-
-    On a CPU it runs on all cores, with a KV cache sized to the free memory.
+    The engine runs in this process and takes requests in order. So the batches, and with them the
+    rounding and the texts, are the same in every run. On a CPU it uses all cores, and a KV cache
+    sized to the free memory.
     """
 
     def __init__(
@@ -41,27 +37,27 @@ class Engine:
     ):
         """Start the engine; prompt and text of a request have `context` tokens at most.
 
-        `dtype` is its precision, `bfloat16`, `float16` or `float32`; `arguments` are vLLM's own.
+        `dtype` is the precision, `bfloat16`, `float16` or `float32`; `arguments` are vLLM's own.
         """
         self._folder = folder
         self._context = min(context, _context_length(folder))
         llm = start_vllm(folder, self._context, dtype, arguments or {})
         self._engine = llm.llm_engine
         self._tokenizer = llm.get_tokenizer()
-        places = self._engine.vllm_config.scheduler_config.max_num_seqs
-        self._in_flight = places * (1 + WAITING)
+        slots = self._engine.vllm_config.scheduler_config.max_num_seqs
+        self._in_flight = slots * (1 + WAITING)
 
     def complete(self, requests: Iterable[Request]) -> Iterator[tuple[Request, Completion]]:
         """Yield each request with its completion as it finishes."""
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
-        coming = iter(requests)
+        remaining = iter(requests)
         running: dict[str, Request] = {}
         number = 0
-        room = 1  # the first request alone: what others share with it, they find in the cache
+        limit = 1  # the first request runs alone and fills the cache with what the others share
         while True:
-            while len(running) < room and (request := next(coming, None)) is not None:
+            while len(running) < limit and (request := next(remaining, None)) is not None:
                 tokens = encode(self._tokenizer, request.conversation)
                 if len(tokens) + request.max_tokens > self._context:
                     yield request, Completion("", TOO_LONG, len(tokens), 0)
@@ -83,7 +79,7 @@ class Engine:
                 outputs = self._engine.step()
             except RuntimeError as error:
                 raise UserError(f"{self._folder}: vLLM stopped: {_advice(error)}") from error
-            room = self._in_flight
+            limit = self._in_flight
             for output in outputs:
                 if output.finished:
                     text = output.outputs[0]
@@ -99,9 +95,9 @@ class Engine:
 
 
 def start_vllm(folder: Path, context: int, dtype: str, arguments: dict[str, Any]) -> "LLM":
-    """Start vLLM in this process; raise `UserError` where it does not start.
+    """Start vLLM in this process; raise `UserError` if it does not start.
 
-    `arguments` are vLLM's own and go before the defaults.
+    `arguments` are vLLM's own and override the defaults.
     """
     os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
@@ -109,7 +105,7 @@ def start_vllm(folder: Path, context: int, dtype: str, arguments: dict[str, Any]
     if on_cpu:
         workers = arguments.get("tensor_parallel_size", 1)
         _use_whole_machine(folder, dtype, workers)
-    from vllm import LLM  # reads the environment when imported
+    from vllm import LLM  # reads the environment on import
 
     try:
         return LLM(
@@ -118,7 +114,7 @@ def start_vllm(folder: Path, context: int, dtype: str, arguments: dict[str, Any]
             max_model_len=context,
             seed=0,
             **{"enable_prefix_caching": True, "disable_log_stats": True}
-            | (ON_CPU if on_cpu else {})
+            | (CPU_DEFAULTS if on_cpu else {})
             | arguments,
         )
     except (ValueError, TypeError, AssertionError, RuntimeError, MemoryError) as error:
@@ -126,7 +122,7 @@ def start_vllm(folder: Path, context: int, dtype: str, arguments: dict[str, Any]
 
 
 def _use_whole_machine(folder: Path, dtype: str, workers: int) -> None:
-    """Set what vLLM reads of its CPU backend from the environment; the user's own values stay."""
+    """Set the environment variables of vLLM's CPU backend, unless the user has set them."""
     cores = sorted(os.sched_getaffinity(0))
     workers = max(1, min(workers, len(cores)))
     shares = [cores[worker::workers] for worker in range(workers)]
@@ -145,8 +141,8 @@ def _context_length(folder: Path) -> int:
 
 
 def _advice(error: BaseException) -> str:
-    """Return an error on one line and what to change."""
-    # Of a check by pydantic the first line only counts; then come argument and reason, and a link.
+    """Return an error as one line with advice."""
+    # A pydantic error has a line that counts the errors, then argument and reason, then a link.
     lines = [line.strip() for line in str(error).splitlines()]
     lines = [line for line in lines if line and not line.startswith("For further information")]
     message = (" ".join(lines) or type(error).__name__)[:500]

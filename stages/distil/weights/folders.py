@@ -1,4 +1,4 @@
-"""A model's folder: where it lies, whether it is whole, what tells its weights from others'."""
+"""A model's folder: its path, atomic creation, and identification of its weights."""
 
 import hashlib
 import json
@@ -28,7 +28,7 @@ def model_folder(name: str) -> Path:
 
 @contextmanager
 def whole_folder(target: Path) -> Iterator[Path]:
-    """Yield an empty folder; it takes the target's place if all goes well, else nothing is left."""
+    """Yield an empty folder that replaces the target on success and is removed on failure."""
     staging = target.with_name(f"{target.name}.tmp")
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir(parents=True)
@@ -59,14 +59,14 @@ def save_model(
     model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", folder: Path
 ) -> None:
     """Write a Hugging Face folder whose bytes depend on model and tokenizer alone."""
-    for key in ("is_local", "local_files_only"):  # how this process happened to load it
+    for key in ("is_local", "local_files_only"):  # these depend on how this process loaded it
         tokenizer.init_kwargs.pop(key, None)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
 
 def fingerprint(source: Model, folder: Path) -> Any:
-    """Return a JSON value: a catalogue entry, or for a local folder its files' content."""
+    """Return a JSON value that identifies weights: a catalogue entry or a local folder's digest."""
     return (
         digest(folder)
         if isinstance(source, FolderModel)
@@ -75,11 +75,11 @@ def fingerprint(source: Model, folder: Path) -> Any:
 
 
 def digest(folder: Path) -> str:
-    """Return the sha256 of a folder's files, their names and content."""
-    found = hashlib.sha256()
+    """Return the SHA-256 of the names and contents of a folder's files."""
+    sha256 = hashlib.sha256()
     for file in sorted(folder.iterdir()):
         if file.is_file():
             with file.open("rb") as stream:
-                found.update(f"{file.name}\0".encode())
-                found.update(hashlib.file_digest(stream, "sha256").digest())
-    return found.hexdigest()
+                sha256.update(f"{file.name}\0".encode())
+                sha256.update(hashlib.file_digest(stream, "sha256").digest())
+    return sha256.hexdigest()

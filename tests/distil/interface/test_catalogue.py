@@ -1,4 +1,4 @@
-"""Each data set of the papers: a few invented rows in its exact column layout."""
+"""Each data set of the papers: invented rows in its exact column layout."""
 
 from collections import Counter
 
@@ -155,15 +155,15 @@ LAYOUTS = {
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
-def test_a_row_in_the_sets_own_layout_becomes_a_question(name):
-    row, (identity, question, options), answer = LAYOUTS[name]
+def test_a_row_in_the_data_sets_layout_becomes_a_question(name):
+    row, (row_id, question, options), answer = LAYOUTS[name]
     (example,), _ = read(name, row)
     assert isinstance(example, Example), example
-    assert (example.id, example.question) == (identity, question)
+    assert (example.id, example.question) == (row_id, question)
     assert (example.options, example.answer) == (options, answer)
 
 
-def test_every_set_of_the_papers_is_tested():
+def test_every_data_set_of_the_papers_is_tested():
     catalogue = load_parameters(ROOT / "params.yaml").datasets
     own = {"kinship", "syllogism", "arc", "obqa"}
     assert set(LAYOUTS) == set(catalogue) - own
@@ -172,11 +172,11 @@ def test_every_set_of_the_papers_is_tested():
 @pytest.mark.parametrize(
     ("name", "change", "reason"),
     [
-        ("piqa", {"label": -1}, "-1, which stands for no label"),
+        ("piqa", {"label": -1}, "-1, which means that there is no label"),
         ("commonsenseqa", {"answerKey": ""}, "answer: empty"),
-        ("arc-easy", {"answerKey": "E"}, "answer 'E' is none of the options"),
+        ("arc-easy", {"answerKey": "E"}, "answer 'E' is not one of the options"),
         ("pubmedqa", {"context": {"labels": []}}, "context.contexts: missing"),
-        ("anli", {"label": 3}, "answer '3' is none of the options"),
+        ("anli", {"label": 3}, "answer '3' is not one of the options"),
     ],
 )
 def test_a_row_without_a_label_is_refused(name, change, reason):
@@ -189,14 +189,14 @@ def test_human_explanations_are_rationales():
     assert example.rationales == {"human": "He may walk elsewhere."}
 
 
-def test_other_kinds_of_bioasq_questions_are_left_out_and_counted():
+def test_other_types_of_bioasq_questions_are_skipped_and_counted():
     row = LAYOUTS["bioasq"][0]
     rows, tally = read("bioasq", row, row | {"id": "b2", "type": "factoid"})
     assert [r.id for r in rows] == ["b1"]
     assert tally == {"answer by text": 1, "left out by where": 1}
 
 
-def test_how_an_answer_was_given_is_counted():
+def test_the_forms_of_answers_are_counted():
     _, tally = read("arc-challenge", LAYOUTS["arc-challenge"][0])
     assert tally == {"answer by name": 1}
     _, tally = read("piqa", LAYOUTS["piqa"][0])

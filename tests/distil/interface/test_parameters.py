@@ -29,10 +29,10 @@ def test_the_committed_parameters_are_valid():
         ),
         ({"alpha": -1}, "alpha"),
         ({"teachers": ["qwen-coder-1b"]}, "teachers[0]: unknown model in `models` 'qwen-coder-1b'"),
-        ({"teachers": ["oracle", "oracle"]}, "teachers: a name stands twice"),
+        ({"teachers": ["oracle", "oracle"]}, "teachers: a name is listed twice"),
         (
             {"saliency/teacher": "oracle"},
-            "saliency.teacher: 'oracle' has no weights here (source provided)",
+            "saliency.teacher: 'oracle' has no weights on this machine (source provided)",
         ),
         ({"student/model": "smol"}, "student.model: unknown model in `models` 'smol'"),
         ({"data/name": "arcs"}, "data.name: unknown data set in `datasets` 'arcs'; did you mean"),
@@ -54,11 +54,14 @@ def test_the_committed_parameters_are_valid():
         ),
         (
             {"rationales/samples": 2},
-            "rationales: samples above 1 are all the same at temperature 0",
+            "rationales: several samples are identical at temperature 0",
         ),
         ({"assemble/labels": "votes"}, "assemble.labels: unknown kind of label 'votes'; did you"),
         ({"assemble/labels": "vote"}, "set rationales.teacher_forcing to false"),
-        ({"models/gold": {"source": "provided"}}, "models.gold: this name is a kind of label"),
+        (
+            {"models/gold": {"source": "provided"}},
+            "models.gold: the name is reserved for a kind of label",
+        ),
         (
             {"models/far": {"source": "server", "url": "http://k:secret@host/v1", "model": "m"}},
             "models.far.url",
@@ -72,26 +75,26 @@ def test_the_committed_parameters_are_valid():
                 "models/far": {"source": "server", "url": "http://host/v1", "model": "m"},
                 "saliency/teacher": "far",
             },
-            "saliency.teacher: 'far' has no weights here (source server)",
+            "saliency.teacher: 'far' has no weights on this machine (source server)",
         ),
         ({"datasets/kinship/hops": [4]}, "datasets.kinship.hops.0"),
     ],
 )
-def test_a_wrong_parameter_is_named_with_what_was_expected(write_params, changes, message):
+def test_a_wrong_parameter_is_named_with_the_expected_value(write_params, changes, message):
     with pytest.raises(UserError) as error:
         load_parameters(write_params(changes))
     assert message in str(error.value)
     assert "\n" not in str(error.value)
 
 
-def test_a_weight_for_each_teacher_may_be_given(write_params):
+def test_each_teacher_can_have_its_own_weight(write_params):
     weights = {"qwen-coder-1b5": 0.5, "smollm2-135m": 0.0}
     parameters = load_parameters(write_params({"alpha": weights}))
     assert [parameters.teacher_weight(name) for name in parameters.teachers] == [0.5, 0.0]
 
 
 @pytest.mark.parametrize("text", ["alpha: [", "- 1\n", "", "alpha: 1\nalpha: 2\n", "a: \x00"])
-def test_a_file_that_is_no_mapping_is_refused(tmp_path, text):
+def test_a_file_without_a_mapping_is_refused(tmp_path, text):
     path = tmp_path / "params.yaml"
     path.write_text(text)
     with pytest.raises(UserError, match="params.yaml"):
@@ -111,15 +114,15 @@ def test_reading_parameters_and_tables_imports_no_torch():
     assert subprocess.run([sys.executable, "-c", program], cwd=ROOT).returncode == 0
 
 
-def test_every_parameter_that_dvc_watches_exists(parameter_values):
+def test_every_parameter_in_dvc_yaml_exists(parameter_values):
     from ruamel.yaml import YAML
 
     stages = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"]
     for name, stage in stages.items():
         for key in stage.get("do", stage).get("params", []):
-            here = parameter_values
+            node = parameter_values
             for part in key.split("."):
                 if part.startswith("${"):
                     break
-                assert part in here, f"{name} watches {key}"
-                here = here[part]
+                assert part in node, f"{name} watches {key}"
+                node = node[part]

@@ -17,7 +17,7 @@ KIN = ["mother", "mother-in-law", "aunt", "niece"]
     ("one", "other"),
     [("Aunt.", " aunt"), ("the aunt", "AUNT"), ("ﬁne", "fine"), ("dry  palms\n", "Dry palms!")],
 )
-def test_answers_that_differ_in_form_only_are_the_same(one, other):
+def test_answers_that_differ_only_in_form_are_equal(one, other):
     assert same(one, other)
 
 
@@ -25,11 +25,11 @@ def test_answers_that_differ_in_form_only_are_the_same(one, other):
     ("one", "other"),
     [("mother", "mother-in-law"), ("1.5", "15"), ("vitamin A", "vitamin"), ("A", "B"), ("", "a")],
 )
-def test_answers_that_differ_in_meaning_are_not(one, other):
+def test_answers_that_differ_in_meaning_are_not_equal(one, other):
     assert not same(one, other)
 
 
-def test_normalising_keeps_a_lone_letter():
+def test_normalising_keeps_a_single_letter():
     assert normalise("A") == "a"
     assert normalise("(A)") == "a"
 
@@ -77,11 +77,11 @@ def test_a_rationale_concludes_in_the_last_option_of_its_last_sentence():
         ("", "length", "truncated"),
     ],
 )
-def test_the_quality_gate_says_what_became_of_a_rationale(text, finish, status):
+def test_the_quality_gate_gives_a_status(text, finish, status):
     assert rationale_status(text, finish, KIN, "aunt") == status
 
 
-def test_a_derivation_that_names_people_again_is_not_repetitive():
+def test_a_derivation_that_repeats_names_is_not_repetitive():
     text = (
         "Ann is the mother of Bo and Bo is the sister of Cy, so Ann is the mother of Cy. Ann is "
         "the mother of Cy and Cy is the father of Di, so Ann is the grandmother of Di."
@@ -100,7 +100,7 @@ def test_a_derivation_that_names_people_again_is_not_repetitive():
         ("", ""),
     ],
 )
-def test_a_text_that_was_cut_off_keeps_its_whole_sentences(text, kept):
+def test_a_truncated_text_keeps_its_complete_sentences(text, kept):
     assert whole_sentences(text) == kept
 
 
@@ -120,7 +120,7 @@ def test_a_teacher_that_reasons_freely_gives_its_answer_last(text, rationale, an
     assert split_answer(text, KIN) == (rationale, answer)
 
 
-def test_a_free_form_answer_is_what_follows_the_mark():
+def test_a_free_form_answer_follows_the_answer_mark():
     assert split_answer("3 and 4 make 7. Answer: 7.0", []) == ("3 and 4 make 7.", "7.0")
     assert split_answer("No idea", []) == ("No idea", None)
 

@@ -8,19 +8,19 @@ from tests.conftest import ROOT
 
 PROMPTS = ROOT / "stages/prompts"
 BLOCKS = "".join(f"{{% block {name} %}}{name}{{% endblock %}}" for name in ("system", "cue"))
-ASKED = Example("1", "train", "What is 1 {{ 7 }}?", ["one", "<two>"], "one")
+EXAMPLE = Example("1", "train", "What is 1 {{ 7 }}?", ["one", "<two>"], "one")
 SOLVED = Example("2", "pool", "And 2?", [], "two")
 
 
-def written(folder, user="{{ question }}", assistant="{{ rationale }}"):
+def write_prompt_file(folder, user="{{ question }}", assistant="{{ rationale }}"):
     path = folder / "mine.jinja"
     text = f"{{% block user %}}{user}{{% endblock %}}"
     path.write_text(f"{BLOCKS}{text}{{% block assistant %}}{assistant}{{% endblock %}}")
     return path
 
 
-def test_the_committed_prompts_say_what_they_say():
-    forced = PromptFile(PROMPTS / "rationale.jinja").conversation(ASKED, [(SOLVED, "So two.")])
+def test_the_committed_rationale_prompt():
+    forced = PromptFile(PROMPTS / "rationale.jinja").conversation(EXAMPLE, [(SOLVED, "So two.")])
     assert forced.messages() == [
         {
             "role": "system",
@@ -40,18 +40,18 @@ def test_the_committed_prompts_say_what_they_say():
     )
 
 
-def test_without_teacher_forcing_the_answer_is_not_told():
-    free = PromptFile(PROMPTS / "reason.jinja").conversation(ASKED, [(SOLVED, "So two.")])
+def test_without_teacher_forcing_the_prompt_omits_the_answer():
+    free = PromptFile(PROMPTS / "reason.jinja").conversation(EXAMPLE, [(SOLVED, "So two.")])
     assert "Correct" not in free.text() and not free.user.endswith("one")
     assert free.shown == (("And 2?", "So two.\nAnswer: two"),)
     assert "one of the options" in free.system
 
 
-@pytest.mark.parametrize("example", [ASKED, SOLVED])
-def test_the_zero_shot_question_is_the_text_that_the_attribution_looks_for(example):
-    asked = PromptFile(PROMPTS / "answer.jinja").conversation(example)
-    assert asked.user == question_text(example.question, example.options)
-    assert ("one of the options" in asked.system) == bool(example.options)
+@pytest.mark.parametrize("example", [EXAMPLE, SOLVED])
+def test_the_zero_shot_prompt_contains_the_question_text_that_attribution_scores(example):
+    prompt = PromptFile(PROMPTS / "answer.jinja").conversation(example)
+    assert prompt.user == question_text(example.question, example.options)
+    assert ("one of the options" in prompt.system) == bool(example.options)
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ def test_the_zero_shot_question_is_the_text_that_the_attribution_looks_for(examp
 )
 def test_a_wrong_prompt_file_is_named(tmp_path, user, message):
     with pytest.raises(UserError) as error:
-        PromptFile(written(tmp_path, user)).conversation(ASKED)
+        PromptFile(write_prompt_file(tmp_path, user)).conversation(EXAMPLE)
     assert message in str(error.value)
 
 

@@ -10,7 +10,7 @@ LENGTHS = st.lists(st.integers(0, 40), max_size=9)
 
 
 def cost(batches: list[list[int]], budget: int) -> int:
-    """Return the padded tokens of batches of lengths, and what each costs apart from them."""
+    """Return the cost of batches of lengths: padded tokens plus a fixed cost per batch."""
     return sum(len(b) * max(1, *b) + budget // BATCH_COST for b in batches)
 
 
@@ -41,5 +41,5 @@ def test_no_way_to_cut_the_sorted_rows_costs_less(lengths, budget):
         ([500, 10], 400, [[0], [1]]),
     ],
 )
-def test_rows_that_differ_much_stay_apart(lengths, budget, expected):
+def test_rows_of_very_different_lengths_are_not_batched_together(lengths, budget, expected):
     assert list(by_length(lengths, budget)) == expected

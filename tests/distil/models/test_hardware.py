@@ -1,4 +1,4 @@
-"""What is computed with, on machines that this one is not."""
+"""Device, precision and pass size on machines with GPUs, which are simulated."""
 
 import os
 from types import SimpleNamespace
@@ -8,7 +8,7 @@ import torch
 
 from stages.distil.interface.errors import UserError
 from stages.distil.models import hardware
-from stages.distil.models.hardware import fitting, pass_tokens, precision, use_one_gpu
+from stages.distil.models.hardware import explain_out_of_memory, pass_tokens, precision, use_one_gpu
 from stages.distil.models.loading import load_model
 
 GIB = 2**30
@@ -16,9 +16,9 @@ GIB = 2**30
 
 @pytest.fixture
 def gpu(monkeypatch):
-    """Claim GPUs: their memory, how many, and whether they multiply bfloat16."""
+    """Simulate GPUs: their memory and number, and whether they multiply bfloat16."""
 
-    def claim(gib: int = 80, count: int = 1, bfloat16: bool = True) -> None:
+    def simulate(gib: int = 80, count: int = 1, bfloat16: bool = True) -> None:
         def is_supported(including_emulation: bool = True) -> bool:
             return bfloat16 or including_emulation
 
@@ -28,10 +28,10 @@ def gpu(monkeypatch):
         properties = SimpleNamespace(total_memory=gib * GIB)
         monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: properties)
 
-    return claim
+    return simulate
 
 
-def test_emulated_bfloat16_is_not_taken_for_real(gpu):
+def test_emulated_bfloat16_is_not_used(gpu):
     gpu()
     assert (precision("auto"), precision("auto", gradients=False)) == ("bfloat16", "bfloat16")
     gpu(bfloat16=False)
@@ -49,7 +49,7 @@ def test_a_processor_computes_in_bfloat16_or_float32(monkeypatch):
 def test_a_pass_is_as_large_as_the_gpu_holds(gpu, family):
     model, _ = load_model(family, "float32", place=False)
     assert pass_tokens(300, 1024, model, 16) == 300
-    assert pass_tokens("auto", 1024, model, 16) == 1024  # on cores
+    assert pass_tokens("auto", 1024, model, 16) == 1024  # on a CPU
     gpu(gib=1)
     small = pass_tokens("auto", 1024, model, 16)
     assert small & (small - 1) == 0
@@ -64,7 +64,7 @@ def test_one_process_sees_one_gpu(gpu, monkeypatch, capsys):
     monkeypatch.delenv("RANK", raising=False)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,3")
     use_one_gpu("more")
-    assert os.environ["CUDA_VISIBLE_DEVICES"] == "2,3"  # there is none
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "2,3"  # no GPU to hide
     gpu(count=2)
     use_one_gpu("set this to take all")
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "2"
@@ -75,9 +75,9 @@ def test_one_process_sees_one_gpu(gpu, monkeypatch, capsys):
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "2,3"
 
 
-def test_a_full_gpu_is_the_users_error():
+def test_running_out_of_gpu_memory_is_a_user_error():
     with (
         pytest.raises(UserError, match="on the GPU for a pass; set it lower"),
-        fitting("a pass", "set it lower"),
+        explain_out_of_memory("a pass", "set it lower"),
     ):
         raise torch.OutOfMemoryError("CUDA out of memory")

@@ -1,7 +1,7 @@
-"""Forward chaining over the facts of one kinship question, written apart from the generator.
+"""Forward chaining over the facts of one kinship question, independent of the generator.
 
-It works on parents, marriages and siblings only and never composes two named relations, so it
-shares neither a table nor a walk with `stages.distil.questions.kinship`.
+It uses only parents, marriages and siblings and never composes two named relations, so it shares
+no tables or algorithms with `stages.distil.questions.kinship`.
 """
 
 import re
@@ -22,7 +22,7 @@ FEMALE = set(
 
 
 def relations(facts: str) -> dict[tuple[str, str], set[str]]:
-    """Return every relation that follows from the facts, in words of the first person's sex."""
+    """Return every relation that follows from the facts, in words for the first person's sex."""
     parent: set[tuple[str, str]] = set()
     sibling: set[tuple[str, str]] = set()
     spouse: set[tuple[str, str]] = set()
@@ -51,7 +51,7 @@ def relations(facts: str) -> dict[tuple[str, str], set[str]]:
         parent |= {(p, b) for p, a in parent for x, b in sibling if a == x}
         parent |= {(q, a) for p, a in parent for x, q in spouse if p == x}
         spouse |= {(p, q) for p, a in parent for q, b in parent if a == b and p != q}
-    found: dict[tuple[str, str], set[str]] = {}
+    kinds_of: dict[tuple[str, str], set[str]] = {}
     for a, b in permutations(sorted(people), 2):
         kinds = set()
         tests = {
@@ -81,8 +81,8 @@ def relations(facts: str) -> dict[tuple[str, str], set[str]]:
         for words, holds in tests.items():
             if holds and a in female:
                 kinds.add(words[not female[a]])
-        found[a, b] = kinds
-    return found
+        kinds_of[a, b] = kinds
+    return kinds_of
 
 
 def _pibling(a, b, people, parent, sibling, spouse) -> bool:

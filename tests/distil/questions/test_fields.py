@@ -27,28 +27,28 @@ def test_an_answer_is_a_text_a_letter_or_an_index(answer):
     assert example.answer == "Bob"
 
 
-def test_an_options_text_comes_before_its_number():
+def test_an_options_text_takes_precedence_over_its_index():
     (example,) = read([ROW | {"options": ["2", "1", "0"], "answer": "1"}])
     assert example.answer == "1"
 
 
-def test_indices_may_begin_at_one():
+def test_indices_can_start_at_one():
     (example,) = read([ROW | {"answer": 1}], fields={"first_index": 1})
     assert example.answer == "Ann"
 
 
-def test_names_of_options_come_before_letters():
+def test_option_names_take_precedence_over_letters():
     row = ROW | {"keys": ["B", "C", "A"], "answer": "B"}
     (example,) = read([row], fields={"option_names": "keys"})
     assert example.answer == "Ann"
 
 
-def test_names_that_do_not_fit_the_options_are_refused():
+def test_names_that_do_not_match_the_options_are_refused():
     (row,) = read([ROW | {"keys": ["A"], "answer": "A"}], fields={"option_names": "keys"})
-    assert "keys: expected one name for each of the options" in row.reason
+    assert "keys: expected one name for each option" in row.reason
 
 
-def test_a_field_that_is_named_must_be_there_a_default_need_not():
+def test_a_field_that_is_set_must_exist_but_a_default_need_not():
     free = {"id": "1", "question": "Who?", "answer": "Ann"}
     assert read([free])[0].options == []
     assert "choices: missing" in read([free], fields={"options": "choices"})[0].reason
@@ -60,7 +60,7 @@ def test_white_space_and_case_do_not_hide_a_repeated_question():
     assert "the same question" in second.reason
 
 
-def test_the_same_question_with_other_options_is_another_question():
+def test_the_same_question_with_other_options_is_a_different_question():
     rows = read([ROW, ROW | {"id": "2", "options": ["Ann", "Bob", "Di"]}])
     assert all(isinstance(row, Example) for row in rows)
 
@@ -89,9 +89,9 @@ rows = (
 
 @given(st.lists(rows, max_size=12))
 @settings(max_examples=300)
-def test_whatever_a_row_holds_it_is_accepted_or_refused(found):
-    results = read(found)
-    assert len(results) == len(found)
+def test_every_row_is_accepted_or_refused(values):
+    results = read(values)
+    assert len(results) == len(values)
     for row in results:
         if isinstance(row, Example):
             assert row.question.strip() and row.answer.strip()

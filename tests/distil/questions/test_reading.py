@@ -30,9 +30,9 @@ LINES = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ROWS).enco
 
 
 def values(folder: Path, **changes) -> list:
-    found = list(files.read(Files(source="files", folder=folder, **changes), "train"))
-    assert not any(record.error for record in found)
-    return [record.value for record in found]
+    records = list(files.read(Files(source="files", folder=folder, **changes), "train"))
+    assert not any(record.error for record in records)
+    return [record.value for record in records]
 
 
 def write_csv(path: Path, rows: list[dict], delimiter: str = ",") -> None:
@@ -63,7 +63,7 @@ def test_every_format_gives_the_same_records(tmp_path):
         assert values(folder) == ROWS, name
 
 
-def test_shards_are_read_in_the_order_of_their_names_wherever_they_stand(tmp_path):
+def test_shards_are_read_in_the_order_of_their_names(tmp_path):
     for order in ([0, 1, 2], [2, 0, 1]):
         folder = tmp_path / "".join(map(str, order))
         (folder / "train").mkdir(parents=True)
@@ -80,26 +80,28 @@ def test_patterns_name_the_files_of_a_split(tmp_path):
     assert [v["id"] for v in values(tmp_path, splits={"train": ["b.csv"]})] == ["2"]
 
 
-def test_rows_inside_a_json_file_are_named(tmp_path):
+def test_the_path_of_the_rows_in_a_json_file_can_be_set(tmp_path):
     (tmp_path / "train.json").write_text(json.dumps({"data": {"questions": ROWS}}))
     assert values(tmp_path, rows="data.questions") == ROWS
-    with pytest.raises(UserError, match=r"train.json: its content is no list of rows; datasets"):
+    with pytest.raises(
+        UserError, match=r"train.json: its content is not a list of rows; set datasets"
+    ):
         values(tmp_path)
 
 
-def test_a_bad_line_of_a_csv_is_refused_alone(tmp_path):
+def test_only_the_bad_lines_of_a_csv_are_refused(tmp_path):
     lines = [b"id,question,answer", b"1,q,a", b"2,q", b"3,\xff,a", b'4,"q" x,a', b"", b'5,"q,q",a']
     (tmp_path / "train.csv").write_bytes(b"\r\n".join(lines))
-    found = list(files.read(Files(source="files", folder=tmp_path), "train"))
-    assert [(record.row, record.error[:12]) for record in found] == [
+    records = list(files.read(Files(source="files", folder=tmp_path), "train"))
+    assert [(record.row, record.error[:16]) for record in records] == [
         (2, ""),
-        (3, "2 cells, the"),
+        (3, "expected 3 cells"),
         (4, "not UTF-8"),
-        (5, "not CSV: ','"),
+        (5, "not CSV: ',' exp"),
         (7, ""),
     ]
-    assert found[3].text == '4,"q" x,a'
-    assert found[4].value["question"] == "q,q"
+    assert records[3].text == '4,"q" x,a'
+    assert records[4].value["question"] == "q,q"
 
 
 @pytest.mark.parametrize(
@@ -108,7 +110,7 @@ def test_a_bad_line_of_a_csv_is_refused_alone(tmp_path):
         ("train.jsonl.gz", gzip.compress(LINES, mtime=0)[:-20], "cannot be read to its end"),
         ("train.jsonl.gz", b"no gzip", "cannot be read to its end"),
         ("train.parquet", b"PAR1", "cannot be read to its end"),
-        ("train.csv", b"a,a\n1,2\n", "no usable header"),
+        ("train.csv", b"a,a\n1,2\n", "no valid header"),
         ("train.json", b"{", "not JSON"),
         ("train.docx", b"", "unknown format '.docx'"),
     ],
@@ -128,12 +130,12 @@ def test_every_line_is_accepted_or_refused(tmp_path_factory, lines):
     lines = [line.replace(b"\n", b" ") for line in lines]
     content = [line for line in lines if line.strip()]
     (folder / "train.jsonl").write_bytes(b"\n".join(lines))
-    found = list(files.read(Files(source="files", folder=folder), "train"))
+    records = list(files.read(Files(source="files", folder=folder), "train"))
     bom = bool(content) and content[0] == b"\xef\xbb\xbf"
-    assert len(found) == len(content) - bom
+    assert len(records) == len(content) - bom
 
 
-def folder_of_two_splits(tmp_path: Path) -> Path:
+def write_train_and_test(tmp_path: Path) -> Path:
     return write_jsonl(
         tmp_path / "mine",
         train=[question(n) for n in range(8)],
@@ -142,28 +144,28 @@ def folder_of_two_splits(tmp_path: Path) -> Path:
 
 
 def test_validation_can_be_held_out_of_train(tmp_path):
-    settings_ = Files(source="files", folder=folder_of_two_splits(tmp_path), hold_out=3)
-    found = [row for row in read(settings_, 0, 1_000, Counter()) if isinstance(row, Example)]
-    assert Counter(row.split for row in found) == {"test": 3, "validation": 3, "train": 5}
-    assert len({row.id for row in found}) == 11
+    data = Files(source="files", folder=write_train_and_test(tmp_path), hold_out=3)
+    examples = [row for row in read(data, 0, 1_000, Counter()) if isinstance(row, Example)]
+    assert Counter(row.split for row in examples) == {"test": 3, "validation": 3, "train": 5}
+    assert len({row.id for row in examples}) == 11
 
 
 def test_a_local_folder_in_the_hubs_format_is_read(tmp_path):
-    folder = folder_of_two_splits(tmp_path)
+    folder = write_train_and_test(tmp_path)
     data = Hub(source="hub", folder=folder, hold_out=2, sizes={"test": 2})
-    found = list(read(data, 0, 1_000, Counter()))
-    assert Counter(row.split for row in found) == {"test": 2, "validation": 2, "train": 6}
-    assert found[0].question == question(0, "test")["question"]
-    assert found[0].rationales["one"].startswith("Ball 0 of test is")
+    examples = list(read(data, 0, 1_000, Counter()))
+    assert Counter(row.split for row in examples) == {"test": 2, "validation": 2, "train": 6}
+    assert examples[0].question == question(0, "test")["question"]
+    assert examples[0].rationales["one"].startswith("Ball 0 of test is")
 
 
-def test_a_split_that_a_hub_data_set_has_not_is_named(tmp_path):
-    data = Hub(source="hub", folder=folder_of_two_splits(tmp_path))
+def test_a_missing_split_of_a_hub_data_set_is_named(tmp_path):
+    data = Hub(source="hub", folder=write_train_and_test(tmp_path))
     with pytest.raises(UserError, match=r"split 'validation'"):
         list(read(data, 0, 1_000, Counter()))
 
 
-def test_a_hub_that_cannot_be_reached_is_one_clear_line():
+def test_an_unreachable_hub_is_a_one_line_error():
     data = Hub(source="hub", id="nobody/nothing", revision="0" * 40)
     with pytest.raises(UserError, match="cannot load data set nobody/nothing"):
         list(read(data, 0, 1_000, Counter()))
@@ -176,7 +178,7 @@ needs_gym = pytest.mark.skipif(
 
 
 @needs_gym
-def test_a_task_with_few_answers_gets_options_and_others_none():
+def test_only_a_task_with_few_answers_gets_options():
     gym = {"source": "reasoning-gym", "sizes": SIZES}
     closed = list(read(Gym(task="syllogism", **gym), 0, 1_000, Counter()))
     assert {tuple(row.options) for row in closed} == {("No", "Yes")}
@@ -188,7 +190,7 @@ def test_a_task_with_few_answers_gets_options_and_others_none():
 
 
 @needs_gym
-def test_a_task_is_drawn_the_same_twice_and_otherwise_with_another_seed():
+def test_the_seed_determines_the_questions_of_a_task():
     gym = Gym(source="reasoning-gym", task="chain_sum", sizes=SIZES, settings={"max_terms": 3})
     first, again, other = (list(read(gym, seed, 1_000, Counter())) for seed in (0, 0, 1))
     assert first == again != other
@@ -203,14 +205,14 @@ def test_wrong_tasks_and_settings_are_named():
         list(read(Gym(task="chain_sum", settings={"terms": 3}, **gym), 0, 1_000, Counter()))
 
 
-def test_a_task_with_wrong_labels_is_warned_of():
+def test_a_task_with_wrong_labels_has_a_warning():
     gym = {"source": "reasoning-gym", "sizes": SIZES}
     assert "65 of 400" in warning(Gym(task="family_relationships", **gym))
     assert warning(Gym(task="chain_sum", **gym)) is None
 
 
 def test_a_hub_data_set_is_read_at_its_revision(tmp_path, monkeypatch, write_params, run_stage):
-    """The catalogue's OpenBookQA, from a stand-in that speaks the Hub's protocol."""
+    """The catalogue's OpenBookQA, from a local server with the Hub's protocol."""
     files = {"README.md": CARD.encode()}
     for split, count in (("train", 3), ("validation", 1), ("test", 2)):
         rows = [
@@ -232,11 +234,11 @@ def test_a_hub_data_set_is_read_at_its_revision(tmp_path, monkeypatch, write_par
         write_params({"data/name": "openbookqa", "datasets/openbookqa/revision": REVISION})
         done = run_stage("prepare")
         assert done.returncode == 0, done.stderr
-        found = tables.read_table(tmp_path / tables.EXAMPLES)
-        counts = Counter(row["split"] for row in found)
+        rows = tables.read_table(tmp_path / tables.EXAMPLES)
+        counts = Counter(row["split"] for row in rows)
         assert counts == {"train": 3, "validation": 1, "test": 2, "pool": 3}
-        assert found[0]["question"] == "Which is train 0?"
-        assert {row["answer"] for row in found} == {"no"}
+        assert rows[0]["question"] == "Which is train 0?"
+        assert {row["answer"] for row in rows} == {"no"}
         write_params({"datasets/openbookqa/revision": "f" * 40})
         done = run_stage("prepare")
     assert done.returncode == 1
@@ -257,20 +259,20 @@ configs:
 
 
 @pytest.mark.parametrize("name", ["arc", "obqa"])
-def test_the_shared_sets_are_read_but_for_equal_options_and_repeated_questions(name):
+def test_the_shared_data_sets_have_only_known_bad_rows(name):
     data = load_parameters(ROOT / "params.yaml").datasets[name]
     folder = ROOT / data.folder
     if not folder.is_dir():
-        pytest.skip(f"{data.folder} is not there")
+        pytest.skip(f"{data.folder} does not exist")
     data = data.model_copy(
         update={
             "folder": folder,
             "sizes": data.sizes.model_copy(update={"validation": None, "test": None}),
         }
     )
-    found = list(read(data, 0, 50_000, Counter()))
+    rows = list(read(data, 0, 50_000, Counter()))
     lines = sum(len(file.read_bytes().splitlines()) for file in folder.glob("*.jsonl"))
-    assert len(found) == lines
-    bad = Counter(row.reason for row in found if isinstance(row, Rejected) and not row.repeated)
-    control = "question: holds U+0002, the mark of a wrong encoding or a binary file"
+    assert len(rows) == lines
+    bad = Counter(row.reason for row in rows if isinstance(row, Rejected) and not row.repeated)
+    control = "question: contains U+0002, a sign of a wrong encoding or a binary file"
     assert bad == ({control: 1} if name == "arc" else {"two options are equal": 3})

@@ -6,14 +6,14 @@ from stages.distil.storage import tables
 ROW = {"source": "a.jsonl", "row": 1, "reason": "not JSON", "text": "{"}
 
 
-def test_what_is_written_is_read_back(tmp_path):
+def test_written_rows_are_read_back(tmp_path):
     path = tmp_path / tables.REJECTED
     tables.write_table(path, [ROW])
     assert tables.read_table(path) == [ROW]
     assert [file.name for file in path.parent.iterdir()] == ["rejected.parquet"]
 
 
-def test_a_failing_writer_leaves_the_former_table(tmp_path):
+def test_a_failing_writer_leaves_the_previous_table(tmp_path):
     path = tmp_path / tables.REJECTED
     tables.write_table(path, [ROW])
 
@@ -27,7 +27,7 @@ def test_a_failing_writer_leaves_the_former_table(tmp_path):
     assert [file.name for file in path.parent.iterdir()] == ["rejected.parquet"]
 
 
-def test_a_missing_damaged_or_foreign_table_is_named(tmp_path):
+def test_a_missing_damaged_or_wrong_table_is_named(tmp_path):
     path = tmp_path / tables.REJECTED
     with pytest.raises(UserError, match="rejected.parquet: no such table"):
         tables.read_table(path)
@@ -42,7 +42,7 @@ def test_a_missing_damaged_or_foreign_table_is_named(tmp_path):
         tables.read_table(path)
 
 
-def test_each_teacher_and_split_has_a_table_of_its_own(tmp_path):
+def test_a_teacher_has_a_table_of_its_own(tmp_path):
     rationale = {
         "id": "1",
         "split": "train",
@@ -59,8 +59,8 @@ def test_each_teacher_and_split_has_a_table_of_its_own(tmp_path):
     assert tables.read_table(path) == [rationale]
 
 
-def test_what_holds_for_all_rows_is_read_back(tmp_path):
-    for about in ({"parameters": "12"}, None):
-        with tables.TableWriter(tmp_path / tables.REJECTED, about=about):
+def test_metadata_is_read_back(tmp_path):
+    for metadata in ({"parameters": "12"}, None):
+        with tables.TableWriter(tmp_path / tables.REJECTED, metadata=metadata):
             pass
-        assert tables.read_about(tmp_path / tables.REJECTED) == (about or {})
+        assert tables.read_metadata(tmp_path / tables.REJECTED) == (metadata or {})

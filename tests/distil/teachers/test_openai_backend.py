@@ -1,4 +1,4 @@
-"""The OpenAI-compatible backend against a server that fails in every way."""
+"""The OpenAI-compatible backend against a server with many kinds of failures."""
 
 import threading
 
@@ -32,7 +32,7 @@ def run(url: str, count: int = 12, **changes) -> dict[str, str]:
     return {request.conversation.user: completion.text for request, completion in done}
 
 
-def test_every_request_is_answered_a_bounded_number_at_once():
+def test_every_request_is_answered_with_bounded_concurrency():
     teacher = Teacher()
     teacher.delay = 0.02
     with serve(teacher) as url:
@@ -41,25 +41,25 @@ def test_every_request_is_answered_a_bounded_number_at_once():
     assert all(text.endswith(f"is {user.split()[-1]}.") for user, text in texts.items())
     assert teacher.most_at_once <= 4
     assert teacher.keys == {f"Bearer {KEY}"}
-    assert teacher.asked[0]["messages"][0] == {"role": "system", "content": "Be brief."}
+    assert teacher.requests[0]["messages"][0] == {"role": "system", "content": "Be brief."}
 
 
 def test_a_base_model_gets_a_plain_text():
     teacher = Teacher()
     with serve(teacher) as url:
         assert len(run(url, 3, chat=False)) == 3
-    prompts = sorted(body["prompt"] for body in teacher.asked)
+    prompts = sorted(body["prompt"] for body in teacher.requests)
     assert prompts[0] == "Be brief.\n\nQuestion 0\nCorrect answer: 0\nSo:"
 
 
-def once(*faults):
-    """Answer each question's first requests with these faults, then as usual."""
-    met: dict[str, int] = {}
+def fail_first(*faults):
+    """Answer the first requests of each question with these faults, later ones normally."""
+    attempts: dict[str, int] = {}
 
     def fault(number, body):
         last = body["messages"][-1]["content"]
-        met[last] = met.get(last, 0) + 1
-        return faults[met[last] - 1] if met[last] <= len(faults) else None
+        attempts[last] = attempts.get(last, 0) + 1
+        return faults[attempts[last] - 1] if attempts[last] <= len(faults) else None
 
     return fault
 
@@ -77,21 +77,21 @@ def once(*faults):
         (200, b"<html>proxy</html>", {"Content-Type": "text/html"}),
     ],
 )
-def test_what_may_pass_is_tried_again(fault):
-    teacher = Teacher(once(fault))
+def test_temporary_failures_are_retried(fault):
+    teacher = Teacher(fail_first(fault))
     with serve(teacher) as url:
         assert len(run(url, 3)) == 3
-    assert len(teacher.asked) == 6
+    assert len(teacher.requests) == 6
 
 
-def test_the_server_is_asked_again_as_often_as_the_parameter_says_and_no_more():
+def test_tries_limits_the_number_of_attempts():
     teacher = Teacher(lambda number, body: refusal(503, Retry_After="0.01"))
     with serve(teacher) as url, pytest.raises(UserError, match="failed after 4 tries each"):
         run(url, 2, tries=4)
-    assert len(teacher.asked) == 2 * 4
+    assert len(teacher.requests) == 2 * 4
 
 
-def test_a_request_that_keeps_failing_is_set_aside_and_counted():
+def test_a_request_that_keeps_failing_is_skipped_and_counted():
     def fault(number, body):
         return refusal(500) if body["messages"][-1]["content"].startswith("Question 5") else None
 
@@ -106,7 +106,7 @@ def test_a_request_that_keeps_failing_is_set_aside_and_counted():
     assert "models.far: 1 requests to" in str(error.value)
     assert "failed after 3 tries each, 11 were completed and are kept" in str(error.value)
     assert "HTTP 500 no" in str(error.value)
-    assert len(teacher.asked) == 11 + 3
+    assert len(teacher.requests) == 11 + 3
 
 
 @pytest.mark.parametrize(
@@ -114,21 +114,21 @@ def test_a_request_that_keeps_failing_is_set_aside_and_counted():
     [
         (refusal(401, f"wrong key {KEY}"), "set the environment variable OPENAI_API_KEY"),
         (refusal(403), "may not use this model"),
-        (refusal(404), "models.far.url ends as the server's does"),
-        (refusal(400, "temperature is no number"), "HTTP 400 temperature is no number"),
+        (refusal(404), "models.far.url ends as the server expects"),
+        (refusal(400, "temperature is not a number"), "HTTP 400 temperature is not a number"),
     ],
 )
-def test_a_refusal_that_stays_ends_the_run_at_once_without_the_key(fault, message):
+def test_a_permanent_refusal_ends_the_run_without_showing_the_key(fault, message):
     teacher = Teacher(lambda number, body: fault)
     with serve(teacher) as url, pytest.raises(UserError) as error:
         run(url, 100, in_flight=4)
     assert message in str(error.value)
     assert KEY not in str(error.value)
     assert "\n" not in str(error.value)
-    assert len(teacher.asked) < 20
+    assert len(teacher.requests) < 20
 
 
-def test_a_prompt_beyond_the_context_is_no_error():
+def test_a_prompt_beyond_the_context_is_not_an_error():
     message = "This model's maximum context length is 16 tokens. However, you requested 20."
 
     with serve(Teacher(lambda n, b: refusal(400, message) if n == 1 else None)) as url:
@@ -137,29 +137,29 @@ def test_a_prompt_beyond_the_context_is_no_error():
     assert [completion.finish_reason for completion in done].count(TOO_LONG) == 1
 
 
-def test_an_answer_that_does_not_come_in_time_is_tried_again():
-    over = threading.Event()
+def test_a_timeout_is_retried():
+    finished = threading.Event()
 
     def stuck(number, body):
         if number == 0:
-            over.wait()
+            finished.wait()
         return None
 
     teacher = Teacher(stuck)
     with serve(teacher) as url:
         assert len(run(url, 2, timeout=0.5, tries=50)) == 2
-        over.set()
-    assert len(teacher.asked) >= 3
+        finished.set()
+    assert len(teacher.requests) >= 3
 
 
-def test_a_server_that_is_not_there_is_named():
+def test_an_unreachable_server_is_named():
     with pytest.raises(UserError) as error:
         run("http://127.0.0.1:9/v1", 100)
     assert "no connection to http://127.0.0.1:9/v1" in str(error.value)
     assert f"{server.FAILED_IN_A_ROW} requests" in str(error.value)
 
 
-def test_a_server_that_dies_keeps_what_was_finished():
+def test_completions_before_a_server_dies_are_kept():
     teacher = Teacher()
     done = []
     with pytest.raises(UserError, match="10 were completed and are kept") as error:

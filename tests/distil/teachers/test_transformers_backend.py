@@ -13,7 +13,7 @@ from stages.distil.teachers.transformers_backend import BATCH_TOKENS, Generator,
 from tests.conftest import question, write_jsonl
 
 
-def asked(number: int, **settings) -> Request:
+def make_request(number: int, **settings) -> Request:
     text = f"Question {number}" + " and more" * number
     return Request(Conversation("", (), text, "So:"), 6, **settings)
 
@@ -21,35 +21,35 @@ def asked(number: int, **settings) -> Request:
 @pytest.mark.parametrize("family", ["tiny_t5", "tiny_model"])
 def test_every_request_is_completed_within_its_limit(request, family):
     generator = Generator(request.getfixturevalue(family), 400, "float32")
-    wanted = [asked(n) for n in (3, 0, 9, 1)]
-    done = dict(generator.complete(iter(wanted)))
-    assert set(done) == set(wanted)
+    requests = [make_request(n) for n in (3, 0, 9, 1)]
+    done = dict(generator.complete(iter(requests)))
+    assert set(done) == set(requests)
     for completion in done.values():
         assert 0 <= completion.output_tokens <= 6
         assert completion.finish_reason in ("stop", "length")
         assert (completion.finish_reason == "length") == (completion.output_tokens == 6)
-    assert done[wanted[2]].prompt_tokens > done[wanted[1]].prompt_tokens
+    assert done[requests[2]].prompt_tokens > done[requests[1]].prompt_tokens
 
 
 @pytest.mark.parametrize("family", ["tiny_t5", "tiny_model"])
-def test_a_sampled_text_hangs_on_its_seed_alone(request, family):
+def test_a_sampled_text_depends_only_on_its_seed(request, family):
     generator = Generator(request.getfixturevalue(family), 400, "float32")
-    one, two = asked(2, temperature=1.0, seed=1), asked(2, temperature=1.0, seed=2)
+    one, two = make_request(2, temperature=1.0, seed=1), make_request(2, temperature=1.0, seed=2)
     alone = dict(generator.complete(iter([one])))
-    among = dict(generator.complete(iter([asked(5), two, asked(1), one])))
-    assert among[one] == alone[one]
-    assert among[one].text != among[two].text
+    together = dict(generator.complete(iter([make_request(5), two, make_request(1), one])))
+    assert together[one] == alone[one]
+    assert together[one].text != together[two].text
 
 
-def test_a_prompt_beyond_the_context_is_set_aside(tiny_t5):
+def test_a_prompt_beyond_the_context_is_skipped(tiny_t5):
     generator = Generator(tiny_t5, 40, "bfloat16")
-    done = dict(generator.complete(iter([asked(0), asked(60)])))
-    assert done[asked(60)].finish_reason == TOO_LONG
-    assert done[asked(0)].finish_reason != TOO_LONG
+    done = dict(generator.complete(iter([make_request(0), make_request(60)])))
+    assert done[make_request(60)].finish_reason == TOO_LONG
+    assert done[make_request(0)].finish_reason != TOO_LONG
 
 
-def test_batches_keep_to_the_token_budget():
-    encoded = [(asked(0), [1] * length) for length in (10, 1000, 3000, 4000, 9000)]
+def test_batches_stay_within_the_token_budget():
+    encoded = [(make_request(0), [1] * length) for length in (10, 1000, 3000, 4000, 9000)]
     sizes = [[len(tokens) for _, tokens in batch] for batch in _batches(encoded, BATCH_TOKENS)]
     assert sizes == [[10, 1000], [3000, 4000], [9000]]
     assert all(len(s) == 1 or len(s) * (max(s) + 6) <= BATCH_TOKENS for s in sizes)
@@ -87,7 +87,7 @@ def test_an_encoder_decoder_teacher_runs_through_the_stage(
     assert "0 new, 9 found" in again.stderr
 
 
-def test_a_folder_is_known_by_its_content(tmp_path, tiny_t5, tiny_model, parameter_values):
+def test_a_folder_is_identified_by_its_content(tmp_path, tiny_t5, tiny_model, parameter_values):
     settings = Rationales.model_validate(parameter_values["rationales"] | {"dtype": "bfloat16"})
     source = FolderModel(source="folder", path="anywhere")
     assert backend_of("auto", tiny_t5) == "transformers"

