@@ -51,7 +51,7 @@ def run_stage(teacher: str) -> tuple[int, float]:
 
     settings = load_parameters("params.yaml")
     backend = open_backend(teacher, settings, model_folder(teacher))
-    asked: list[dict] = []
+    sent: list[dict] = []
     tokens = 0
 
     class Noting:
@@ -59,7 +59,7 @@ def run_stage(teacher: str) -> tuple[int, float]:
             nonlocal tokens
             for request, completion in backend.complete(requests):
                 messages = request.conversation.messages()
-                asked.append({"messages": messages, "max_tokens": request.max_tokens})
+                sent.append({"messages": messages, "max_tokens": request.max_tokens})
                 tokens += completion.output_tokens
                 yield request, completion
 
@@ -68,7 +68,7 @@ def run_stage(teacher: str) -> tuple[int, float]:
         start = time.perf_counter()
         texts.write()
         seconds = time.perf_counter() - start
-    REQUESTS.write_text(json.dumps(asked))
+    REQUESTS.write_text(json.dumps(sent))
     return tokens, seconds
 
 
@@ -89,12 +89,12 @@ def run_vllm(teacher: str) -> tuple[int, float]:
         settings.engine_of(teacher),
     )
     tokenizer = llm.get_tokenizer()
-    asked = json.loads(REQUESTS.read_text())
+    requests = json.loads(REQUESTS.read_text())
     prompts = [
-        tokenizer.apply_chat_template(a["messages"], tokenize=False, add_generation_prompt=True)
-        for a in asked
+        tokenizer.apply_chat_template(r["messages"], tokenize=False, add_generation_prompt=True)
+        for r in requests
     ]
-    sampling = [SamplingParams(temperature=0.0, max_tokens=a["max_tokens"]) for a in asked]
+    sampling = [SamplingParams(temperature=0.0, max_tokens=r["max_tokens"]) for r in requests]
     start = time.perf_counter()
     outputs = llm.generate(prompts, sampling)
     seconds = time.perf_counter() - start
@@ -115,10 +115,10 @@ def run_transformers(teacher: str) -> tuple[int, float]:
         model_folder(teacher), settings.context, precision(settings.dtype, gradients=False)
     )
     requests = []
-    for asked in json.loads(REQUESTS.read_text())[::4]:
-        system, *turns, user = (message["content"] for message in asked["messages"])
+    for sent in json.loads(REQUESTS.read_text())[::4]:
+        system, *turns, user = (message["content"] for message in sent["messages"])
         shown = tuple(zip(turns[::2], turns[1::2], strict=True))
-        requests.append(Request(Conversation(system, shown, user, ""), asked["max_tokens"]))
+        requests.append(Request(Conversation(system, shown, user, ""), sent["max_tokens"]))
     start = time.perf_counter()
     tokens = sum(completion.output_tokens for _, completion in generator.complete(requests))
     return tokens, time.perf_counter() - start
