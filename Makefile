@@ -1,19 +1,18 @@
 # The two commands: `make repro` runs the pipeline, `make test` the tests.
 VENV := .venv
 BIN := $(VENV)/bin
-# The first suitable Python, that of an existing .venv before others; PYTHON= names one.
-ASK := import sys, venv; assert (3, 11) <= sys.version_info < (3, 14); \
+# The first suitable Python, preferably that of an existing .venv; PYTHON= overrides it.
+VERSION_CHECK := import sys, venv; assert (3, 11) <= sys.version_info < (3, 14); \
     print(getattr(sys, "_base_executable", sys.executable), "%d.%d" % sys.version_info[:2])
 CANDIDATES := $(or $(PYTHON),$(BIN)/python python3 python3.13 python3.12 python3.11)
-FOUND := $(shell for python in $(CANDIDATES); do "$$python" -c '$(ASK)' 2>/dev/null && break; done)
-# cpu or gpu: an NVIDIA GPU is found by its driver's tool.
+INTERPRETER := $(shell for python in $(CANDIDATES); do "$$python" -c '$(VERSION_CHECK)' 2>/dev/null && break; done)
+# cpu or gpu: nvidia-smi lists the GPUs.
 DEVICE ?= $(if $(shell nvidia-smi --list-gpus 2>/dev/null | grep '^GPU'),gpu,cpu)
-# Another Python, another device or newer lists of packages rebuild .venv.
-READY := $(VENV)/installed-$(DEVICE)-$(word 2,$(FOUND))
+# A change of Python, device or package lists rebuilds .venv.
+READY := $(VENV)/installed-$(DEVICE)-$(word 2,$(INTERPRETER))
 LISTS := requirements.txt requirements-gpu.txt \
     $(addprefix requirements/,install uv.txt torch-cpu.txt torch-cuda.txt)
-# Keep compiled modules even if the shell says otherwise: without them, a stage takes ten seconds more
-# to start.
+# Keep compiled modules even if the shell says not to: without them each stage starts ten seconds later.
 export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: help setup lock gym browser harness repro summary compare figures release verify check gpu-check test lint format clean distclean
@@ -24,9 +23,9 @@ help:  ## Show this list
 setup: $(READY)  ## Create .venv with the pinned packages [PYTHON=python3.12] [DEVICE=cpu|gpu]
 
 $(READY): $(LISTS)
-	@test -n "$(FOUND)" || { echo "make: error: $(or $(PYTHON),python3): not Python 3.11, 3.12 or 3.13; install one of them or name it: make PYTHON=..." >&2; exit 1; }
+	@test -n "$(INTERPRETER)" || { echo "make: error: $(or $(PYTHON),python3): expected Python 3.11, 3.12 or 3.13; install one of them, or name it with make PYTHON=..." >&2; exit 1; }
 	@case $(DEVICE) in cpu|gpu) ;; *) echo "make: error: DEVICE is '$(DEVICE)'; it must be cpu or gpu" >&2; exit 1; esac
-	requirements/install $(word 1,$(FOUND)) $(DEVICE)
+	requirements/install $(word 1,$(INTERPRETER)) $(DEVICE)
 	@stages/python -m stages.distil.verification.environment --device $(DEVICE) >$(VENV)/device || { rm -f $(VENV)/device; exit 1; }
 	@cat $(VENV)/device
 	@touch $@
@@ -34,16 +33,16 @@ $(READY): $(LISTS)
 lock: setup  ## Update the lists of pinned packages: make lock [FLAGS="--upgrade-package vllm"]
 	requirements/lock $(FLAGS)
 
-# What some targets need beside requirements.txt.
+# Optional packages, which some targets need.
 $(VENV)/gym $(VENV)/browser $(VENV)/harness: $(VENV)/%: requirements/%.txt $(READY)
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --require-hashes -r $<
 	@touch $@
 
-gym: $(VENV)/gym  ## Add reasoning-gym, a source of questions (needs a C compiler)
+gym: $(VENV)/gym  ## Install reasoning-gym, a source of questions (needs a C compiler)
 
-browser: $(VENV)/browser  ## Add what tests the report in Chromium (apt-get install chromium)
+browser: $(VENV)/browser  ## Install Playwright to test the report (needs Chromium)
 
-repro: setup  ## Run what has changed of the pipeline and print the results
+repro: setup  ## Run the stages that have changed and print the results
 	@$(BIN)/python -m stages.distil.interface.parameters params.yaml
 	@head -n 1 $(VENV)/device
 	$(BIN)/dvc repro
@@ -55,20 +54,20 @@ summary: setup  ## Print the results of the last run
 compare: setup  ## Test whether two runs differ: make compare A=workspace B=EXPERIMENT
 	@$(BIN)/python -m stages.distil.experiments.compare $(A) $(B)
 
-figures: setup  ## Draw the papers' figures: make figures [SCALE=small] [JOBS=2]
+figures: setup  ## Draw the papers' figures, training what is missing [SCALE=small] [JOBS=2]
 	@$(BIN)/python -m stages.distil.experiments.figures --scale $(or $(SCALE),small) $(if $(JOBS),--jobs $(JOBS))
 
-release: setup  ## Put the student and its model card together in models/release
+release: setup  ## Put the student and its model card into models/release
 	@$(BIN)/python -m stages.distil.reporting.release
 
-verify: setup  ## Compare this run with the committed one, or the commit with another: [SINCE=main]
+verify: setup  ## Compare this run with the committed one, or two commits [SINCE=main]
 	@$(BIN)/python -m stages.distil.verification.verify $(if $(SINCE),--since $(SINCE))
 
-check: setup  ## Run the pipeline at a small size and compare it with results/check [KEEP=yes]
+check: setup  ## Run a small pipeline and compare it with results/check [KEEP=yes]
 	@head -n 1 $(VENV)/device
 	@$(BIN)/python -m stages.distil.verification.check $(if $(KEEP),--keep)
 
-gpu-check:  ## On a machine with a GPU: `make check` and the teachers' speed, computed on it
+gpu-check:  ## Run `make check` and measure the teachers' speed on a GPU
 	@$(MAKE) --no-print-directory DEVICE=gpu check
 	$(BIN)/dvc repro fetch@smollm2-135m
 	stages/python -m benchmarks.rationales
@@ -79,7 +78,7 @@ harness: $(VENV)/harness release  ## Answer the test questions with models/relea
 test: setup  ## Run all tests
 	$(BIN)/python -m pytest -q --numprocesses 2 --dist loadfile --no-loadscope-reorder tests
 
-lint: setup  ## Check format, style, types and which room imports which
+lint: setup  ## Check format, style, types and imports
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
@@ -89,11 +88,11 @@ format: setup  ## Format the code
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-clean:  ## Remove what the stages wrote; DVC's cache can bring it back
+clean:  ## Remove the stages' outputs; `dvc checkout` restores them
 	rm -rf data models results/predictions.parquet results/report.html results/times dvc_plots
 	rm -f results/changed.csv results/lengths.csv results/saliency.csv
 	rm -rf .cache/datasets .cache/downloads .cache/prepare
 	rm -rf .pytest_cache .ruff_cache .mypy_cache .hypothesis
 
-distclean: clean  ## Remove also .venv, DVC's cache and all that teachers wrote
+distclean: clean  ## Also remove .venv, DVC's cache and the teachers' stored texts
 	rm -rf $(VENV) .dvc/cache .dvc/tmp .cache

@@ -1,11 +1,11 @@
-"""What the stage costs over its engine: generated tokens a second, the engine's start left out.
+"""Overhead of the stage `rationales` over its engine, in generated tokens per second.
 
-The stage's own path (prompts from files, the row store, streaming) against a bare `llm.generate`
-over the same prompts, and against transformers' `generate` in batches. Run from the project's
-folder after `make repro`:
+Compares the stage (prompts from files, row store, streaming) with a bare `llm.generate` over the
+same prompts, and with batches of transformers' `generate`. Engine start-up is not counted. Run from
+the project's folder after `make repro`:
     stages/python -m benchmarks.rationales [--questions 256] [--teacher smollm2-135m]
-A small teacher is the harder case: less of its time is the engine's. The last line is one JSON
-object.
+A small teacher is the harder case: the engine takes a smaller share of its time. The last line is a
+JSON object.
 """
 
 import argparse
@@ -24,8 +24,8 @@ PROJECT = Path(__file__).parent.parent
 REQUESTS = Path("requests.json")
 
 
-def parameters(teacher: str, questions: int) -> None:
-    """Write the committed parameters with so many train questions; run `prepare`."""
+def prepare_folder(teacher: str, questions: int) -> None:
+    """Write the committed parameters with this number of train questions; run `prepare`."""
     from stages import prepare
     from stages.distil.interface.parameters import load_parameters
 
@@ -42,7 +42,7 @@ def parameters(teacher: str, questions: int) -> None:
 
 
 def run_stage(teacher: str) -> tuple[int, float]:
-    """Write all texts as the stage does; return the tokens generated and the seconds."""
+    """Write all texts as the stage does; return the generated tokens and the seconds."""
     from stages.distil.interface.parameters import load_parameters
     from stages.distil.teachers.backend import Completion, Request, open_backend
     from stages.distil.teachers.texts import TeacherTexts
@@ -51,7 +51,7 @@ def run_stage(teacher: str) -> tuple[int, float]:
 
     settings = load_parameters("params.yaml")
     backend = open_backend(teacher, settings, model_folder(teacher))
-    asked: list[dict] = []
+    sent: list[dict] = []
     tokens = 0
 
     class Noting:
@@ -59,7 +59,7 @@ def run_stage(teacher: str) -> tuple[int, float]:
             nonlocal tokens
             for request, completion in backend.complete(requests):
                 messages = request.conversation.messages()
-                asked.append({"messages": messages, "max_tokens": request.max_tokens})
+                sent.append({"messages": messages, "max_tokens": request.max_tokens})
                 tokens += completion.output_tokens
                 yield request, completion
 
@@ -68,12 +68,12 @@ def run_stage(teacher: str) -> tuple[int, float]:
         start = time.perf_counter()
         texts.write()
         seconds = time.perf_counter() - start
-    REQUESTS.write_text(json.dumps(asked))
+    REQUESTS.write_text(json.dumps(sent))
     return tokens, seconds
 
 
 def run_vllm(teacher: str) -> tuple[int, float]:
-    """Generate the same texts by one call of `llm.generate`."""
+    """Generate the same texts with one call of `llm.generate`."""
     from vllm import SamplingParams
 
     from stages.distil.interface.parameters import load_parameters
@@ -89,12 +89,12 @@ def run_vllm(teacher: str) -> tuple[int, float]:
         settings.engine_of(teacher),
     )
     tokenizer = llm.get_tokenizer()
-    asked = json.loads(REQUESTS.read_text())
+    requests = json.loads(REQUESTS.read_text())
     prompts = [
-        tokenizer.apply_chat_template(a["messages"], tokenize=False, add_generation_prompt=True)
-        for a in asked
+        tokenizer.apply_chat_template(r["messages"], tokenize=False, add_generation_prompt=True)
+        for r in requests
     ]
-    sampling = [SamplingParams(temperature=0.0, max_tokens=a["max_tokens"]) for a in asked]
+    sampling = [SamplingParams(temperature=0.0, max_tokens=r["max_tokens"]) for r in requests]
     start = time.perf_counter()
     outputs = llm.generate(prompts, sampling)
     seconds = time.perf_counter() - start
@@ -102,7 +102,7 @@ def run_vllm(teacher: str) -> tuple[int, float]:
 
 
 def run_transformers(teacher: str) -> tuple[int, float]:
-    """Generate a quarter of the texts by the transformers backend."""
+    """Generate a quarter of the texts with the transformers backend."""
     from stages.distil.interface.parameters import load_parameters
     from stages.distil.language.teacher_prompts import Conversation
     from stages.distil.models.hardware import precision
@@ -115,10 +115,10 @@ def run_transformers(teacher: str) -> tuple[int, float]:
         model_folder(teacher), settings.context, precision(settings.dtype, gradients=False)
     )
     requests = []
-    for asked in json.loads(REQUESTS.read_text())[::4]:
-        system, *turns, user = (message["content"] for message in asked["messages"])
+    for sent in json.loads(REQUESTS.read_text())[::4]:
+        system, *turns, user = (message["content"] for message in sent["messages"])
         shown = tuple(zip(turns[::2], turns[1::2], strict=True))
-        requests.append(Request(Conversation(system, shown, user, ""), asked["max_tokens"]))
+        requests.append(Request(Conversation(system, shown, user, ""), sent["max_tokens"]))
     start = time.perf_counter()
     tokens = sum(completion.output_tokens for _, completion in generator.complete(requests))
     return tokens, time.perf_counter() - start
@@ -128,7 +128,7 @@ PARTS = {"stage": run_stage, "vllm": run_vllm, "transformers": run_transformers}
 
 
 def measure(part: str, teacher: str, folder: str) -> float:
-    """Run a part in a process of its own; return its tokens a second."""
+    """Run a part in its own process; return its tokens per second."""
     run = subprocess.run(
         [sys.executable, "-m", "benchmarks.rationales", "--part", part, "--teacher", teacher],
         cwd=folder,
@@ -139,7 +139,7 @@ def measure(part: str, teacher: str, folder: str) -> float:
     if run.returncode:
         sys.exit(run.returncode)
     tokens, seconds = json.loads(run.stdout.splitlines()[-1])
-    print(f"{part}: {tokens} tokens in {seconds:.1f} s, {tokens / seconds:.1f} a second")
+    print(f"{part}: {tokens} tokens in {seconds:.1f} s, {tokens / seconds:.1f} per second")
     return tokens / seconds
 
 
@@ -156,7 +156,7 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
-        parameters(arguments.teacher, arguments.questions)
+        prepare_folder(arguments.teacher, arguments.questions)
         speed = {part: measure(part, arguments.teacher, folder) for part in PARTS}
         os.chdir(PROJECT)
     print(

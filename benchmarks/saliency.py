@@ -1,13 +1,13 @@
-"""The attribution against Captum's own loop, and against the model's bare passes.
+"""Speed of the attribution compared with Captum's own loop and with bare passes of the model.
 
 Captum's `LLMGradientAttribution` takes one row and one label token at a time, in float32. Run from
 the project's folder after `make repro`:
     stages/python -m benchmarks.saliency [--data ../shared/datasets/arc] [--rows 64] [--ig-rows 64]
-`vs_captum` is rows a second as shipped over Captum's, `vs_captum_same_dtype` the same with both in
-float32, `vs_floor` as shipped over a forward and backward pass of the same tokens without padding,
-`topk_agreement` the share of the rows whose top words are those of float32. Keys in `_ig` are of
-integrated gradients with 16 steps: Captum's loop over these takes nearly all of the hour that this
-takes on 2 cores. The last line is one JSON object.
+The last line is a JSON object. Its ratios compare rows per second: `vs_captum` with Captum,
+`vs_captum_same_dtype` with Captum and both in float32, `vs_floor` with forward and backward passes
+over the same tokens without padding. `topk_agreement` is the share of rows with the same top words
+as in float32. Keys that end in `_ig` are for integrated gradients with 16 steps; Captum's loop for
+these takes most of the hour that the benchmark needs on 2 cores.
 """
 
 import argparse
@@ -38,12 +38,12 @@ from stages.distil.storage.examples import Example
 from stages.distil.weights.folders import model_folder
 
 STEPS = 16
-REPEATS = 3  # of what takes seconds; the median counts
+REPEATS = 3  # of measurements that take seconds; the median counts
 TOP_K = 5
 
 
 def questions(folder: Path, rows: int) -> list[Example]:
-    """Read the first questions of a folder of the project's JSON lines."""
+    """Read the first train questions of a folder with JSON lines."""
     with (folder / "train.jsonl").open(encoding="utf-8") as file:
         records = [json.loads(line) for _, line in zip(range(rows), file, strict=False)]
     return [Example(r["id"], "train", r["question"], r["options"], r["answer"]) for r in records]
@@ -65,23 +65,23 @@ class Teacher:
     def ours(self, settings: Saliency) -> tuple[list[list[float]], float]:
         """Return the scores of every row, and the seconds."""
         attributor = Attributor(self.model, settings, self.tokenizer.pad_token_id)
-        attributor.score(self.prompts[:1])  # the first pass of a process is a slow one
+        attributor.score(self.prompts[:1])  # warm-up: the first pass of a process is slow
         start = time.perf_counter()
-        attributor.share(self.prompts)
-        found: list[list[float]] = [[] for _ in self.prompts]
+        attributor.cache_prefix(self.prompts)
+        words: list[list[float]] = [[] for _ in self.prompts]
         for chosen in attributor.batches(self.prompts):
             batch = attributor.score([self.prompts[i] for i in chosen])
             for i, scores in zip(chosen, batch, strict=True):
-                found[i] = scores.words
-        return found, time.perf_counter() - start
+                words[i] = scores.words
+        return words, time.perf_counter() - start
 
     def captum(self, integrated: bool) -> tuple[list[list[float]], float]:
-        """Return the same by Captum's loop over rows and label tokens."""
+        """Return the same from Captum's loop over rows and label tokens."""
         layer = self.model.get_input_embeddings()
         kind = LayerIntegratedGradients if integrated else LayerGradientXActivation
         self.model.enable_input_require_grads()
         loop = LLMGradientAttribution(kind(self.model, layer), self.tokenizer)
-        found = []
+        words = []
         start = time.perf_counter()
         for prompt in self.prompts:
             text = TextTokenInput(
@@ -95,15 +95,15 @@ class Teacher:
                 kept[0, prompt.tokens] = 0
                 arguments = {"baselines": kept, "n_steps": STEPS}
             scores = loop.attribute(text, target=torch.tensor(prompt.label), **arguments).seq_attr
-            found.append(by_word(prompt, scores))
+            words.append(by_word(prompt, scores))
         seconds = time.perf_counter() - start
         self.model.disable_input_require_grads()
-        return found, seconds
+        return words, seconds
 
     def floor(self, settings: Saliency, passes: int) -> float:
-        """Return the seconds of bare passes over the same tokens in rows of one length."""
+        """Return the seconds of bare passes over as many tokens, in rows of equal length."""
         attributor = Attributor(self.model, settings, self.tokenizer.pad_token_id)
-        attributor.share(self.prompts)
+        attributor.cache_prefix(self.prompts)
         lengths = [attributor._length(prompt) for prompt in self.prompts]
         width = sum(lengths) // len(lengths)
         rows = max(1, attributor.batch_tokens // width)
@@ -131,7 +131,7 @@ class Teacher:
 
 
 def by_word(prompt: Prompt, tokens: Tensor) -> list[float]:
-    """Sum the tokens' scores by word."""
+    """Sum the scores of tokens by word."""
     words = [0.0] * prompt.count
     for token, word in zip(prompt.tokens, prompt.words, strict=True):
         words[word] += tokens[token].item()
@@ -139,7 +139,7 @@ def by_word(prompt: Prompt, tokens: Tensor) -> list[float]:
 
 
 def difference(ours: list[list[float]], theirs: list[list[float]]) -> float:
-    """Return the largest difference relative to a row's largest score."""
+    """Return the largest difference, relative to the largest score of its row."""
     return max(
         max(abs(a - b) for a, b in zip(x, y, strict=True)) / max(map(abs, y))
         for x, y in zip(ours, theirs, strict=True)
@@ -147,7 +147,7 @@ def difference(ours: list[list[float]], theirs: list[list[float]]) -> float:
 
 
 def agreement(ours: list[list[float]], theirs: list[list[float]]) -> float:
-    """Return the share of the rows with the same top words."""
+    """Return the share of rows with the same top words."""
 
     def top(scores: list[float]) -> set[int]:
         return set(sorted(range(len(scores)), key=lambda i: -abs(scores[i]))[:TOP_K])
@@ -157,12 +157,12 @@ def agreement(ours: list[list[float]], theirs: list[list[float]]) -> float:
 
 
 def passes(settings: Saliency) -> int:
-    """Return how many passes a method takes over each row."""
+    """Return the number of passes of a method over each row."""
     return settings.steps if settings.method == "integrated_gradients" else 1
 
 
 def measure(name: str, examples: list[Example], settings: Saliency) -> dict[str, float]:
-    """Compare one method on these questions."""
+    """Measure one method on these questions."""
     integrated = settings.method == "integrated_gradients"
     times = range(1 if integrated else REPEATS)
     shipped = Teacher(name, precision("auto"), examples)

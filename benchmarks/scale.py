@@ -1,9 +1,9 @@
-"""Does a teacher's stage stay small? Its peak memory over many rows, with an engine that is none.
+"""Peak memory of the stage `rationales` over many rows, with an engine that only echoes.
 
-Prompts are built, every text goes through the row store, and the table is written, as always. Run
-from the project's folder:
+The stage builds prompts, stores every text and writes its table as usual. Run from the project's
+folder:
     .venv/bin/python -m benchmarks.scale [--rows 100000]
-The last line is one JSON object.
+The last line is a JSON object.
 """
 
 import argparse
@@ -28,13 +28,13 @@ WORDS = "the a family of three lives in old town and its eldest sister teaches m
 
 
 class Echo:
-    """Answers at once, with 30 words that hang on the question."""
+    """An engine that answers at once with about 30 words of the question."""
 
     def complete(self, requests: Iterable[Request]) -> Iterator[tuple[Request, Completion]]:
         """Yield each request with its echo."""
         for request in requests:
-            asked = request.conversation.user
-            yield request, Completion(f"{asked[:150]} So it is yes.", "stop", 400, 40)
+            question = request.conversation.user
+            yield request, Completion(f"{question[:150]} So it is yes.", "stop", 400, 40)
 
 
 def examples(rows: int) -> Iterator[dict]:

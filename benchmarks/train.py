@@ -1,13 +1,13 @@
-"""Training on shared contexts against one padded pass a task.
+"""Training speed with shared contexts compared with one padded pass per task.
 
-All train the same student on the same rows with the same Trainer and the same global batch. Run
-from the project's folder after `make repro`:
+All runs train the same student on the same rows with the same Trainer and the same global batch.
+Run from the project's folder after `make repro`:
     stages/python -m benchmarks.train [--data ../shared/datasets/arc] [--rows 128]
-`vs_separate` is questions a second over those of one padded pass a task, with the logits of every
-position as in the papers' loops; `vs_separate_targets` the same with that loop lent this project's
-head, which computes logits at targets only, so that the shared context alone is measured.
-`loss_difference` is the largest difference of a step's loss relative to it, `useful_token_share`
-the share of what is computed that is no padding. The last line is one JSON object.
+The last line is a JSON object. `vs_separate` is the ratio of questions per second to one padded
+pass per task with logits at every position, as in the papers' code. In `vs_separate_targets` that
+loop, too, computes logits at targets only, so that the ratio is due to the shared context alone.
+`loss_difference` is the largest relative difference of a step's loss, `useful_token_share` the
+share of computed tokens that are not padding.
 """
 
 import argparse
@@ -40,15 +40,15 @@ BATCH = 8
 
 
 def distilled(folder: Path, rows: int) -> list[dict[str, Any]]:
-    """Read questions with all targets; the first words stand for the salient ones."""
-    found = []
+    """Read questions with all targets; the first words serve as salient words."""
+    questions = []
     with (folder / "train.jsonl").open(encoding="utf-8") as file:
         for _, line in zip(range(rows), file, strict=False):
             record = json.loads(line)
             question, options = record["question"], record["options"]
             text = question_text(question, options)
             words = find_words(text, [(0, len(question))])[:5]
-            found.append(
+            questions.append(
                 {
                     "id": record["id"],
                     "context": student_context(question, options),
@@ -61,24 +61,24 @@ def distilled(folder: Path, rows: int) -> list[dict[str, Any]]:
                     "saliency": [text[start:end] for start, end in words],
                 }
             )
-    return found
+    return questions
 
 
-class OnePassATask(Steps):
-    """The papers' way: a padded pass over all questions for each task."""
+class OnePassPerTask(Steps):
+    """As in the papers: a padded pass over all questions for each task."""
 
     def batches(self, samples: Sequence[Sample]) -> list[list[Sample]]:
         """Return a batch for each task."""
-        alone = separate_tasks(samples)
-        of_task = [[s for s in alone if s.branches[0].task == task] for task in self._tasks]
-        return [part for part in of_task if part]
+        separate = separate_tasks(samples)
+        by_task = [[s for s in separate if s.branches[0].task == task] for task in self._tasks]
+        return [batch for batch in by_task if batch]
 
 
 @contextmanager
-def every_logit(model: PreTrainedModel, wanted: Tensor) -> Iterator[None]:
-    """Stand in for `logits_at`: compute all logits, as a model's own loss does, then choose."""
+def every_logit(model: PreTrainedModel, positions: Tensor) -> Iterator[None]:
+    """Replace `logits_at`: compute all logits, as a model's own loss does, then select."""
     head = model.get_output_embeddings()
-    hook = head.register_forward_hook(lambda _, __, logits: logits[wanted][None])
+    hook = head.register_forward_hook(lambda _, __, logits: logits[positions][None])
     try:
         yield
     finally:
@@ -86,7 +86,7 @@ def every_logit(model: PreTrainedModel, wanted: Tensor) -> Iterator[None]:
 
 
 class Timed(DistillationTrainer):
-    """Keeps each step's loss and its seconds."""
+    """Records the loss and the seconds of each step."""
 
     def training_step(self, *arguments: Any) -> Tensor:
         """Take a step."""
@@ -98,7 +98,7 @@ class Timed(DistillationTrainer):
 
 
 def train(kind: type[Steps], student: str, rows: list[dict[str, Any]], settings: Train) -> Timed:
-    """Train one epoch; the first step, slow in every process, is not counted in the seconds."""
+    """Train one epoch. `main` leaves out the first step, which is slow in every process."""
     model, tokenizer = load_model(model_folder(student), "float32", place=False)
     teachers = [rationale["teacher"] for rationale in rows[0]["rationales"]]
     weights = {ANSWER: 1.0} | dict.fromkeys(teachers, 0.5) | {SALIENCY: 0.1}
@@ -133,7 +133,7 @@ def train(kind: type[Steps], student: str, rows: list[dict[str, Any]], settings:
 
 
 def useful_share(steps: Steps) -> float:
-    """Return the share of the tokens of all passes that are no padding."""
+    """Return the share of the tokens of all passes that are not padding."""
     passes = [batch for n in range(len(steps)) for batch in steps[n]["passes"]]
     useful = sum(sample.length for samples in steps.questions for sample in samples)
     return useful / sum(batch["input_ids"].numel() for batch in passes)
@@ -151,9 +151,9 @@ def main() -> None:
     settings = Train(epochs=1, learning_rate=3e-4, batch_size=BATCH)
     shared = train(Steps, arguments.student, rows, settings)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
-    targets = train(OnePassATask, arguments.student, rows, settings)
+    targets = train(OnePassPerTask, arguments.student, rows, settings)
     with patch("stages.distil.student.loss.logits_at", every_logit):
-        separate = train(OnePassATask, arguments.student, rows, settings)
+        separate = train(OnePassPerTask, arguments.student, rows, settings)
     runs = {"shared": shared, "separate": separate, "separate, targets only": targets}
     print(", ".join(f"{name} {sum(run.seconds[1:]):.1f} s" for name, run in runs.items()))
     pairs = zip(shared.losses * 2, separate.losses + targets.losses, strict=True)

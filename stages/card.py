@@ -1,4 +1,4 @@
-"""Stage `card`: describe the assembled data set for people: a data card and a plot of lengths."""
+"""Stage `card`: describe the assembled data set with a data card and a plot of text lengths."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ LENGTHS = Path("results/lengths.csv")
 
 
 def card(parameters: Parameters) -> None:
-    """Write the data card beside the data set, and the lengths of its texts in tokens."""
+    """Write the data card next to the data set, and the lengths of its texts in tokens."""
     for path in (*map(tables.distill_table, ("train", "validation", "test")), tables.REJECTED):
         tables.check_exists(path)
     from stages.distil.dataset.card import count_tokens, describe
@@ -20,8 +20,8 @@ def card(parameters: Parameters) -> None:
     tables.write_text(tables.CARD, describe(parameters, lengths))
     lines = [
         f"{text},{tokens},{rows}\n"
-        for text, found in lengths.items()
-        for tokens, rows in found.histogram()
+        for text, counts in lengths.items()
+        for tokens, rows in counts.histogram()
     ]
     tables.write_text(LENGTHS, "text,tokens,rows\n" + "".join(lines))
 

@@ -1,4 +1,4 @@
-"""Stage `evaluate`: answer the test questions and count, for the student and for each teacher."""
+"""Stage `evaluate`: measure the student and the teachers on the test questions."""
 
 import csv
 import io
@@ -24,16 +24,16 @@ MASS = Path("results/saliency.csv")
 
 
 def evaluate(parameters: Parameters) -> None:
-    """Write metrics, predictions and plots' data: no times, no paths."""
+    """Write metrics, predictions and the data of plots, without times or paths."""
     questions = tables.read_examples("test")
     rows = tables.read_table(tables.distill_table("test"))
-    taught = tables.scan_table(tables.distill_table("train"), tables.SCHEMAS[tables.DISTILL])
-    shown = list(islice(taught, parameters.evaluate.explained))
+    train_rows = tables.scan_table(tables.distill_table("train"), tables.SCHEMAS[tables.DISTILL])
+    taught = list(islice(train_rows, parameters.evaluate.explained))
     teachers = {
         name: tables.read_table(tables.rationale_table(name)) for name in parameters.teachers
     }
     scored = read_scored()
-    from stages.distil.evaluation.probes import explained, option_scores
+    from stages.distil.evaluation.probes import explanation_scores, option_scores
     from stages.distil.models.hardware import precision
     from stages.distil.models.loading import load_model
     from stages.distil.student.answering import generate_answers
@@ -41,15 +41,15 @@ def evaluate(parameters: Parameters) -> None:
     from stages.distil.weights.folders import STUDENT, count_parameters
 
     model, tokenizer = load_model(STUDENT, "float32")
-    tokens = parameters.evaluate.max_tokens
+    max_tokens = parameters.evaluate.max_tokens
     student = parameters.student
     encoder = Encoder(model, tokenizer, student.shared_context, student.context)
-    prompts = [encoder.prompt(row, tokens) for row in rows]
+    prompts = [encoder.prompt(row, max_tokens) for row in rows]
     if encoder.cut:
-        print(f"{len(encoder.cut)} questions lost their beginning", file=sys.stderr)
+        print(f"{len(encoder.cut)} questions were cut at the beginning", file=sys.stderr)
     dtype = precision(student.dtype)
     start = time.monotonic()
-    texts = generate_answers(model, tokenizer, prompts, tokens, dtype)
+    texts = generate_answers(model, tokenizer, prompts, max_tokens, dtype)
     keep_rate("student", len(texts), time.monotonic() - start)
     scores = option_scores(model, tokenizer, [encoder.options(row) for row in rows], dtype)
     predictions = [
@@ -60,20 +60,20 @@ def evaluate(parameters: Parameters) -> None:
             "answer": example.answer,
             "prediction": parse_answer(text, example.options),
             "correct": is_correct(text, row),
-            "scores": each,
+            "scores": row_scores,
         }
-        for example, row, text, each in zip(questions, rows, texts, scores, strict=True)
+        for example, row, text, row_scores in zip(questions, rows, texts, scores, strict=True)
     ]
     classes = by_class(
         [row["correct"] for row in predictions], [row["answer"] for row in predictions]
     )
     size = count_parameters(STUDENT)
     metrics: dict[str, Any] = {
-        "student": _measures(predictions)
+        "student": _student_metrics(predictions)
         | {"parameters": size}
-        | explained(model, tokenizer, encoder, shown, parameters.teachers, dtype)
+        | explanation_scores(model, tokenizer, encoder, taught, parameters.teachers, dtype)
         | {"classes": {name: entry["accuracy"] for name, entry in classes.items()}},
-        "teachers": {name: _teacher(name, rows, size) for name, rows in teachers.items()},
+        "teachers": {name: _teacher_metrics(name, rows, size) for name, rows in teachers.items()},
         "saliency": overlap(scored, parameters.saliency),
     }
     tables.write_table(tables.PREDICTIONS, predictions)
@@ -91,38 +91,38 @@ def evaluate(parameters: Parameters) -> None:
     )
 
 
-def _measures(predictions: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return the student's accuracy by what it writes and by its most probable option."""
-    found: dict[str, Any] = score([row["correct"] for row in predictions])
+def _student_metrics(predictions: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the accuracy of the student's texts and of its most probable options."""
+    metrics: dict[str, Any] = score([row["correct"] for row in predictions])
     preferred = [
         same(row["options"][row["scores"].index(max(row["scores"]))], row["answer"])
         for row in predictions
         if row["options"]
     ]
-    return found | ({"by_option": score(preferred)} if preferred else {})
+    return metrics | ({"by_option": score(preferred)} if preferred else {})
 
 
-def _teacher(name: str, rows: list[dict[str, Any]], student_size: int) -> dict[str, Any]:
-    """Return how a teacher's rationales and answers were, and its size where that is known."""
+def _teacher_metrics(name: str, rows: list[dict[str, Any]], student_size: int) -> dict[str, Any]:
+    """Return the statuses of a teacher's rationales, its accuracy and, if known, its size."""
     counts = Counter(row["status"] for row in rows if row["status"])
-    found: dict[str, Any] = {"rationales": {status: counts[status] for status in STATUSES}}
+    metrics: dict[str, Any] = {"rationales": {status: counts[status] for status in STATUSES}}
     if size := int(tables.read_metadata(tables.rationale_table(name)).get("parameters", 0)):
-        found |= {"parameters": size, "student_share": round(student_size / size, 6)}
-    asked = {example.id: example for example in tables.scan_examples("train", "test")}
+        metrics |= {"parameters": size, "student_share": round(student_size / size, 6)}
+    by_id = {example.id: example for example in tables.scan_examples("train", "test")}
     answered = [row for row in rows if row["split"] == "test"]
     if answered:
-        examples = [asked[row["id"]] for row in answered]
-        found |= score(
+        examples = [by_id[row["id"]] for row in answered]
+        metrics |= score(
             [is_correct(r["answer"], vars(e)) for r, e in zip(answered, examples, strict=True)]
         )
     reasoned = [row for row in rows if row["split"] == "train" and row["answer"] is not None]
     if reasoned:  # without teacher forcing
-        found["train"] = score([same(row["answer"], asked[row["id"]].answer) for row in reasoned])
-    return found
+        metrics["train"] = score([same(row["answer"], by_id[row["id"]].answer) for row in reasoned])
+    return metrics
 
 
 def _write_bars(path: Path, name: str, bars: list[tuple[str, dict[str, Any]]]) -> None:
-    """Write the accuracies of a plot with their intervals."""
+    """Write the accuracies of a bar plot with their intervals."""
     columns = ("accuracy", "low", "high", "questions")
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")

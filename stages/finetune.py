@@ -1,4 +1,4 @@
-"""Stage `finetune`: tune the attribution's teacher on the task, where that is asked for."""
+"""Stage `finetune`: tune the teacher for attribution on the task, if params.yaml asks for it."""
 
 import json
 
@@ -9,14 +9,14 @@ from stages.distil.weights.folders import ADAPTER, model_folder, whole_folder
 
 
 def finetune(parameters: Parameters) -> None:
-    """Write the folder of the low-rank matrices; it is empty where nothing is tuned."""
+    """Write the folder of the low-rank matrices; without tuning it stays empty."""
     settings = parameters.saliency.finetune
     with whole_folder(ADAPTER) as folder:
         if not settings.epochs:
-            print("saliency.finetune.epochs is 0: the teacher stays as it is")
+            print("saliency.finetune.epochs is 0: the teacher is not tuned")
             return
         examples = tables.read_examples("train")
-        # After the input is read: importing torch takes seconds.
+        # Importing torch takes seconds, so a missing input is reported first.
         from stages.distil.attribution.prompts import encode_prompt
         from stages.distil.attribution.tuning import tune
         from stages.distil.language.teacher_prompts import PromptFile
@@ -25,7 +25,7 @@ def finetune(parameters: Parameters) -> None:
         from stages.distil.models.lora import save_adapter
         from stages.distil.weights.folders import fingerprint
 
-        use_one_gpu("the tuning of a teacher runs on one")
+        use_one_gpu("tuning a teacher runs on one GPU")
         teacher = model_folder(parameters.saliency.teacher)
         dtype = precision(parameters.saliency.dtype)
         model, tokenizer = load_model(teacher, dtype, place=False)
@@ -34,8 +34,8 @@ def finetune(parameters: Parameters) -> None:
             encode_prompt(tokenizer, wording.conversation(example), example, example.answer)
             for example in examples
         ]
-        known = fingerprint(parameters.models[parameters.saliency.teacher], teacher)
-        identity = json.dumps([dtype, known], sort_keys=True)
+        weights = fingerprint(parameters.models[parameters.saliency.teacher], teacher)
+        identity = json.dumps([dtype, weights], sort_keys=True)
         save_adapter(tune(model, tokenizer, prompts, settings, parameters.seed, identity), folder)
 
 

@@ -1,4 +1,4 @@
-"""Stage `report`: show results, curves, methods, rationales and salient words on one page."""
+"""Stage `report`: write one HTML page with results, curves, rationales and salient words."""
 
 from pathlib import Path
 

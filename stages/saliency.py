@@ -11,7 +11,7 @@ from stages.distil.storage.store import Store
 
 
 def saliency(parameters: Parameters) -> None:
-    """Write the table of word scores, one row a train question."""
+    """Write the table of word scores, one row per train question."""
     total = tables.count_examples()["train"]
     rows = 0
     with Store(ATTRIBUTIONS, "attributions", COLUMNS) as store:
@@ -23,7 +23,7 @@ def saliency(parameters: Parameters) -> None:
                     rows += 1
                 if not rows:
                     raise UserError(
-                        f"{parameters.saliency.teacher} answers no train question rightly; set "
+                        f"{parameters.saliency.teacher} answers no train question correctly; set "
                         "saliency.only_correct to false or choose another saliency.teacher"
                     )
         finally:

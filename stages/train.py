@@ -1,4 +1,4 @@
-"""Stage `train`: teach the student answers, rationales and salient words at once."""
+"""Stage `train`: train the student on answers, rationales and salient words at once."""
 
 import os
 import shutil
@@ -13,15 +13,15 @@ from stages.distil.interface.parameters import Parameters
 from stages.distil.storage import tables
 
 CURVES = Path("results/train")
-LAUNCHED = "TRAIN_LAUNCHED"  # environment variable of the processes that `_launch` starts
+LAUNCHED = "TRAIN_LAUNCHED"  # environment variable set in the processes that `_launch` starts
 
 
 def train(parameters: Parameters) -> None:
-    """Train and write the student's folder and the curves of its training."""
+    """Train the student; write its folder and the training curves."""
     _launch(parameters)
     rows = tables.read_table(tables.distill_table("train"))
     validation = tables.read_table(tables.distill_table("validation"))
-    # After the inputs are read: importing torch takes seconds.
+    # Importing torch takes seconds, so a missing input is reported first.
     import torch
     from dvclive import Live
     from transformers import set_seed
@@ -31,7 +31,7 @@ def train(parameters: Parameters) -> None:
     from stages.distil.models.loading import load_model
     from stages.distil.models.lora import with_lora
     from stages.distil.student.answering import generate_answers
-    from stages.distil.student.export import make_usable
+    from stages.distil.student.export import configure_inference
     from stages.distil.student.samples import ANSWER, SALIENCY, Encoder
     from stages.distil.student.trainer import Questions, Recipe
     from stages.distil.student.training import train_student
@@ -44,32 +44,32 @@ def train(parameters: Parameters) -> None:
     )
 
     use_one_gpu("train.accelerate=configs/gpus.yaml trains on all of them")
-    chosen, tokens = parameters.student, parameters.evaluate.max_tokens
-    dtype = precision(chosen.dtype)
-    folder = model_folder(chosen.model)
+    settings, max_tokens = parameters.student, parameters.evaluate.max_tokens
+    dtype = precision(settings.dtype)
+    folder = model_folder(settings.model)
 
-    def student() -> tuple[Any, Any]:
+    def load_student() -> tuple[Any, Any]:
         model, tokenizer = load_model(folder, "float32", place=False)
-        if chosen.lora_rank:
+        if settings.lora_rank:
             set_seed(parameters.training_seed)
-            model = with_lora(model, chosen.lora_rank)
+            model = with_lora(model, settings.lora_rank)
         return model, tokenizer
 
-    model, tokenizer = student()
+    model, tokenizer = load_student()
     weights = {ANSWER: 1.0}
     weights |= {teacher: parameters.teacher_weight(teacher) for teacher in parameters.teachers}
     weights[SALIENCY] = parameters.saliency.weight
-    encoder = Encoder(model, tokenizer, chosen.shared_context, chosen.context)
+    encoder = Encoder(model, tokenizer, settings.shared_context, settings.context)
     questions = Questions(
         train=[encoder.samples(row, weights) for row in rows],
         validation=validation,
-        prompts=[encoder.prompt(row, tokens) for row in validation],
+        prompts=[encoder.prompt(row, max_tokens) for row in validation],
     )
     summary: dict[str, Any] = {
         "too_long": {"cut": len(encoder.cut)} | dict(sorted(encoder.dropped.items()))
     }
     if any(summary["too_long"].values()):
-        print(f"more than {encoder.limit} tokens: {summary['too_long']}", file=sys.stderr)
+        print(f"longer than {encoder.limit} tokens: {summary['too_long']}", file=sys.stderr)
     with ExitStack() as stack:
         live = None
         if is_main_process():
@@ -77,30 +77,30 @@ def train(parameters: Parameters) -> None:
             curves = Live(str(CURVES), save_dvc_exp=False, dvcyaml=None, monitor_system=False)
             live = stack.enter_context(curves)
         if parameters.train.epochs:
-            known = repr([fingerprint(parameters.models[chosen.model], folder), chosen])
+            identity = repr([fingerprint(parameters.models[settings.model], folder), settings])
             seed = parameters.training_seed
-            recipe = Recipe(parameters.train, weights, seed, tokens, dtype, known)
-            epoch, share, whole = train_student(model, tokenizer, questions, recipe, live)
+            recipe = Recipe(parameters.train, weights, seed, max_tokens, dtype, identity)
+            epoch, share, state = train_student(model, tokenizer, questions, recipe, live)
         else:
-            asked = questions.prompts
-            texts = generate_answers(model.to(device()), tokenizer, asked, tokens, dtype)
-            epoch, share, whole = 0, accuracy(texts, validation), None
+            prompts = questions.prompts
+            texts = generate_answers(model.to(device()), tokenizer, prompts, max_tokens, dtype)
+            epoch, share, state = 0, accuracy(texts, validation), None
         if live is None:
             return
         live.summary = {"best_epoch": epoch, "validation": {"accuracy": share}} | summary
-    if whole is not None:
-        model, _ = student()
-        model.load_state_dict(whole)
-    if chosen.lora_rank:
+    if state is not None:
+        model, _ = load_student()
+        model.load_state_dict(state)
+    if settings.lora_rank:
         model = model.merge_and_unload()
-    make_usable(model, tokenizer, tokens)
+    configure_inference(model, tokenizer, max_tokens)
     with whole_folder(STUDENT) as target:
         save_model(model.to(torch.bfloat16), tokenizer, target)
     print(f"best epoch {epoch} of {parameters.train.epochs}: validation accuracy {share:.3f}")
 
 
 def _launch(parameters: Parameters) -> None:
-    """Start anew in several processes where `train.accelerate` names their configuration."""
+    """Replace this process with accelerate's launcher if `train.accelerate` names a file."""
     configuration = parameters.train.accelerate
     if configuration is None or LAUNCHED in os.environ:
         return
@@ -114,13 +114,13 @@ def _launch(parameters: Parameters) -> None:
 
     from stages.distil.weights.folders import model_folder
 
-    settings = YAML(typ="safe").load(configuration)
+    values = YAML(typ="safe").load(configuration)
     folder = model_folder(parameters.student.model)
-    if settings.get("distributed_type") == "FSDP":
+    if values.get("distributed_type") == "FSDP":
         if AutoConfig.from_pretrained(folder).is_encoder_decoder:
             raise UserError(
-                f"train.accelerate: {configuration}: FSDP does not split an encoder-decoder, whose "
-                "parts share their embeddings; use distributed_type: MULTI_GPU"
+                f"train.accelerate: {configuration}: FSDP cannot shard an encoder-decoder, whose "
+                "two parts share their embeddings; use distributed_type: MULTI_GPU"
             )
     launcher = ["-m", "accelerate.commands.launch", "--config_file", str(configuration)]
     command = [sys.executable, *launcher, "-m", "stages.train", *sys.argv[1:]]

@@ -1,4 +1,4 @@
-"""Every stage once, on a real model and the real engine: SmolLM2-135M from the package index."""
+"""Every stage once with a real model, SmolLM2-135M from the package index, and the real engine."""
 
 import json
 import os
@@ -37,7 +37,7 @@ CHANGES = {
 
 @pytest.fixture
 def workspace(tmp_path, tmp_path_factory, write_params, run_stage):
-    """A folder with parameters and the model, which is fetched once for all tests."""
+    """A folder with parameters and the model, fetched once for all tests."""
     fetched = tmp_path_factory.getbasetemp() / "fetched"
     fetched.mkdir(exist_ok=True)
     (tmp_path / "models").symlink_to(fetched)
@@ -48,18 +48,18 @@ def workspace(tmp_path, tmp_path_factory, write_params, run_stage):
     return tmp_path
 
 
-def kept(workspace: Path) -> int:
+def count_stored(workspace: Path) -> int:
     """Count the texts in the row store."""
     path = workspace / GENERATIONS
     if not path.exists():
         return 0
     with closing(sqlite3.connect(path, timeout=60)) as store:
-        tables_there = store.execute("SELECT name FROM sqlite_master").fetchall()
-        found = "SELECT count(*) FROM generations" if tables_there else "SELECT 0"
-        return store.execute(found).fetchone()[0]
+        names = store.execute("SELECT name FROM sqlite_master").fetchall()
+        query = "SELECT count(*) FROM generations" if names else "SELECT 0"
+        return store.execute(query).fetchone()[0]
 
 
-def test_a_teacher_that_is_killed_leaves_no_process_and_goes_on_where_it_was(workspace, run_stage):
+def test_a_killed_teacher_leaves_no_process_and_resumes(workspace, run_stage):
     assert run_stage("prepare").returncode == 0
     process = subprocess.Popen(
         [sys.executable, "-m", "stages.rationales", "--teacher", TEACHER],
@@ -67,8 +67,8 @@ def test_a_teacher_that_is_killed_leaves_no_process_and_goes_on_where_it_was(wor
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         stderr=subprocess.DEVNULL,
     )
-    while not kept(workspace):
-        assert process.poll() is None, "ended before its engine ran"
+    while not count_stored(workspace):
+        assert process.poll() is None, "the stage ended before its engine wrote a text"
         time.sleep(0.1)
     children = psutil.Process(process.pid).children(recursive=True)
     process.kill()
@@ -76,7 +76,7 @@ def test_a_teacher_that_is_killed_leaves_no_process_and_goes_on_where_it_was(wor
     _, alive = psutil.wait_procs(children, timeout=60)
     assert not alive
     assert not (workspace / "data/rationales").exists()
-    before = kept(workspace)
+    before = count_stored(workspace)
     done = run_stage("rationales", "--teacher", TEACHER)
     assert done.returncode == 0, done.stderr
     assert f"{14 - before} new, {before} found" in done.stderr
@@ -84,7 +84,7 @@ def test_a_teacher_that_is_killed_leaves_no_process_and_goes_on_where_it_was(wor
 
 @contextmanager
 def vllm_serve(model: Path, name: str) -> Iterator[str]:
-    """Run vLLM's own server on a free port; yield the address for `url` when it is ready."""
+    """Run vLLM's own server on a free port; yield its `url` when it is ready."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -115,9 +115,9 @@ def vllm_serve(model: Path, name: str) -> Iterator[str]:
         server.wait()
 
 
-def test_a_server_gives_the_texts_of_the_engine_in_process(workspace, write_params, run_stage):
+def test_a_server_gives_the_same_texts_as_the_engine_in_process(workspace, write_params, run_stage):
     sizes = {"train": 48, "validation": 3, "test": 16, "pool": 6}
-    # In bfloat16 a text hangs on what else is in its batch, and a server's batches are by arrival.
+    # In bfloat16 a text depends on the rest of its batch, and a server batches by arrival.
     changes = {"rationales/max_tokens": 32, "rationales/dtype": "float32"}
     write_params({"datasets/kinship/sizes": sizes} | changes)
     assert run_stage("prepare").returncode == 0
@@ -128,10 +128,10 @@ def test_a_server_gives_the_texts_of_the_engine_in_process(workspace, write_para
         write_params({"teachers": ["served"], "models/served": served})
         done = run_stage("rationales", "--teacher", "served")
     assert done.returncode == 0, done.stderr
-    tables_of = [
+    both = [
         tables.read_table(workspace / tables.rationale_table(name)) for name in (TEACHER, "served")
     ]
-    pairs = list(zip(*tables_of, strict=True))
+    pairs = list(zip(*both, strict=True))
     same = sum(a["rationale"] == b["rationale"] and a["answer"] == b["answer"] for a, b in pairs)
     print(f"{same} of {len(pairs)} texts are the same")
     assert same >= 0.95 * len(pairs)
@@ -139,7 +139,7 @@ def test_a_server_gives_the_texts_of_the_engine_in_process(workspace, write_para
         assert ours["prompt_tokens"] == theirs["prompt_tokens"]
 
 
-def test_the_pipeline_runs_on_real_parts(workspace, run_stage, monkeypatch):
+def test_the_pipeline_runs_with_a_real_model(workspace, run_stage, monkeypatch):
     for stage, *arguments in [
         ("prepare",),
         ("rationales", "--teacher", TEACHER),
@@ -205,9 +205,10 @@ def test_the_pipeline_runs_on_real_parts(workspace, run_stage, monkeypatch):
     with vllm_serve(folder, "student") as url:
         client = openai.OpenAI(base_url=url, api_key="none")
         for example, row in zip(examples, predictions, strict=True):
-            asked = {"role": "user", "content": question_text(example.question, example.options)}
+            text = question_text(example.question, example.options)
+            message = {"role": "user", "content": text}
             reply = client.chat.completions.create(
-                model="student", messages=[asked], temperature=0, max_tokens=16
+                model="student", messages=[message], temperature=0, max_tokens=16
             )
             text = reply.choices[0].message.content
             assert parse_answer(text, example.options) == row["prediction"]

@@ -1,4 +1,4 @@
-"""`make figures` with a tiny model: real experiments in DVC's queue."""
+"""`make figures` with a tiny model and real experiments in DVC's queue."""
 
 import csv
 import json
@@ -47,11 +47,11 @@ def project(tmp_path_factory, tiny_model) -> Path:
     }
     train = PARAMETERS["train"] | {"seed": None}
     make_project(folder, PARAMETERS | catalogues | {"train": train})
-    shutil.rmtree(folder / RUNS)  # this project's own
+    shutil.rmtree(folder / RUNS)  # they belong to this repository
     return folder
 
 
-def figures(project: Path, **more: dict) -> subprocess.CompletedProcess[str]:
+def make_figures(project: Path, **more: dict) -> subprocess.CompletedProcess[str]:
     grid = GRID | {"figures": GRID["figures"] | more}
     with (project / "stages/figures/tiny.yaml").open("w") as file:
         YAML().dump(grid, file)
@@ -68,27 +68,27 @@ def written(project: Path) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in (project / "results/figures/tiny").iterdir()}
 
 
-def names(found: Iterable[str]) -> set[str]:
+def without_digests(names: Iterable[str]) -> set[str]:
     """Return the names of runs without their digests."""
-    return {name.rpartition("-")[0] for name in found}
+    return {name.rpartition("-")[0] for name in names}
 
 
-def test_trainings_are_kept_when_one_fails_and_figures_are_drawn_of_them(project):
+def test_trainings_are_stored_when_one_fails_and_figures_are_drawn_from_them(project):
     before = (project / "params.yaml").read_bytes()
-    done = figures(project, top_k=TOP_K, broken=BROKEN)
+    done = make_figures(project, top_k=TOP_K, broken=BROKEN)
     assert done.returncode == 1
     assert "4 trainings, 4 of them to run" in done.stderr  # top_k 2 is the default
     last = done.stderr.strip().splitlines()[-1]
-    assert last.startswith("figures: error: 1 of 4 trainings have not ended well: plain-missing-0-")
+    assert last.startswith("figures: error: 1 of 4 trainings failed: plain-missing-0-")
     assert "dvc queue logs plain-missing-0-" in last
     assert "Traceback" not in done.stderr
     assert not (project / "results/figures/tiny").exists()
     ended = {"plain-0", "taught-0", "taught-1-0"}
-    assert names(dvc(project, "exp", "list", "--name-only").split()) == ended
-    assert names(file.stem for file in (project / RUNS).iterdir()) == ended
+    assert without_digests(dvc(project, "exp", "list", "--name-only").split()) == ended
+    assert without_digests(file.stem for file in (project / RUNS).iterdir()) == ended
 
     dvc(project, "exp", "remove", "-A")  # as in another clone
-    drawn = figures(project, top_k=TOP_K)
+    drawn = make_figures(project, top_k=TOP_K)
     assert drawn.returncode == 0, drawn.stdout + drawn.stderr
     assert "3 trainings, 0 of them to run" in drawn.stderr
     first = written(project)
@@ -101,12 +101,12 @@ def test_trainings_are_kept_when_one_fails_and_figures_are_drawn_of_them(project
     metrics = json.loads(first["metrics.json"])
     assert metrics == {"gain": {"taught": float(taught["gain"])}, "headroom": {}}
 
-    assert figures(project, top_k=TOP_K).returncode == 0
+    assert make_figures(project, top_k=TOP_K).returncode == 0
     assert written(project) == first
-    again = figures(project, top_k=TOP_K, broken=BROKEN)
+    again = make_figures(project, top_k=TOP_K, broken=BROKEN)
     assert again.returncode == 1
     assert "4 trainings, 1 of them to run" in again.stderr
-    assert written(project) == first  # a training that fails leaves the figures
+    assert written(project) == first  # a failed training leaves the figures unchanged
     assert (project / "params.yaml").read_bytes() == before
     folders = (project / ".dvc/tmp/exps").iterdir()
     assert [folder for folder in folders if folder.name.startswith("tmp")] == []

@@ -1,6 +1,7 @@
 """The stage under tiny models of both architectures."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from stages.distil.weights.folders import ADAPTER, digest
 from stages.finetune import finetune
 from stages.saliency import saliency
 from tests.conftest import BARE, ROOT
-from tests.distil.attribution.test_attributor import embedded, gradient, log_probability
+from tests.distil.attribution.test_attributor import by_word, embedded, gradient, log_probability
 
 TUNED = {"finetune/epochs": 3, "finetune/learning_rate": 0.01, "finetune/batch_size": 4}
 
@@ -33,7 +34,7 @@ def prompts(tokenizer) -> list:
 
 
 def likelihood(model, tokenizer) -> float:
-    """Return the mean log-probability of the gold answers, one at a time."""
+    """Return the mean log-probability of the gold answers, computed one at a time."""
     model.eval()
     with torch.no_grad():
         values = [
@@ -49,8 +50,8 @@ def test_tuning_makes_the_gold_answers_likelier(scoring, family, capsys):
     before = likelihood(model, tokenizer)
     assert likelihood(with_adapter(model, ADAPTER), tokenizer) > before + 0.5
     assert not CHECKPOINTS.exists()
-    said = capsys.readouterr().err.split()
-    assert float(said[said.index("loss") + 1]) > float(said[said.index("in") - 1])
+    first, last = re.search(r"loss (\S+) at the start, (\S+) at", capsys.readouterr().err).groups()
+    assert float(first) > float(last)
 
 
 def test_the_scores_are_those_of_the_tuned_teacher(scoring, family):
@@ -60,40 +61,37 @@ def test_the_scores_are_those_of_the_tuned_teacher(scoring, family):
     model, tokenizer = load_model(family, "float32")
     model = with_adapter(model, ADAPTER).eval()
     for row, prompt in zip(tables.read_table(tables.SALIENCY), prompts(tokenizer), strict=True):
-        found = embedded(model, prompt.ids)
-        wanted = (gradient(model, prompt, found) * found).sum(-1)
-        words = [0.0] * prompt.count
-        for token, word in zip(prompt.tokens, prompt.words, strict=True):
-            words[word] += wanted[token].item()
+        embeddings = embedded(model, prompt.ids)
+        expected = by_word(prompt, (gradient(model, prompt, embeddings) * embeddings).sum(-1))
         scores = [word["score"] for word in row["words"]]
-        assert scores == pytest.approx(words, abs=1e-4 * max(map(abs, words)))
+        assert scores == pytest.approx(expected, abs=1e-4 * max(map(abs, expected)))
 
 
-def test_scores_of_the_teacher_as_it_is_are_not_taken_for_the_tuned_ones(scoring, tiny_model):
-    tables_of = []
-    as_it_is = {"finetune/epochs": 0}
-    for changes in (as_it_is, TUNED, TUNED | {"finetune/rank": 2}, as_it_is):
+def test_stored_scores_of_untuned_and_tuned_teachers_are_not_confused(scoring, tiny_model):
+    written = []
+    untuned = {"finetune/epochs": 0}
+    for changes in (untuned, TUNED, TUNED | {"finetune/rank": 2}, untuned):
         parameters = scoring(tiny_model, **changes)
         finetune(parameters)
         saliency(parameters)
-        tables_of.append(tables.SALIENCY.read_bytes())
-    assert len(set(tables_of)) == 3
-    assert tables_of[0] == tables_of[3]
+        written.append(tables.SALIENCY.read_bytes())
+    assert len(set(written)) == 3
+    assert written[0] == written[3]
 
 
-def test_no_epochs_leave_an_empty_folder(scoring, tiny_model):
+def test_without_epochs_the_folder_is_empty(scoring, tiny_model):
     finetune(scoring(tiny_model, **TUNED))
     assert (ADAPTER / "adapter_model.safetensors").is_file()
     finetune(scoring(tiny_model, **{"finetune/epochs": 0}))
     assert list(ADAPTER.iterdir()) == []
 
 
-def test_a_missing_adapter_is_named(scoring, tiny_model):
+def test_a_missing_adapter_is_reported(scoring, tiny_model):
     with pytest.raises(UserError, match="models/adapter: no tuned teacher there"):
         saliency(scoring(tiny_model, **TUNED))
 
 
-def test_what_is_no_number_stops_the_run(scoring, tiny_model, tmp_path):
+def test_a_value_that_is_not_finite_stops_the_run(scoring, tiny_model, tmp_path):
     broken = tmp_path / "broken"
     model, tokenizer = load_model(tiny_model, "float32")
     model.get_output_embeddings().weight.data[0, 0] = float("nan")
@@ -102,15 +100,15 @@ def test_what_is_no_number_stops_the_run(scoring, tiny_model, tmp_path):
     with pytest.raises(UserError, match="the loss is nan; lower saliency.finetune.learning_rate"):
         finetune(scoring(broken, **TUNED))
     assert not ADAPTER.exists()
-    with pytest.raises(UserError, match="tiny: the attribution is no number in float32"):
+    with pytest.raises(UserError, match="tiny: the attribution is not finite in float32"):
         saliency(scoring(broken, **{"finetune/epochs": 0}))
     assert not tables.SALIENCY.exists()
 
 
-def test_a_killed_run_resumes_to_the_same_bytes(scoring, family, tmp_path):
-    """Each attempt is a fork of one process, killed -9 in a call of a method of the Trainer's."""
+def test_a_killed_run_resumes_and_ends_with_the_same_bytes(scoring, family, tmp_path):
+    """Each attempt is a fork of one process, killed with SIGKILL in a method of the Trainer."""
     finetune(scoring(family, **TUNED))
-    whole = digest(ADAPTER)
+    uninterrupted = digest(ADAPTER)
     shutil.rmtree(ADAPTER)
     program = f"""
 import json, os, signal
@@ -118,7 +116,7 @@ from pathlib import Path
 from transformers import Trainer
 import stages.distil.attribution.tuning
 from stages.finetune import finetune
-from stages.distil.interface.settings import load_parameters
+from stages.distil.interface.parameters import load_parameters
 parameters, left = load_parameters("params.yaml"), []
 def kill_in(name, call):
     original, calls = getattr(Trainer, name), []
@@ -150,4 +148,4 @@ print(json.dumps(left))
     assert json.loads(killed.stdout) == [[], ["checkpoint-3"], ["checkpoint-3", "checkpoint-6"]]
     assert not ADAPTER.exists()
     finetune(scoring(family, **TUNED))
-    assert digest(ADAPTER) == whole
+    assert digest(ADAPTER) == uninterrupted

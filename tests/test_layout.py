@@ -1,4 +1,4 @@
-"""The layout: which room imports which, what a stage depends on, how large they are."""
+"""The layout: imports between rooms, dependencies of stages, size of modules."""
 
 import ast
 import shutil
@@ -21,9 +21,9 @@ def lint(folder: Path) -> subprocess.CompletedProcess:
     return subprocess.run([LINTER, "--no-cache"], cwd=folder, capture_output=True, text=True)
 
 
-def test_rooms_import_those_below_them_alone():
-    found = lint(ROOT)
-    assert found.returncode == 0, found.stdout
+def test_a_room_imports_only_rooms_below_it():
+    result = lint(ROOT)
+    assert result.returncode == 0, result.stdout
 
 
 @pytest.mark.parametrize(
@@ -42,25 +42,26 @@ def test_rooms_import_those_below_them_alone():
         ("models/lora.py", "import stages.train", "distil.models.lora -> stages.train"),
     ],
 )
-def test_an_arrow_the_wrong_way_is_refused(tmp_path, module, line, broken):
+def test_an_import_in_the_wrong_direction_is_an_error(tmp_path, module, line, broken):
     shutil.copytree(ROOT / "stages", tmp_path / "stages")
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
     with (tmp_path / "stages/distil" / module).open("a") as file:
         file.write(f"{line}\n")
-    found = lint(tmp_path)
-    assert found.returncode == 1
-    assert broken in found.stdout
+    result = lint(tmp_path)
+    assert result.returncode == 1
+    assert broken in result.stdout
 
 
 def imported(path: Path) -> set[Path]:
-    found = set()
+    """Return the project's modules that a module imports."""
+    modules = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("stages"):
             base = ROOT / node.module.replace(".", "/")
             candidates = [base / f"{alias.name}.py" for alias in node.names]
             candidates.append(base.with_suffix(".py"))
-            found |= {candidate for candidate in candidates if candidate.is_file()}
-    return found
+            modules |= {candidate for candidate in candidates if candidate.is_file()}
+    return modules
 
 
 @pytest.mark.parametrize("name", STAGES)
@@ -91,7 +92,7 @@ def test_rooms_and_modules_stay_small():
 
 
 @pytest.mark.parametrize("room", ROOMS, ids=lambda room: room.name)
-def test_a_room_says_what_it_is_for_and_what_it_may_import(room):
+def test_a_room_documents_its_purpose_and_imports(room):
     text = ast.get_docstring(ast.parse((room / "__init__.py").read_text(encoding="utf-8")))
     assert "import" in text.lower()
     assert len(text.splitlines()) <= 5

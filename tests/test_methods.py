@@ -1,7 +1,7 @@
-"""Every method of the README's table, run as written there, by tiny students of both architectures.
+"""Every method of the README's table, run as written, with tiny students of both architectures.
 
-A stand-in for a server plays the large teacher, whose rationales are right; the small one is the
-tiny model itself. Stages run in this process; two methods run under DVC too.
+A fake server is the large teacher, whose rationales are right; the small teacher is the tiny model
+itself. Stages run in this process; two methods also run under DVC.
 """
 
 import json
@@ -41,12 +41,12 @@ def project(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("methods")
     shutil.copytree(request.getfixturevalue(request.param), folder / "tiny")
 
-    def asked(number: int, split: str) -> dict:
+    def with_oracle(number: int, split: str) -> dict:
         row = question(number, split)
         return row | {"rationales": {"oracle": row["rationales"]["one"]}}
 
     counts = {"train": 8, "validation": 3, "test": 4}
-    rows = {split: [asked(n, split) for n in range(count)] for split, count in counts.items()}
+    rows = {split: [with_oracle(n, split) for n in range(count)] for split, count in counts.items()}
     write_jsonl(folder / "balls", **rows)
     with serve(Teacher()) as url:
         changes = {
@@ -72,13 +72,13 @@ def test_the_table_is_found():
 
 
 def changes(method: str) -> list[str]:
-    """Return a method's parameters as after `-S`."""
+    """Return the `-S` arguments of a method."""
     words = shlex.split(METHODS[method][0]) if METHODS[method] else []
     return [value for flag, value in zip(words, words[1:], strict=False) if flag == "-S"]
 
 
 def run_stages(parameters: Parameters) -> None:
-    """Run the graph up to the evaluation in the current folder."""
+    """Run the stages up to the evaluation in the current folder."""
     for name, source in parameters.models.items():
         if not Path("models", name).exists():
             fetch_model(name, source)
@@ -91,16 +91,16 @@ def run_stages(parameters: Parameters) -> None:
 
 
 def check_results(project: Path, method: str) -> None:
-    """Hold losses, answers and weights against what the method is to learn."""
+    """Check that losses, metrics and changed weights are those of the method."""
     text = " ".join(changes(method))
     losses = {file.stem for file in (project / "results/train").rglob("loss/*.tsv")}
-    wanted = {"total", "answer"} if "epochs=0" not in text else set()
-    if wanted and "alpha=0" not in text:
-        wanted |= {"oracle"} if "oracle" in text else {LARGE}
-        wanted |= {SMALL} if "teachers" not in text else set()
-    if wanted and "saliency.weight=0" not in text:
-        wanted |= {"saliency"}
-    assert losses == wanted
+    expected = {"total", "answer"} if "epochs=0" not in text else set()
+    if expected and "alpha=0" not in text:
+        expected |= {"oracle"} if "oracle" in text else {LARGE}
+        expected |= {SMALL} if "teachers" not in text else set()
+    if expected and "saliency.weight=0" not in text:
+        expected |= {"saliency"}
+    assert losses == expected
     metrics = json.loads((project / "results/metrics.json").read_text())
     assert metrics["student"]["questions"] == 4
     before = load_file(project / "models" / SMALL / "model.safetensors")
@@ -112,7 +112,7 @@ def check_results(project: Path, method: str) -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_the_method_learns_what_it_is_to_learn(project, method, monkeypatch):
+def test_the_method_trains_its_losses_and_weights(project, method, monkeypatch):
     monkeypatch.chdir(project)
     shutil.copy("params.yaml", "changed.yaml")
     apply_overrides("changed.yaml", changes(method))

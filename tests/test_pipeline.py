@@ -1,4 +1,4 @@
-"""The graph under real DVC in a temporary repository, with a tiny model in every part."""
+"""The pipeline under real DVC in a temporary repository, with a tiny model as every model."""
 
 import os
 import shutil
@@ -50,7 +50,7 @@ PARAMETERS = {
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory, tiny_model) -> Path:
-    """A clone of the project with a data set of its own, in which the pipeline has run once."""
+    """A copy of the project with its own data set, in which the pipeline has run once."""
     folder = tmp_path_factory.mktemp("project")
     shutil.copytree(tiny_model, folder / "tiny")
     write_jsonl(
@@ -74,7 +74,7 @@ def project(tmp_path_factory, tiny_model) -> Path:
 
 
 def make_project(folder: Path, parameters: dict) -> None:
-    """Make a folder the project's, with these parameters, under git and DVC."""
+    """Copy the project into a folder, with these parameters, under git and DVC."""
     shutil.copytree(
         ROOT / "stages", folder / "stages", ignore=shutil.ignore_patterns("__pycache__")
     )
@@ -121,19 +121,19 @@ def sums(folder: Path) -> dict[str, str]:
     return {out["path"]: out["md5"] for stage in stages.values() for out in stage["outs"]}
 
 
-def test_a_second_run_does_nothing(project):
+def test_a_second_run_runs_no_stage(project):
     assert "up to date" in dvc(project, "repro")
 
 
 @pytest.mark.parametrize("folder", ["questions", "teachers"])
-def test_compiled_modules_are_no_change(project, folder):
+def test_compiled_modules_rerun_no_stage(project, folder):
     compiled = project / "stages/distil" / folder / "__pycache__"
     compiled.mkdir(exist_ok=True)
     (compiled / "other.cpython-311.pyc").write_bytes(b"x")
     assert "up to date" in dvc(project, "repro")
 
 
-def test_the_results_are_where_dvc_looks_for_them(project):
+def test_dvc_shows_metrics_and_plots(project):
     assert "student.accuracy" in dvc(project, "metrics", "show", "--md")
     assert "Training loss" in dvc(project, "plots", "show", "--json")
     for file in ("results/metrics.json", "results/accuracy.csv", "results/predictions.parquet"):
@@ -172,14 +172,14 @@ def test_a_loss_weight_reruns_training_and_evaluation_only(project):
     dvc(project, "checkout", "-q")
 
 
-def test_top_k_reruns_from_the_choice_of_words_on(project):
+def test_top_k_reruns_the_stages_after_saliency(project):
     ran = reproduced(dvc(project, "exp", "run", "-S", "saliency.top_k=1"))
     assert sorted(ran) == ["assemble", "card", "evaluate", "report", "train"]
     subprocess.run(["git", "checkout", "-q", "."], cwd=project, check=True)
     dvc(project, "checkout", "-q")
 
 
-def test_a_teacher_taken_away_and_added_again_leaves_the_lock_as_it_was(project):
+def test_removing_a_teacher_and_adding_it_again_restores_the_lock(project):
     lock = (project / "dvc.lock").read_bytes()
     before = sums(project)
     params = project / "params.yaml"
@@ -194,7 +194,7 @@ def test_a_teacher_taken_away_and_added_again_leaves_the_lock_as_it_was(project)
     assert (project / "dvc.lock").read_bytes() == lock
 
 
-def test_new_figures_are_shown_without_anything_else_run_again(project):
+def test_new_figures_rerun_the_report_only(project):
     figures = project / "results/figures"
     shutil.copytree(figures / "full", figures / "mine")
     assert reproduced(dvc(project, "repro")) == ["report"]

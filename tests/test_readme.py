@@ -1,4 +1,4 @@
-"""What the README tells people to type."""
+"""The commands in README and docs."""
 
 import re
 import shlex
@@ -13,8 +13,8 @@ from tests.conftest import ROOT
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 TEXT = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
 JOINED = TEXT.replace("\\\n", " ")
-PIECES = re.findall(r"`([^`\n]*-S [^`\n]*)`", JOINED)  # of the tables
-PIECES += [line for line in JOINED.splitlines() if re.match(r"\S*dvc exp run .*-S ", line)]
+COMMANDS = re.findall(r"`([^`\n]*-S [^`\n]*)`", JOINED)  # of the tables
+COMMANDS += [line for line in JOINED.splitlines() if re.match(r"\S*dvc exp run .*-S ", line)]
 
 
 def overrides(command: str) -> list[str]:
@@ -23,28 +23,28 @@ def overrides(command: str) -> list[str]:
 
 
 def test_the_commands_are_found():
-    assert len(PIECES) > 30
-    assert ["alpha=0", "saliency.weight=0"] in [overrides(piece) for piece in PIECES]
+    assert len(COMMANDS) > 30
+    assert ["alpha=0", "saliency.weight=0"] in [overrides(command) for command in COMMANDS]
 
 
-@pytest.mark.parametrize("piece", dict.fromkeys(PIECES))
-def test_every_parameter_can_be_set_as_written(piece, tmp_path):
+@pytest.mark.parametrize("command", dict.fromkeys(COMMANDS))
+def test_every_documented_parameter_can_be_set(command, tmp_path):
     shutil.copy(ROOT / "params.yaml", tmp_path)
     before = load_parameters(tmp_path / "params.yaml")
-    changes = overrides(piece)
+    changes = overrides(command)
     assert changes
     apply_overrides(tmp_path / "params.yaml", changes)
     after = load_parameters(tmp_path / "params.yaml")
-    if "(default" not in next(line for line in JOINED.splitlines() if piece in line):
+    if "(default" not in next(line for line in JOINED.splitlines() if command in line):
         defaults = {"alpha=0.5", "rationales.num_examples=2"}
         assert after != before or set(changes) <= defaults
 
 
-def test_every_make_target_exists():
+def test_every_documented_make_target_exists():
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    named = set(re.findall(r"(?:^|`)make (?:[A-Z]+=\S+ )*([a-z-]+)", TEXT, re.MULTILINE))
-    assert named
-    assert named <= targets
+    documented = set(re.findall(r"(?:^|`)make (?:[A-Z]+=\S+ )*([a-z-]+)", TEXT, re.MULTILINE))
+    assert documented
+    assert documented <= targets
 
 
 def test_the_readme_is_short():

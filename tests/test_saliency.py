@@ -21,7 +21,7 @@ from tests.distil.attribution.test_attributor import embedded, log_probability
 
 @pytest.fixture
 def scored(scoring, capsys):
-    """Run `prepare` and `saliency` with changed parameters; return what was said."""
+    """Run `prepare` and `saliency` with changed parameters; return what they print to stderr."""
 
     def run(model, rows=None, **changes) -> str:
         saliency(scoring(model, rows, **changes))
@@ -30,19 +30,19 @@ def scored(scoring, capsys):
     return run
 
 
-def read() -> list[dict]:
+def read_scores() -> list[dict]:
     return tables.read_table(tables.SALIENCY)
 
 
-def test_every_train_question_has_a_score_for_each_word(scored, family):
+def test_each_word_of_every_train_question_has_a_score(scored, family):
     scored(family)
-    rows = read()
+    rows = read_scores()
     examples = tables.read_examples("train")
     assert [row["id"] for row in rows] == [example.id for example in examples]
     for row, example in zip(rows, examples, strict=True):
-        found = [row["text"][word["start"] : word["end"]] for word in row["words"]]
+        words = [row["text"][word["start"] : word["end"]] for word in row["words"]]
         parts = [example.question, *example.options]
-        assert found == [part[a:b] for part in parts for a, b in find_words(part, [(0, 99)])]
+        assert words == [part[a:b] for part in parts for a, b in find_words(part, [(0, 99)])]
         assert all(word["score"] for word in row["words"])
         assert (row["method"], row["target"], row["delta"]) == (
             "input_x_gradient",
@@ -54,16 +54,16 @@ def test_every_train_question_has_a_score_for_each_word(scored, family):
 @pytest.mark.parametrize("method", ["integrated_gradients", "gradient_shap", "occlusion"])
 def test_other_methods_run_and_are_named_in_the_table(scored, tiny_model, method):
     scored(tiny_model, method=method, steps=3)
-    rows = read()
+    rows = read_scores()
     assert {row["method"] for row in rows} == {method}
     assert all((row["delta"] is not None) == (method == "integrated_gradients") for row in rows)
 
 
 def predictions(folder) -> dict[str, str]:
-    """Return the option of the largest mean log-probability, computed one at a time."""
+    """Return the option with the largest mean log-probability, computed one at a time."""
     model, tokenizer = load_model(folder, "float32")
     wording = PromptFile(ROOT / "stages/prompts/answer.jinja")
-    found = {}
+    best = {}
     for example in tables.read_examples("train"):
         means = []
         for option in example.options:
@@ -71,17 +71,17 @@ def predictions(folder) -> dict[str, str]:
             with torch.no_grad():
                 value = log_probability(model, embedded(model, prompt.ids), prompt.label)
             means.append(value.item() / len(prompt.label))
-        found[example.id] = example.options[means.index(max(means))]
-    return found
+        best[example.id] = example.options[means.index(max(means))]
+    return best
 
 
 def test_the_target_can_be_the_teachers_own_prediction(scored, family):
     scored(family, target="prediction")
-    assert {row["id"]: row["target"] for row in read()} == predictions(family)
+    assert {row["id"]: row["target"] for row in read_scores()} == predictions(family)
     assert "0 new" in scored(family, target="prediction")
 
 
-def test_only_the_questions_that_the_teacher_answers_rightly(scored, family):
+def test_only_correct_leaves_out_questions_that_the_teacher_answers_wrongly(scored, family):
     scored(family)
     predicted = predictions(family)
     rows = [
@@ -92,17 +92,18 @@ def test_only_the_questions_that_the_teacher_answers_rightly(scored, family):
     for n in wrong:
         rows[n]["answer"] = next(o for o in rows[n]["options"] if o != rows[n]["answer"])
     scored(family, rows, only_correct=True)
-    assert [row["id"] for row in read()] == [f"train-{n}" for n in range(TRAIN) if n not in wrong]
-    none = [rows[n] for n in sorted(wrong)]
-    with pytest.raises(UserError, match="tiny answers no train question rightly; set saliency.o"):
-        scored(family, none, only_correct=True)
-    assert len(read()) == TRAIN - len(wrong)  # the table of before
+    remaining = [f"train-{n}" for n in range(TRAIN) if n not in wrong]
+    assert [row["id"] for row in read_scores()] == remaining
+    all_wrong = [rows[n] for n in sorted(wrong)]
+    with pytest.raises(UserError, match="tiny answers no train question correctly; set saliency.o"):
+        scored(family, all_wrong, only_correct=True)
+    assert len(read_scores()) == len(remaining)  # the previous table
 
 
-def test_a_free_form_question_is_predicted_by_what_the_teacher_writes(scored, family):
+def test_the_prediction_of_a_free_form_question_is_the_teachers_text(scored, family):
     rows = [question(n, options=[], answer=f"place {n}") for n in range(3)]
     scored(family, rows, target="prediction")
-    assert [row["id"] for row in read()] == ["train-0", "train-1", "train-2"]
+    assert [row["id"] for row in read_scores()] == ["train-0", "train-1", "train-2"]
 
 
 KILLS = """
@@ -110,20 +111,20 @@ import os, random, signal
 from stages.saliency import saliency
 from stages.distil.attribution.attributor import Attributor
 from stages.distil.storage.store import Store
-from stages.distil.interface.settings import load_parameters
+from stages.distil.interface.parameters import load_parameters
 parameters, drawn = load_parameters("params.yaml"), random.Random(7)
 for _ in range(10):
     kind, name = drawn.choice([(Attributor, "score"), (Store, "insert"), (Store, "select")])
     call, after = drawn.randint(1, 2), drawn.random() < 0.5
-    child = os.fork()  # this process opens no store itself: SQLite does not outlive a fork
+    child = os.fork()  # this process opens no store: a connection to SQLite must not cross a fork
     if not child:
         original, calls = getattr(kind, name), []
         def method(*arguments):
             calls.append(name)
-            found = original(*arguments) if after or len(calls) < call else None
+            result = original(*arguments) if after or len(calls) < call else None
             if len(calls) == call:
                 os.kill(os.getpid(), signal.SIGKILL)
-            return found
+            return result
         setattr(kind, name, method)
         saliency(parameters)
         os._exit(0)
@@ -131,10 +132,10 @@ for _ in range(10):
 """
 
 
-def test_a_run_killed_at_any_moment_resumes_to_the_same_bytes(scored, tiny_model, tmp_path):
-    """Each attempt is a fork of one process that has imported everything, killed -9."""
-    scored(tiny_model, batch_tokens=1)  # a batch a row
-    whole = (tmp_path / tables.SALIENCY).read_bytes()
+def test_a_run_killed_at_any_moment_ends_with_the_same_bytes(scored, tiny_model, tmp_path):
+    """Each attempt is a fork of one process that has imported everything, killed with SIGKILL."""
+    scored(tiny_model, batch_tokens=1)  # one row per batch
+    uninterrupted = (tmp_path / tables.SALIENCY).read_bytes()
     shutil.rmtree(tmp_path / ATTRIBUTIONS.parent)
     (tmp_path / tables.SALIENCY).unlink()
     killed = subprocess.run(
@@ -146,7 +147,7 @@ def test_a_run_killed_at_any_moment_resumes_to_the_same_bytes(scored, tiny_model
     )
     assert killed.returncode == 0, killed.stderr
     assert not (tmp_path / tables.SALIENCY).exists()
-    said = scored(tiny_model, batch_tokens=1)
-    found = int(said.split(" new, ")[1].split(" found")[0])
-    assert 0 < found < TRAIN
-    assert (tmp_path / tables.SALIENCY).read_bytes() == whole
+    stderr = scored(tiny_model, batch_tokens=1)
+    stored = int(stderr.split(" new, ")[1].split(" found")[0])
+    assert 0 < stored < TRAIN
+    assert (tmp_path / tables.SALIENCY).read_bytes() == uninterrupted

@@ -9,12 +9,12 @@ import sys
 import pandas
 import pytest
 import torch
+from transformers import Trainer
 
 from stages.distil.interface.errors import UserError
 from stages.distil.interface.parameters import load_parameters
 from stages.distil.models.loading import load_model
 from stages.distil.storage import tables
-from stages.distil.student import training
 from stages.distil.student.training import CHECKPOINTS
 from stages.distil.weights.folders import STUDENT, digest
 from stages.train import CURVES, train
@@ -56,7 +56,7 @@ def prepared(tmp_path, write_params, monkeypatch):
                     table.write(distilled(number, split))
         if not (tmp_path / "models/tiny").exists():
             shutil.copytree(model, tmp_path / "models/tiny")
-        config = tmp_path / "models/tiny/config.json"  # dropout draws anew for every pass
+        config = tmp_path / "models/tiny/config.json"  # dropout would differ between passes
         config.write_text(config.read_text().replace('"dropout_rate": 0.1', '"dropout_rate": 0.0'))
         values = {
             "alpha": 0.5,
@@ -97,14 +97,14 @@ def curve(name: str) -> list[float]:
         {"alpha": {"one": 0.7, "two": 0.0}},
     ],
 )
-def test_the_student_learns_what_is_asked(prepared, family, changes):
+def test_the_student_learns_the_tasks_with_a_weight(prepared, family, changes):
     train(prepared(family, **changes))
     losses = curve("loss/answer")
     assert losses[-1] < losses[0] - 0.5
-    wanted = {"total", "answer"}
+    expected = {"total", "answer"}
     if changes.get("alpha") != 0.0:
-        wanted |= {"one", "saliency"} | ({"two"} if "alpha" not in changes else set())
-    assert {file.stem for file in (CURVES / "plots/metrics/loss").iterdir()} == wanted
+        expected |= {"one", "saliency"} | ({"two"} if "alpha" not in changes else set())
+    assert {file.stem for file in (CURVES / "plots/metrics/loss").iterdir()} == expected
     assert len(curve("validation/accuracy")) == 4
     summary = json.loads((CURVES / "metrics.json").read_text())
     assert 1 <= summary["best_epoch"] <= 4
@@ -112,7 +112,7 @@ def test_the_student_learns_what_is_asked(prepared, family, changes):
     assert not CHECKPOINTS.exists()
 
 
-def test_the_parts_of_the_loss_are_those_of_the_total(prepared, tiny_model):
+def test_the_total_loss_is_the_weighted_sum_of_its_parts(prepared, tiny_model):
     train(prepared(tiny_model, alpha={"one": 0.7, "two": 0.2}, saliency__weight=0.3))
     parts = {name: curve(f"loss/{name}") for name in ("answer", "one", "two", "saliency")}
     for n, total in enumerate(curve("loss/total")):
@@ -122,14 +122,14 @@ def test_the_parts_of_the_loss_are_those_of_the_total(prepared, tiny_model):
 
 
 def test_the_token_budget_does_not_change_what_is_learnt(prepared, family):
-    found = []
+    curves = []
     for budget in (1, 10_000):
         train(prepared(family, train__batch_tokens=budget, train__learning_rate=1e-3))
-        found.append(curve("loss/total"))
-    assert found[0] == pytest.approx(found[1], rel=1e-4)
+        curves.append(curve("loss/total"))
+    assert curves[0] == pytest.approx(curves[1], rel=1e-4)
 
 
-def test_no_epoch_leaves_the_student_as_it_is(prepared, tiny_model):
+def test_without_epochs_the_student_is_unchanged(prepared, tiny_model):
     train(prepared(tiny_model, train__epochs=0))
     before = dict(load_model(tiny_model, "bfloat16")[0].named_parameters())
     for name, weight in weights().items():
@@ -137,7 +137,7 @@ def test_no_epoch_leaves_the_student_as_it_is(prepared, tiny_model):
     assert json.loads((CURVES / "metrics.json").read_text())["best_epoch"] == 0
 
 
-def test_training_ends_when_nothing_is_gained(prepared, tiny_model):
+def test_training_ends_after_epochs_without_a_gain(prepared, tiny_model):
     train(prepared(tiny_model, train__epochs=30, train__patience=2, train__learning_rate=1e-6))
     accuracies = curve("validation/accuracy")
     best = accuracies.index(max(accuracies))
@@ -150,13 +150,13 @@ def test_lora_trains_low_rank_changes_only(prepared, tiny_model):
     changed = weights()
     name = "model.layers.0.mlp.up_proj.weight"
     difference = (changed[name] - before[name].bfloat16().float()).double()
-    strength = torch.linalg.svdvals(difference)
-    assert strength[1] > 3 * strength[2]  # what follows is rounding to bfloat16
+    singular = torch.linalg.svdvals(difference)
+    assert singular[1] > 3 * singular[2]  # from the third on: rounding to bfloat16
     embeddings = "model.embed_tokens.weight"
     assert torch.equal(changed[embeddings], before[embeddings].bfloat16().float())
 
 
-def test_a_wild_loss_stops_the_run_and_leaves_no_student(prepared, tiny_model):
+def test_a_diverging_loss_stops_the_run_and_leaves_no_student(prepared, tiny_model):
     with pytest.raises(
         UserError, match="the loss is .* at step .*, more than .*; lower train.learning_rate"
     ):
@@ -165,17 +165,17 @@ def test_a_wild_loss_stops_the_run_and_leaves_no_student(prepared, tiny_model):
 
 
 def test_two_runs_give_the_same_bytes(prepared, family):
-    found = []
+    results = []
     for _ in range(2):
         train(prepared(family))
-        found.append([digest(STUDENT), curve("loss/total")])
-    assert found[0] == found[1]
+        results.append([digest(STUDENT), curve("loss/total")])
+    assert results[0] == results[1]
 
 
 def test_questions_that_are_too_long_are_counted(prepared, tiny_model, capsys):
     train(prepared(tiny_model, student__context=75, train__epochs=1))
     assert json.loads((CURVES / "metrics.json").read_text())["too_long"]["cut"] > 0
-    assert "more than 75 tokens: {'cut': " in capsys.readouterr().err
+    assert "longer than 75 tokens: {'cut': " in capsys.readouterr().err
 
 
 ATTEMPTS = 10
@@ -184,7 +184,7 @@ import json, os, random, signal, sys
 from pathlib import Path
 import stages.distil.student.steps
 from stages.distil.student.trainer import DistillationTrainer
-from stages.distil.interface.settings import load_parameters
+from stages.distil.interface.parameters import load_parameters
 from stages.train import train
 parameters, left = load_parameters("params.yaml"), []
 METHODS = ("training_step", "_save_rng_state", "_save_optimizer_and_scheduler", "evaluate", "log")
@@ -216,10 +216,10 @@ print(json.dumps(left))
 def test_a_run_killed_at_random_moments_ends_with_the_same_bytes(
     prepared, family, tmp_path, changes
 ):
-    """Each attempt is a fork of one process, killed -9 in a call of a method of the Trainer's."""
+    """Each attempt is a fork of one process, killed with SIGKILL in a method of the Trainer."""
     parameters = prepared(family, train__epochs=8, **changes)
     train(parameters)
-    whole = [digest(STUDENT), curve("loss/total"), curve("validation/accuracy")]
+    uninterrupted = [digest(STUDENT), curve("loss/total"), curve("validation/accuracy")]
     shutil.rmtree(STUDENT)
     killed = subprocess.run(
         [sys.executable, "-c", KILLS],
@@ -231,21 +231,20 @@ def test_a_run_killed_at_random_moments_ends_with_the_same_bytes(
     assert killed.returncode == 0, killed.stderr
     left = json.loads(killed.stdout.splitlines()[-1])
     assert len(left) == ATTEMPTS
-    assert max(left[-1]) > 3  # some epochs were kept
+    assert max(left[-1]) > 3  # checkpoints of some epochs survived
     assert not STUDENT.exists()
     train(parameters)
-    assert [digest(STUDENT), curve("loss/total"), curve("validation/accuracy")] == whole
+    assert [digest(STUDENT), curve("loss/total"), curve("validation/accuracy")] == uninterrupted
 
 
-def test_a_full_disk_leaves_the_last_checkpoint_whole(prepared, tiny_model, tmp_path):
-    """No file may be as large as an optimiser's state: the second checkpoint fails."""
+def test_a_full_disk_leaves_the_last_checkpoint_intact(prepared, tiny_model, tmp_path):
+    """A limit on file size makes the second checkpoint fail."""
     parameters = prepared(tiny_model)
     train(parameters)
-    whole = digest(STUDENT)
+    uninterrupted = digest(STUDENT)
     shutil.rmtree(STUDENT)
     program = """
 import resource, sys
-from stages.distil import checkpoints
 from stages.distil.interface.command import run_stage
 from stages.distil.student.trainer import DistillationTrainer
 from stages.train import train
@@ -268,23 +267,22 @@ run_stage(train, "")
     states = sorted(p.parent.name for p in CHECKPOINTS.glob("*/trainer_state.json"))
     assert states == ["checkpoint-3"]
     train(parameters)
-    assert digest(STUDENT) == whole
+    assert digest(STUDENT) == uninterrupted
 
 
-def test_what_is_learnt_is_shown_again_after_another_parameter(prepared, tiny_model):
-    """Checkpoints of other parameters are never gone on from."""
+def test_checkpoints_of_other_parameters_are_not_resumed(prepared, tiny_model):
     parameters = prepared(tiny_model, train__epochs=1)
     train(parameters)
-    whole = digest(STUDENT)
+    expected = digest(STUDENT)
     CHECKPOINTS.mkdir(parents=True)
     (CHECKPOINTS / "key").write_text("another")
     (CHECKPOINTS / "checkpoint-3").mkdir()
     (CHECKPOINTS / "checkpoint-3/trainer_state.json").write_text("{}")
     train(parameters)
-    assert digest(STUDENT) == whole
+    assert digest(STUDENT) == expected
 
 
-def test_a_missing_configuration_of_processes_is_named(prepared, tiny_model):
+def test_a_missing_accelerate_file_is_reported(prepared, tiny_model):
     with pytest.raises(UserError, match="train.accelerate: two.yaml: no such file"):
         train(prepared(tiny_model, train__accelerate="two.yaml"))
 
@@ -295,7 +293,7 @@ def configuration(name: str) -> str:
     return text.replace("num_processes: 4", "num_processes: 2")
 
 
-@pytest.mark.parametrize("rows", [ROWS, 9])  # 9: the last step has one question for two processes
+@pytest.mark.parametrize("rows", [ROWS, 9])  # 9: the last step has a single question
 def test_two_processes_learn_what_one_does(prepared, family, tmp_path, run_stage, rows):
     changes = {"train__epochs": 2, "student__shared_context": True}
     train(prepared(family, rows=rows, **changes))
@@ -324,10 +322,10 @@ PartialState.__init__ = init
 
 
 @pytest.mark.parametrize(("precision", "tolerance"), [("no", 1e-4), ("bf16", 0.02)])
-def test_a_student_in_parts_learns_what_a_whole_one_does(
+def test_a_sharded_student_learns_what_an_unsharded_one_does(
     prepared, tiny_model, tmp_path, run_stage, precision, tolerance
 ):
-    """FSDP as in `configs/`; accelerate, which shards on GPUs only, takes cores for such."""
+    """FSDP as in `configs/`; accelerate shards on GPUs only, so it is told that cores are GPUs."""
     dtype = {"no": "float32", "bf16": "bfloat16"}[precision]
     changes = {"train__epochs": 2, "student__dtype": dtype}
     train(prepared(tiny_model, **changes))
@@ -349,10 +347,10 @@ def test_a_student_in_parts_learns_what_a_whole_one_does(
         torch.testing.assert_close(weight, alone[2][name], rtol=0.02, atol=1e-3)
 
 
-def test_the_trainer_places_the_weights_and_no_one_before_it(prepared, tiny_model, monkeypatch):
-    """On several GPUs each process would else put the whole student on the first one."""
+def test_nothing_places_the_weights_before_the_trainer(prepared, tiny_model, monkeypatch):
+    """Otherwise, on several GPUs, each process would put the whole student on the first one."""
     moved, placed = [], []
-    move, begin = torch.nn.Module.to, training.Trainer.__init__
+    move, begin = torch.nn.Module.to, Trainer.__init__
 
     def to(module, *arguments, **keywords):
         moved.append(arguments)
@@ -365,13 +363,13 @@ def test_the_trainer_places_the_weights_and_no_one_before_it(prepared, tiny_mode
         assert trainer.args.n_gpu <= 1
 
     monkeypatch.setattr(torch.nn.Module, "to", to)
-    monkeypatch.setattr(training.Trainer, "__init__", init)
+    monkeypatch.setattr(Trainer, "__init__", init)
     train(prepared(tiny_model, train__epochs=1))
     assert placed == ["cpu"]
 
 
 @pytest.mark.parametrize(("rank", "code"), [(None, -signal.SIGABRT), ("1", 0)])
-def test_one_of_several_processes_leaves_before_anything_is_torn_down(tmp_path, rank, code):
+def test_one_of_several_processes_exits_without_teardown(tmp_path, rank, code):
     stage = "atexit.register(os.abort); run_stage(lambda parameters: None, '')"
     program = f"import atexit, os; from stages.distil.interface.command import run_stage; {stage}"
     done = subprocess.run(
@@ -384,7 +382,7 @@ def test_one_of_several_processes_leaves_before_anything_is_torn_down(tmp_path, 
     assert done.returncode == code, done.stderr
 
 
-def test_an_encoder_decoder_cannot_be_split(prepared, tiny_t5, tmp_path):
+def test_an_encoder_decoder_cannot_be_sharded(prepared, tiny_t5, tmp_path):
     (tmp_path / "sharded.yaml").write_text(configuration("fsdp.yaml"))
-    with pytest.raises(UserError, match="sharded.yaml: FSDP does not split an encoder-decoder"):
+    with pytest.raises(UserError, match="sharded.yaml: FSDP cannot shard an encoder-decoder"):
         train(prepared(tiny_t5, train__accelerate="sharded.yaml"))

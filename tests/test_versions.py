@@ -1,7 +1,7 @@
 """A small result of each algorithm, pinned to its version in `storage.versions`.
 
-A result that has changed without its version would let what is kept from before pass for it. Raise
-the version, then write the new pin: pytest --pin tests/test_versions.py
+If a result changed but not its version, stored results of the old code would be used. Raise the
+version, then write the new pin: pytest --pin tests/test_versions.py
 """
 
 import json
@@ -40,24 +40,24 @@ def check(algorithm: str, result, pin: bool = False) -> None:
     """Compare a result with the one pinned to its algorithm's version; with `pin`, pin it first."""
     pins = json.loads(PINS.read_text(encoding="utf-8"))
     version = getattr(versions, algorithm)
-    known = pins.get(algorithm, {"version": 0})
-    if pin and known["version"] != version:
-        pins[algorithm] = known = {"version": version, "result": result}
+    pinned = pins.get(algorithm, {"version": 0})
+    if pin and pinned["version"] != version:
+        pins[algorithm] = pinned = {"version": version, "result": result}
         PINS.write_text(json.dumps(pins, indent=1, ensure_ascii=False) + "\n", "utf-8")
-    assert known["version"] == version, f"pin versions.{algorithm} (see above)"
-    assert close(known["result"], json.loads(json.dumps(result))), (
-        f"{algorithm} gives another result: raise versions.{algorithm}, then pin it (see above)"
+    assert pinned["version"] == version, f"pin versions.{algorithm} (see above)"
+    assert close(pinned["result"], json.loads(json.dumps(result))), (
+        f"{algorithm} gives a different result: raise versions.{algorithm}, then pin it (see above)"
     )
 
 
 @pytest.fixture
-def pinned(request):
-    """Return `check`, which pins new versions where the command line says so."""
+def check_pin(request):
+    """Return `check`, which pins new versions with `--pin`."""
     return lambda *result: check(*result, pin=request.config.getoption("--pin"))
 
 
 def close(a, b) -> bool:
-    """Return whether two results are the same but for the rounding of another processor."""
+    """Return whether two results are equal up to the rounding of another processor."""
     if isinstance(a, list) and isinstance(b, list):
         return len(a) == len(b) and all(close(x, y) for x, y in zip(a, b, strict=True))
     if isinstance(a, dict) and isinstance(b, dict):
@@ -67,7 +67,7 @@ def close(a, b) -> bool:
     return a == b
 
 
-def test_a_pin_holds_within_rounding_alone(monkeypatch):
+def test_a_pin_tolerates_rounding_only(monkeypatch):
     assert close({"a": [1.0, "x"]}, {"a": [1.001, "x"]})
     assert not close({"a": [1.0]}, {"a": [1.1]})
     assert not close([1.0], [1.0, 2.0])
@@ -79,32 +79,34 @@ def test_a_pin_holds_within_rounding_alone(monkeypatch):
         check("EVALUATION", "another result")
 
 
-def test_questions(pinned):
+def test_questions(check_pin):
     sizes = KinshipSizes(train=4, validation=1, test=2, pool=1)
     drawn = read(
         Kinship(source="kinship", sizes=sizes, hops=[2, 3], distractors=2), 0, 1000, Counter()
     )
     chosen = choose_subset([f"train-{n}" for n in range(20)], 0.25, None, 0)
-    pinned("QUESTIONS", {"drawn": [vars(each) for each in drawn], "chosen": sorted(chosen)})
+    check_pin(
+        "QUESTIONS", {"drawn": [vars(example) for example in drawn], "chosen": sorted(chosen)}
+    )
 
 
-def test_texts(pinned, tiny_model, tiny_t5):
-    asked = [
+def test_texts(check_pin, tiny_model, tiny_t5):
+    requests = [
         Request(attribution.Conversation("Be brief.", (), f"Why {n} more?", "So:"), 6)
         for n in range(2)
     ]
     texts = [
-        [completion.text for _, completion in Generator(model, 400, "float32").complete(asked)]
+        [completion.text for _, completion in Generator(model, 400, "float32").complete(requests)]
         for model in (tiny_model, tiny_t5)
     ]
     statuses = [
         rationale_status(text, "stop", ["blue", "red"], "blue", None)
         for text in ("", "It is so.", "Hence it is red.", "Hence it is blue.", "a b c d " * 20)
     ]
-    pinned("TEXTS", {"texts": texts, "statuses": statuses})
+    check_pin("TEXTS", {"texts": texts, "statuses": statuses})
 
 
-def test_tuning(pinned, scoring, tiny_model, monkeypatch):
+def test_tuning(check_pin, scoring, tiny_model, monkeypatch):
     losses = []
     log = Trainer.log
     monkeypatch.setattr(
@@ -113,22 +115,22 @@ def test_tuning(pinned, scoring, tiny_model, monkeypatch):
         lambda trainer, logs, *rest: losses.append(logs) or log(trainer, logs, *rest),
     )
     finetune(scoring(tiny_model, **TUNED))
-    pinned("TUNING", [each["loss"] for each in losses if "loss" in each])
+    check_pin("TUNING", [logs["loss"] for logs in losses if "loss" in logs])
 
 
-def test_attribution(pinned, request):
-    found = {}
+def test_attribution(check_pin, request):
+    result = {}
     for name in attribution.BOTH:
         model, tokenizer, prompts = attribution.load(request, name)
         for method in Saliency.model_fields["method"].annotation.__args__:
             chosen = attribution.settings(method=method, steps=3)
-            found[f"{name} {method}"] = attribution.scores(model, tokenizer, prompts, chosen)
+            result[f"{name} {method}"] = attribution.scores(model, tokenizer, prompts, chosen)
         attributor = Attributor(model, attribution.settings(), tokenizer.pad_token_id)
-        found[f"{name} labels"] = attributor.log_probabilities(prompts)
-    pinned("ATTRIBUTION", found)
+        result[f"{name} labels"] = attributor.log_probabilities(prompts)
+    check_pin("ATTRIBUTION", result)
 
 
-def test_targets(pinned, tmp_path, monkeypatch):
+def test_targets(check_pin, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     rows = [question(n, rationales=[]) | {"split": "train"} for n in range(4)]
     tables.write_table(tables.EXAMPLES, rows)
@@ -148,31 +150,33 @@ def test_targets(pinned, tmp_path, monkeypatch):
                 for row, status in zip(rows, statuses, strict=True)
             ],
         )
-    found = {}
+    result = {}
     for stop_words in (True, False):
         saliency = Saliency(teacher="any", top_k=3, weight=1, stop_words=stop_words)
         settings = Assemble(statuses=["ok"])
         joined = join_targets("train", ["one", "two"], settings, saliency, Counter(), ["two"])
-        found[f"stop words {stop_words}"] = [row for part in joined for row in part.to_pylist()]
-    pinned("TARGETS", found)
+        result[f"stop words {stop_words}"] = [row for part in joined for row in part.to_pylist()]
+    check_pin("TARGETS", result)
 
 
-def test_training(pinned, prepared, tiny_model):  # noqa: F811
+def test_training(check_pin, prepared, tiny_model):  # noqa: F811
     train(prepared(tiny_model, train__epochs=2))
-    pinned("TRAINING", {name: curve(name) for name in ("loss/total", "loss/one", "loss/saliency")})
+    check_pin(
+        "TRAINING", {name: curve(name) for name in ("loss/total", "loss/one", "loss/saliency")}
+    )
 
 
-def test_evaluation(pinned, tiny_model):
+def test_evaluation(check_pin, tiny_model):
     options = ["red", "green", "blue"]
     correct = [is_correct(text, {"options": options, "answer": "blue"}) for text in ANSWERED]
     model, tokenizer, encoder = load(tiny_model)
-    asked = [encoder.prompt(row, 4) for row in ROWS]
-    found = {
+    prompts = [encoder.prompt(row, 4) for row in ROWS]
+    result = {
         "answers": [parse_answer(text, options) for text in ANSWERED],
         "score": score(correct),
         "classes": by_class(correct * 2, ["blue", "red"] * 4),
         "f1": f1(["a", "b"], ["b", "c", "c"]),
-        "written": generate_answers(model, tokenizer, asked, 4, "float32"),
+        "written": generate_answers(model, tokenizer, prompts, 4, "float32"),
         "options": option_scores(model, tokenizer, [encoder.options(r) for r in ROWS], "float32"),
     }
-    pinned("EVALUATION", found)
+    check_pin("EVALUATION", result)

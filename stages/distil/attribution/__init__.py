@@ -1,4 +1,4 @@
-"""Which words of a question an answer depends on: prompts, methods, tuning, scores.
+"""Scores of how much each word of a question moves a teacher's answer.
 
 May import: interface, storage, language, weights, models.
 """

@@ -2,10 +2,8 @@
 
 A batch of prompts is scored in one forward and one backward pass: the label's log-probability is
 summed over its tokens before the gradient is taken, and every method here is linear in the
-gradient. What stands before every question, such as the system's text, is computed once by a
-decoder-only model and kept as a cache of keys and values: no scored token changes it.
-
-Knows token ids and which word a token belongs to; knows nothing of texts or tables.
+gradient. Tokens before every question, such as the system prompt, are the same in all prompts: a
+decoder-only model computes their keys and values once and caches them.
 """
 
 import copy
@@ -38,9 +36,9 @@ from stages.distil.storage import versions
 
 @dataclass(frozen=True)
 class Scores:
-    """A prompt's score of each word.
+    """The score of each word of a prompt.
 
-    `delta` is what integrated gradients miss: the sum of the scores minus the difference between
+    `delta` is the error of integrated gradients: the sum of the scores minus the difference between
     the label's log-probabilities given the prompt and given its baseline.
     """
 
@@ -49,10 +47,9 @@ class Scores:
 
 
 class Attributor:
-    """A teacher whose label log-probabilities are attributed to the words of its prompts.
+    """Attributes a teacher's label log-probabilities to the words of its prompts.
 
-    `prompts` given to its methods begin alike up to their first scored token as far as `shared`
-    tokens go, which are computed once.
+    After `cache_prefix`, all prompts passed to the other methods must begin with the cached tokens.
     """
 
     def __init__(self, model: PreTrainedModel, settings: Saliency, padding: int):
@@ -63,44 +60,47 @@ class Attributor:
         self.batch_tokens = pass_tokens(
             settings.batch_tokens, BATCH_TOKENS, model, model.dtype.itemsize
         )
-        self._two_parts = model.config.is_encoder_decoder
+        self._encoder_decoder = model.config.is_encoder_decoder
         self._embed = model.get_input_embeddings()
         self._shared: list[int] = []
         self._prefix: Cache | None = None
 
-    def share(self, prompts: Sequence[Prompt]) -> None:
-        """Compute once what all of these prompts begin with; call before the other methods."""
+    def cache_prefix(self, prompts: Sequence[Prompt]) -> None:
+        """Cache the tokens that all `prompts` begin with; call before the other methods.
+
+        The prefix ends before the first scored token. An encoder-decoder caches nothing.
+        """
         if not prompts:
             return
         starts = [p.ids[: min(p.tokens, default=len(p.ids) - 1)] for p in prompts]
-        shared = [] if self._two_parts else list(commonprefix(starts))
+        shared = [] if self._encoder_decoder else list(commonprefix(starts))
         if shared != self._shared:
-            self._shared, self._prefix = shared, self._read(shared) if shared else None
+            self._shared, self._prefix = shared, self._keys_and_values(shared) if shared else None
 
     def batches(self, prompts: Sequence[Prompt]) -> Iterator[list[int]]:
-        """Yield the numbers of the prompts to score together, longest first, by token budget."""
+        """Yield the indices of the prompts to score together, longest first, by token budget."""
         passes = {"integrated_gradients": self._settings.steps}.get(self._settings.method, 1)
-        alone = self._settings.method in ("gradient_shap", "occlusion")
+        one_by_one = self._settings.method in ("gradient_shap", "occlusion")
         return by_length(
             [self._length(p) for p in prompts],
-            0 if alone else self.batch_tokens // passes,
+            0 if one_by_one else self.batch_tokens // passes,
         )
 
     def key(self, identity: str, prompts: Sequence[Prompt]) -> bytes:
-        """Return a digest of everything that determines a batch's scores, to the last bit.
+        """Return a digest of everything that determines a batch's scores, bit for bit.
 
-        `identity` tells the model and its precision from others.
+        `identity` identifies the model and its precision.
         """
-        settings = self._settings.model_dump(include=set(SCORING))
+        settings = self._settings.model_dump(include=set(KEY_SETTINGS))
         settings["batch_tokens"] = self.batch_tokens
-        known = [versions.ATTRIBUTION, identity, settings, len(self._shared)]
-        values = [*known, [vars(prompt) for prompt in prompts]]
+        common = [versions.ATTRIBUTION, identity, settings, len(self._shared)]
+        values = [*common, [vars(prompt) for prompt in prompts]]
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).digest()
 
     def score(self, prompts: Sequence[Prompt]) -> list[Scores]:
         """Return the scores of a batch of prompts, in their order.
 
-        Raises `UserError` where a GPU does not hold the batch.
+        Raises `UserError` if the batch does not fit into the GPU's memory.
         """
         advice = f"set saliency.batch_tokens below {self.batch_tokens}"
         with explain_out_of_memory(f"{len(prompts)} questions", advice):
@@ -115,41 +115,41 @@ class Attributor:
         tokens, deltas = METHODS[self._settings.method](self, batch)
         rows = zip(prompts, batch.offsets, tokens.float().cpu(), deltas, strict=True)
         return [
-            Scores(self._merge(prompt, row[[offset + t for t in prompt.tokens]].tolist()), delta)
+            Scores(_by_word(prompt, row[[offset + t for t in prompt.tokens]].tolist()), delta)
             for prompt, offset, row, delta in rows
         ]
 
     @torch.no_grad()
     def log_probabilities(self, prompts: Sequence[Prompt]) -> list[float]:
-        """Return the summed log-probability of each prompt's label, computed by token budget."""
-        found = [0.0] * len(prompts)
+        """Return the summed log-probability of each prompt's label."""
+        log_probabilities = [0.0] * len(prompts)
         for chosen in by_length([self._length(p) for p in prompts], self.batch_tokens):
             batch = self._lay_out([prompts[i] for i in chosen])
             values = self._log_probability(batch.embeddings, batch.mask, batch.labels)
             for i, value in zip(chosen, values.tolist(), strict=True):
-                found[i] = value
-        return found
+                log_probabilities[i] = value
+        return log_probabilities
 
     def continuations(self, prompts: Sequence[Prompt], max_tokens: int) -> list[list[int]]:
-        """Return the tokens that the model writes greedily after each prompt, its label unread."""
-        read = [prompt.ids for prompt in prompts]
+        """Return the tokens that the model writes greedily after each prompt, without its label."""
+        ids = [prompt.ids for prompt in prompts]
         budget = self.batch_tokens
-        return greedy.continue_greedily(self._model, read, max_tokens, self._padding, budget)
+        return greedy.continue_greedily(self._model, ids, max_tokens, self._padding, budget)
 
     def _log_probability(self, embeddings: Tensor, mask: Tensor, labels: Tensor) -> Tensor:
         """Return the summed log-probability of each row's label, shape (B,).
 
-        `embeddings` is (B, N, D), the prompts without what is shared; `mask` is (B, P + N) where P
-        tokens are; `labels` is (B, T), the label's tokens with -1 for padding. A decoder-only model
-        reads the label's tokens but the last at the end of `embeddings`.
+        `embeddings` is (B, N, D), the prompts without the P cached tokens; `mask` is (B, P + N);
+        `labels` is (B, T), the label's tokens with -1 for padding. For a decoder-only model,
+        `embeddings` ends with all tokens of the label but the last.
         """
-        wanted = labels >= 0
-        if self._two_parts:
-            read = self._model.prepare_decoder_input_ids_from_labels(
-                labels.masked_fill(~wanted, -100)
+        is_label = labels >= 0
+        if self._encoder_decoder:
+            decoder_ids = self._model.prepare_decoder_input_ids_from_labels(
+                labels.masked_fill(~is_label, -100)
             )
-            inputs = {"decoder_input_ids": read, "use_cache": False}
-            positions = wanted
+            inputs = {"decoder_input_ids": decoder_ids, "use_cache": False}
+            positions = is_label
         else:
             cache = None
             if self._prefix is not None:  # a copy: the pass adds its own keys and values
@@ -161,31 +161,32 @@ class Attributor:
                 "past_key_values": cache,
                 "use_cache": cache is not None,
             }
-            positions = functional.pad(wanted, (width - wanted.shape[1], 0))
+            positions = functional.pad(is_label, (width - is_label.shape[1], 0))
         with logits.logits_at(self._model, positions):
-            found = self._model(inputs_embeds=embeddings, attention_mask=mask, **inputs).logits[0]
-        picked = -functional.cross_entropy(found.float(), labels[wanted], reduction="none")
-        rows = torch.arange(len(labels), device=labels.device)[:, None].expand_as(labels)[wanted]
-        return picked.new_zeros(len(labels)).index_add(0, rows, picked)
+            output = self._model(inputs_embeds=embeddings, attention_mask=mask, **inputs)
+        label_logits = output.logits[0].float()
+        by_token = -functional.cross_entropy(label_logits, labels[is_label], reduction="none")
+        rows = torch.arange(len(labels), device=labels.device)[:, None].expand_as(labels)[is_label]
+        return by_token.new_zeros(len(labels)).index_add(0, rows, by_token)
 
     def _occlusion(self, batch: "_Batch", count: int) -> list[float]:
-        """Return the log-probability that leaving out each word of one prompt costs.
+        """Return how much log-probability is lost without each word of one prompt.
 
-        A word is left out by its tokens' attention mask: those after it close up, so that a
+        A word is left out by masking its tokens. Later positions close the gap, so that a
         decoder-only model reads the prompt without the word.
         """
 
-        def without(present: Tensor, words: Tensor, *rest: Tensor) -> Tensor:
-            embeddings, mask, labels = rest
+        def masked(present: Tensor, words: Tensor, *inputs: Tensor) -> Tensor:
+            embeddings, mask, labels = inputs
             kept = functional.pad(present, (1, 0), value=1.0).gather(1, words + 1)
-            inside = functional.pad(kept, (mask.shape[1] - kept.shape[1], 0), value=1.0)
-            return self._log_probability(embeddings, mask * inside.long(), labels)
+            full = functional.pad(kept, (mask.shape[1] - kept.shape[1], 0), value=1.0)
+            return self._log_probability(embeddings, mask * full.long(), labels)
 
-        rest = (batch.words, batch.embeddings, batch.mask, batch.labels)
+        inputs = (batch.words, batch.embeddings, batch.mask, batch.labels)
         at_once = max(1, self.batch_tokens // batch.embeddings.shape[1])
         present = torch.ones(1, count, device=batch.mask.device)
-        scores = FeatureAblation(without).attribute(
-            present, additional_forward_args=rest, perturbations_per_eval=min(at_once, count)
+        scores = FeatureAblation(masked).attribute(
+            present, additional_forward_args=inputs, perturbations_per_eval=min(at_once, count)
         )
         return scores[0].tolist()
 
@@ -204,10 +205,10 @@ class Attributor:
         return scores.float().norm(dim=-1), [None] * len(scores)
 
     def _integrated_gradients(self, batch: "_Batch") -> tuple[Tensor, list[float]]:
-        """Mean gradient on the way from the baseline × that way (Sundararajan et al., 2017).
+        """(e − e₀) · mean gradient on the line from e₀ to e (Sundararajan et al., 2017).
 
-        The baseline has the padding token's embedding where the words' tokens stand, so the scores
-        of the words sum to what the words do to the log-probability.
+        In the baseline e₀ the padding token replaces the words' tokens, so the scores of the words
+        sum to their effect on the log-probability.
         """
         rows, width = batch.embeddings.shape[:2]
         padding = self._embed(torch.full_like(batch.ids[:1, :1], self._padding))
@@ -222,18 +223,18 @@ class Attributor:
         return scores.float().sum(-1), deltas.tolist()
 
     def _gradient_shap(self, batch: "_Batch") -> tuple[Tensor, list[None]]:
-        """Take the gradient at points on the way from random tokens (Lundberg and Lee, 2017).
+        """Take gradients at points on lines from random baselines (Lundberg and Lee, 2017).
 
-        Each of `steps` baselines has random tokens of the vocabulary in the words' places, drawn
-        with a seed of the prompt's own.
+        In each of `steps` baselines, random tokens of the vocabulary replace the words' tokens. The
+        prompt determines the seed.
         """
         steps = self._settings.steps
         seed = hashlib.sha256(json.dumps(batch.ids.tolist()).encode()).digest()
         random = np.random.default_rng(int.from_bytes(seed[:8]))
         drawn = random.integers(self._embed.num_embeddings, size=(steps, batch.ids.shape[1]))
-        others = self._embed(torch.from_numpy(drawn).to(batch.ids.device))
-        baselines = torch.where(batch.words[..., None] >= 0, others, batch.embeddings)
-        np.random.seed(int.from_bytes(seed[:4]))  # what Captum draws the points with
+        replacements = self._embed(torch.from_numpy(drawn).to(batch.ids.device))
+        baselines = torch.where(batch.words[..., None] >= 0, replacements, batch.embeddings)
+        np.random.seed(int.from_bytes(seed[:4]))  # Captum draws the points with it
         torch.manual_seed(int.from_bytes(seed[:4]))
         scores = GradientShap(self._log_probability).attribute(
             batch.embeddings,
@@ -243,31 +244,26 @@ class Attributor:
         )
         return scores.float().sum(-1), [None]
 
-    def _merge(self, prompt: Prompt, scores: Sequence[float]) -> list[float]:
-        """Return a score for each word: its tokens' sum."""
-        words = [0.0] * prompt.count
-        for word, score in zip(prompt.words, scores, strict=True):
-            words[word] += score
-        return words
-
     def _length(self, prompt: Prompt) -> int:
-        read = 0 if self._two_parts else len(prompt.label) - 1
-        return len(prompt.ids) + read - len(self._shared)
+        label_inputs = 0 if self._encoder_decoder else len(prompt.label) - 1
+        return len(prompt.ids) + label_inputs - len(self._shared)
 
     @torch.no_grad()
-    def _read(self, ids: list[int]) -> Cache:
+    def _keys_and_values(self, ids: list[int]) -> Cache:
         tokens = torch.tensor([ids], device=self._model.device)
         return self._model.base_model(input_ids=tokens, use_cache=True).past_key_values
 
     @torch.no_grad()
     def _lay_out(self, prompts: Sequence[Prompt]) -> "_Batch":
-        """Lay prompts out without what they share, which the mask counts.
+        """Lay prompts out without the cached prefix, which only the mask covers.
 
         A decoder-only model's rows end with the label and are padded on the left, an
         encoder-decoder model's on the right.
         """
         shared = len(self._shared)
-        rows = [p.ids if self._two_parts else (p.ids + p.label[:-1])[shared:] for p in prompts]
+        rows = [
+            p.ids if self._encoder_decoder else (p.ids + p.label[:-1])[shared:] for p in prompts
+        ]
         width, height = max(map(len, rows)), max(len(p.label) for p in prompts)
         ids = torch.full((len(rows), width), self._padding)
         mask = torch.zeros(len(rows), shared + width, dtype=torch.long)
@@ -276,12 +272,12 @@ class Attributor:
         mask[:, :shared] = 1
         offsets = []
         for n, (prompt, row) in enumerate(zip(prompts, rows, strict=True)):
-            start = 0 if self._two_parts else width - len(row)
+            start = 0 if self._encoder_decoder else width - len(row)
             ids[n, start : start + len(row)] = torch.tensor(row)
             mask[n, shared + start : shared + start + len(row)] = 1
             offsets.append(start - shared)
             words[n, [start - shared + t for t in prompt.tokens]] = torch.tensor(prompt.words)
-            first = 0 if self._two_parts else height - len(prompt.label)
+            first = 0 if self._encoder_decoder else height - len(prompt.label)
             labels[n, first : first + len(prompt.label)] = torch.tensor(prompt.label)
         device = self._model.device
         ids, mask, words, labels = (t.to(device) for t in (ids, mask, words, labels))
@@ -290,10 +286,10 @@ class Attributor:
 
 @dataclass(frozen=True)
 class _Batch:
-    """Prompts laid out, B rows of N tokens after P shared ones.
+    """Prompts as B rows of N tokens, after P cached ones.
 
     `ids` (B, N); `embeddings` (B, N, D); `mask` (B, P + N); `labels` (B, T), -1 for padding;
-    `words` (B, N), a token's word or -1; token t of prompt n stands in column `offsets[n]` + t.
+    `words` (B, N), a token's word or -1; token t of prompt n is in column `offsets[n]` + t.
     """
 
     ids: Tensor
@@ -304,6 +300,14 @@ class _Batch:
     offsets: list[int]
 
 
+def _by_word(prompt: Prompt, scores: Sequence[float]) -> list[float]:
+    """Sum the scores of `prompt.tokens` by word."""
+    words = [0.0] * prompt.count
+    for word, score in zip(prompt.words, scores, strict=True):
+        words[word] += score
+    return words
+
+
 METHODS: dict[str, Callable[[Attributor, _Batch], tuple[Tensor, Sequence[float | None]]]] = {
     "input_x_gradient": Attributor._input_x_gradient,
     "saliency": Attributor._saliency,
@@ -311,4 +315,4 @@ METHODS: dict[str, Callable[[Attributor, _Batch], tuple[Tensor, Sequence[float |
     "gradient_shap": Attributor._gradient_shap,
 }
 BATCH_TOKENS = 1024  # of a pass on a CPU
-SCORING = ("method", "steps")
+KEY_SETTINGS = ("method", "steps")

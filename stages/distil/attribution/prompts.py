@@ -1,7 +1,4 @@
-"""A question as a model reads it: token ids, and which word each of them belongs to.
-
-Knows conversations, tokenizers and words; knows nothing of models.
-"""
+"""A question as a model reads it: token ids, and the word that each token belongs to."""
 
 from dataclasses import dataclass
 
@@ -18,7 +15,7 @@ from stages.distil.storage.examples import Example
 class Prompt:
     """Token ids of a prompt and of its label; token `tokens[i]` belongs to word `words[i]`.
 
-    Words are numbered from 0 in the order of the prompt; every number below `count` is one.
+    Words are numbered from 0 to `count` - 1 in the order of the prompt.
     """
 
     ids: list[int]
@@ -33,12 +30,12 @@ def encode_prompt(
 ) -> Prompt:
     """Encode a conversation that ends with a question and asks for `label`.
 
-    Words are those of question and options; a token that is in none of them has no score. Raises
-    `UserError` where the conversation does not hold the question as `question_text` has it.
+    Only the words of question and options are scored. Raises `UserError` if the conversation does
+    not contain the question in the form of `question_text`.
     """
     text = question_text(example.question, example.options)
     rendered = conversation.prompt(tokenizer)
-    if not tokenizer.chat_template:  # the label goes on after the cue
+    if not tokenizer.chat_template:  # the label continues the cue
         label = f" {label}"
     start = rendered.rfind(text)
     if start < 0:
@@ -53,11 +50,11 @@ def encode_prompt(
     )
     words = find_words(text, question_spans(example.question, example.options))
     spans = [(a - start, b - start) for a, b in encoded["offset_mapping"]]
-    belong = [(i, word) for i, word in enumerate(owners(words, spans)) if word is not None]
+    scored = [(i, word) for i, word in enumerate(owners(words, spans)) if word is not None]
     return Prompt(
         ids=encoded["input_ids"],
         label=tokenizer.encode(label, add_special_tokens=False),
-        tokens=[i for i, _ in belong],
-        words=[word for _, word in belong],
+        tokens=[i for i, _ in scored],
+        words=[word for _, word in scored],
         count=len(words),
     )

@@ -1,8 +1,4 @@
-"""Tuning a teacher on the task with LoRA before its attribution is read.
-
-Knows prompts and models; knows nothing of words or tables. The loop is the Hugging Face Trainer's,
-the low-rank matrices are peft's (Hu et al., 2022).
-"""
+"""Tune a teacher on the task before attribution, with LoRA (Hu et al., 2022)."""
 
 import hashlib
 import json
@@ -30,7 +26,7 @@ from stages.distil.models.resuming import train
 from stages.distil.storage import versions
 
 CHECKPOINTS = Path(".cache/checkpoints/finetune")
-IGNORED = -100  # torch's label for a position without a target
+IGNORED = -100  # torch's label of a position without a target
 
 
 def tune(
@@ -41,10 +37,10 @@ def tune(
     seed: int,
     identity: str,
 ) -> PeftModel:
-    """Learn low-rank matrices that make the labels of `prompts` likelier; return both as a model.
+    """Train low-rank matrices on the labels of `prompts`; return the model with them.
 
-    `identity` tells the model and its precision from others. A stopped run resumes from its last
-    epoch where nothing has changed.
+    `identity` identifies the model and its precision. A stopped run with the same inputs resumes
+    after its last epoch. Raises `UserError` if the loss is not finite.
     """
     set_seed(seed)
     encoder_decoder = model.config.is_encoder_decoder
@@ -59,7 +55,7 @@ def tune(
         warmup_steps=max(1, steps * settings.epochs // 20),
         optim="adamw_torch_fused",
         save_strategy="epoch",
-        save_total_limit=2,  # one is whole while the other is written
+        save_total_limit=2,  # one is complete while the other is written
         logging_steps=max(1, steps // 4),
         seed=seed,
         use_cpu=device() == "cpu",
@@ -75,13 +71,13 @@ def tune(
         train_dataset=[_sample(prompt, tokenizer, encoder_decoder) for prompt in prompts],
         data_collator=DataCollatorForSeq2Seq(tokenizer, label_pad_token_id=IGNORED),
     )
-    known = [versions.TUNING, identity, settings.model_dump(), seed]
-    values = [*known, [[prompt.ids, prompt.label] for prompt in prompts]]
+    common = [versions.TUNING, identity, settings.model_dump(), seed]
+    values = [*common, [[prompt.ids, prompt.label] for prompt in prompts]]
     train(trainer, hashlib.sha256(json.dumps(values).encode()).hexdigest())
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     if not all(torch.isfinite(torch.tensor(losses))):
         raise UserError(f"the loss is {losses[-1]}; lower saliency.finetune.learning_rate")
-    print(f"loss {losses[0]:.3f} at first, {losses[-1]:.3f} in the end", file=sys.stderr)
+    print(f"loss {losses[0]:.3f} at the start, {losses[-1]:.3f} at the end", file=sys.stderr)
     return tuned
 
 

@@ -1,7 +1,6 @@
-"""Which words of a question an answer hangs on: prompts, batches, and the store of their scores.
+"""Score the words of questions with a teacher.
 
-Scores are computed batch by batch and kept, so that a run which was killed goes on where it was.
-Knows questions, attribution and words; knows nothing of how the words are chosen or learnt.
+Each batch of scores is stored, so that a killed run resumes.
 """
 
 import json
@@ -32,8 +31,8 @@ from stages.distil.weights.folders import ADAPTER, digest, fingerprint, model_fo
 ATTRIBUTIONS = Path(".cache/attributions/attributions.sqlite")  # `make clean` keeps it
 COLUMNS = {"result": "TEXT"}
 WINDOW = 2048  # questions that are sorted by length together
-ASKED = 64  # questions whose predictions are kept together
-ANSWER_TOKENS = 32  # of a prediction where there are no options
+PREDICTED_TOGETHER = 64  # questions whose predictions are one entry of the store
+ANSWER_TOKENS = 32  # of the prediction for a question without options
 
 
 class WordScores:
@@ -47,22 +46,22 @@ class WordScores:
         folder = model_folder(self._settings.teacher)
         self._dtype = dtype = precision(self._settings.dtype)
         model, self._tokenizer = load_model(folder, dtype)
-        known = [dtype, fingerprint(parameters.models[self._settings.teacher], folder)]
+        identity = [dtype, fingerprint(parameters.models[self._settings.teacher], folder)]
         if self._settings.finetune.epochs:
             model = with_adapter(model, ADAPTER)
-            known.append(digest(ADAPTER))
-        self._identity = json.dumps(known, sort_keys=True)
+            identity.append(digest(ADAPTER))
+        self._identity = json.dumps(identity, sort_keys=True)
         padding = self._tokenizer.pad_token_id
         self._attributor = Attributor(model, self._settings, 0 if padding is None else padding)
 
     def rows(self, examples: Iterable[Example], total: int) -> Iterator[dict[str, Any]]:
         """Yield a row of `saliency` for each of `total` questions, in their order.
 
-        A question that the teacher answers wrongly is left out where only right ones count.
+        With `only_correct`, questions that the teacher answers wrongly are left out.
         """
-        coming = iter(examples)
+        remaining = iter(examples)
         with tqdm(total=total, desc="saliency", unit="row", file=sys.stderr) as progress:
-            while window := list(islice(coming, WINDOW)):
+            while window := list(islice(remaining, WINDOW)):
                 targets = self._targets(window)
                 chosen = [(e, t) for e, t in zip(window, targets, strict=True) if t is not None]
                 progress.update(len(window) - len(chosen))
@@ -88,61 +87,61 @@ class WordScores:
 
     def _scores(self, prompts: Sequence[Prompt], progress: tqdm) -> list[Scores]:
         scores = [Scores([])] * len(prompts)
-        self._attributor.share(prompts)
+        self._attributor.cache_prefix(prompts)
         for chosen in self._attributor.batches(prompts):
             batch = [prompts[i] for i in chosen]
             key = self._attributor.key(self._identity, batch)
-            if kept := self._store.select(key):
+            if stored := self._store.select(key):
                 self._store.hits += 1
-                found = [Scores(*values) for values in json.loads(kept[0])]
+                batch_scores = [Scores(*values) for values in json.loads(stored[0])]
             else:
-                found = self._attributor.score(batch)
-                self._expect_numbers(found)
-                values = [[score.words, score.delta] for score in found]
+                batch_scores = self._attributor.score(batch)
+                self._require_finite(batch_scores)
+                values = [[score.words, score.delta] for score in batch_scores]
                 self._store.insert(key, [json.dumps(values)])
-            for i, score in zip(chosen, found, strict=True):
+            for i, score in zip(chosen, batch_scores, strict=True):
                 scores[i] = score
             progress.update(len(chosen))
         return scores
 
-    def _expect_numbers(self, batch: Sequence[Scores]) -> None:
+    def _require_finite(self, batch: Sequence[Scores]) -> None:
         if not all(isfinite(score) for scores in batch for score in scores.words):
             raise UserError(
-                f"{self._settings.teacher}: the attribution is no number in {self._dtype}; set "
+                f"{self._settings.teacher}: the attribution is not finite in {self._dtype}; set "
                 "saliency.dtype to float32, or choose another saliency.teacher"
             )
 
     def _targets(self, examples: Sequence[Example]) -> list[str | None]:
-        """Return the answer to attribute for each question; None for one that is left out."""
+        """Return the answer to attribute for each question; None leaves a question out."""
         settings = self._settings
         if settings.target == "gold" and not settings.only_correct:
             return [example.answer for example in examples]
         targets: list[str | None] = []
-        for start in range(0, len(examples), ASKED):
-            asked = examples[start : start + ASKED]
-            for example, prediction in zip(asked, self._predictions(asked), strict=True):
-                right = same(prediction, example.answer)
-                wanted = prediction if settings.target == "prediction" else example.answer
-                targets.append(wanted if right or not settings.only_correct else None)
+        for start in range(0, len(examples), PREDICTED_TOGETHER):
+            group = examples[start : start + PREDICTED_TOGETHER]
+            for example, prediction in zip(group, self._predictions(group), strict=True):
+                correct = same(prediction, example.answer)
+                target = prediction if settings.target == "prediction" else example.answer
+                targets.append(target if correct or not settings.only_correct else None)
         return targets
 
     def _predictions(self, examples: Sequence[Example]) -> list[str]:
         """Return the teacher's own answers.
 
-        The option of the largest mean log-probability of its tokens; without options, what the
-        teacher writes greedily.
+        An answer is the option whose tokens have the largest mean log-probability. Without options
+        it is the teacher's greedy text.
         """
-        asked = [(n, o) for n, example in enumerate(examples) for o in example.options]
-        prompts = [self._prompt(examples[n], option) for n, option in asked]
+        options = [(n, o) for n, example in enumerate(examples) for o in example.options]
+        prompts = [self._prompt(examples[n], option) for n, option in options]
         free = [n for n, example in enumerate(examples) if not example.options]
         open_ended = [self._prompt(examples[n], examples[n].answer) for n in free]
-        self._attributor.share(prompts + open_ended)
+        self._attributor.cache_prefix(prompts + open_ended)
         key = self._attributor.key(f"{self._identity} predictions", prompts + open_ended)
-        if kept := self._store.select(key):
-            return json.loads(kept[0])
+        if stored := self._store.select(key):
+            return json.loads(stored[0])
         best: dict[int, tuple[float, str]] = {}
         values = self._attributor.log_probabilities(prompts)
-        for (n, option), prompt, value in zip(asked, prompts, values, strict=True):
+        for (n, option), prompt, value in zip(options, prompts, values, strict=True):
             mean = value / len(prompt.label)
             if n not in best or mean > best[n][0]:
                 best[n] = (mean, option)

@@ -1,7 +1,4 @@
-"""The data card: what the assembled data set holds, in numbers a person can read.
-
-Knows the tables; knows nothing of how they came about but what params.yaml says.
-"""
+"""The data card: what the assembled data set contains, in numbers."""
 
 from collections import Counter
 from dataclasses import dataclass, field
@@ -16,17 +13,17 @@ from stages.distil.storage import tables
 
 SAMPLED = 10_000  # rows of a split whose tokens are counted
 BINS = 40
-FEW = 20  # different answers, up to which each has a line of its own
+MOST_CLASSES = 20  # different answers; with more, the card counts positions among the options
 
 
 @dataclass
 class Lengths:
-    """How many tokens texts have: `rows[n]` of them have n."""
+    """Lengths of texts: `rows[n]` of them have n tokens."""
 
     rows: Counter[int] = field(default_factory=Counter)
 
     def quantile(self, share: float) -> int:
-        """Return the least length that so large a share of the texts does not exceed."""
+        """Return the smallest length that is not exceeded by this share of the texts."""
         left = share * self.rows.total()
         for tokens in sorted(self.rows):
             left -= self.rows[tokens]
@@ -35,7 +32,7 @@ class Lengths:
         return 0
 
     def histogram(self) -> list[tuple[int, int]]:
-        """Return (first length of a bin, texts in it), some BINS of them."""
+        """Return about BINS bins: (smallest length, texts)."""
         width = max(1, -(-(max(self.rows, default=0) + 1) // BINS))
         binned: Counter[int] = Counter()
         for tokens, count in self.rows.items():
@@ -44,12 +41,12 @@ class Lengths:
 
 
 def count_tokens(student: Path) -> dict[str, Lengths]:
-    """Count the student's tokens in every kind of text of the train split, or of a sample of it."""
+    """Count the student's tokens in each kind of text, over at most SAMPLED train questions."""
     from stages.distil.models.loading import load_tokenizer
 
     tokenizer = load_tokenizer(student)
     folder = tables.distill_table("train")
-    total = _one(f"SELECT count(*) FROM '{folder}/*.parquet'")
+    total = _select_one(f"SELECT count(*) FROM '{folder}/*.parquet'")
     step = -(-total // SAMPLED)
     lengths: dict[str, Lengths] = {}
     for number, row in enumerate(tables.scan_table(folder)):
@@ -65,13 +62,16 @@ def count_tokens(student: Path) -> dict[str, Lengths]:
 
 
 def describe(parameters: Parameters, lengths: dict[str, Lengths]) -> str:
-    """Return the card in Markdown, with the front matter that `datasets` reads."""
+    """Return the card as Markdown, with the front matter that `datasets` reads."""
     settings = parameters.data_set
     splits = ("train", "validation", "test")
     configs = "".join(
         f"  - split: {split}\n    path: distill/{split}/*.parquet\n" for split in splits
     )
-    rows = {s: _one(f"SELECT count(*) FROM '{tables.distill_table(s)}/*.parquet'") for s in splits}
+    rows = {
+        s: _select_one(f"SELECT count(*) FROM '{tables.distill_table(s)}/*.parquet'")
+        for s in splits
+    }
     licence = settings.licence or "not stated"
     origin: str = settings.source
     if isinstance(settings, Hub) and settings.id:
@@ -92,11 +92,11 @@ def describe(parameters: Parameters, lengths: dict[str, Lengths]) -> str:
             [
                 [
                     kind,
-                    f"{found.quantile(0.5):,}",
-                    f"{found.quantile(0.95):,}",
-                    f"{max(found.rows):,}",
+                    f"{counts.quantile(0.5):,}",
+                    f"{counts.quantile(0.95):,}",
+                    f"{max(counts.rows):,}",
                 ]
-                for kind, found in lengths.items()
+                for kind, counts in lengths.items()
             ],
         ),
         "## Rejected rows\n\n" + _rejected(),
@@ -105,26 +105,26 @@ def describe(parameters: Parameters, lengths: dict[str, Lengths]) -> str:
 
 
 def _answers(splits: tuple[str, ...]) -> str:
-    """Return the share of each answer; where they are many, of each place among the options."""
+    """Return the share of each answer or, if there are many, of each position in the options."""
     folder = tables.distill_table("train")
-    distinct = _one(f"SELECT count(DISTINCT answer) FROM '{folder}/*.parquet'")
-    if distinct <= FEW:
-        what, name = "answer", "answer"
+    distinct = _select_one(f"SELECT count(DISTINCT answer) FROM '{folder}/*.parquet'")
+    if distinct <= MOST_CLASSES:
+        column, name = "answer", "answer"
     else:
-        what, name = "list_position(options, answer)", "place of the answer among the options"
+        column, name = "list_position(options, answer)", "place of the answer among the options"
     shares: dict[Any, dict[str, float]] = {}
     for split in splits:
         source = f"'{tables.distill_table(split)}/*.parquet'"
         counts = duckdb.execute(
-            f"SELECT {what} AS kind, count(*) / sum(count(*)) OVER () FROM {source} GROUP BY kind"
+            f"SELECT {column} AS kind, count(*) / sum(count(*)) OVER () FROM {source} GROUP BY kind"
         ).fetchall()
         for kind, share in counts:
             shares.setdefault(kind, {})[split] = share
     if set(shares) <= {None, 0}:
         return f"Free-form; {distinct:,} different answers in train.\n"
     rows = [
-        [str(kind), *(f"{100 * found.get(split, 0):.1f} %" for split in splits)]
-        for kind, found in sorted(shares.items(), key=lambda item: str(item[0]))
+        [str(kind), *(f"{100 * by_split.get(split, 0):.1f} %" for split in splits)]
+        for kind, by_split in sorted(shares.items(), key=lambda item: str(item[0]))
     ]
     return _table([name, *splits], rows)
 
@@ -137,7 +137,7 @@ def _targets(parameters: Parameters, total: int) -> str:
             "GROUP BY r.teacher"
         ).fetchall()
     )
-    salient = _one(f"SELECT count(*) FROM {source} WHERE len(saliency) > 0")
+    salient = _select_one(f"SELECT count(*) FROM {source} WHERE len(saliency) > 0")
     rows = [[f"rationale of {name}", counts.get(name, 0)] for name in parameters.teachers]
     rows.append([f"salient words of {parameters.saliency.teacher}", salient])
     return _table(
@@ -147,7 +147,7 @@ def _targets(parameters: Parameters, total: int) -> str:
 
 
 def _rejected() -> str:
-    # A reason's own values (an id, a number) make no new kind of reason.
+    # Reasons that differ only in a value (an id, a number) are one kind.
     counts = duckdb.execute(
         "SELECT regexp_replace(reason, '''[^'']*''|[0-9][0-9,]*', '…', 'g') AS kind, count(*) AS n "
         f"FROM '{tables.REJECTED}' GROUP BY kind ORDER BY n DESC, kind LIMIT 50"
@@ -162,6 +162,6 @@ def _table(header: list[str], rows: list[list[str]]) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def _one(query: str) -> int:
+def _select_one(query: str) -> int:
     ((value,),) = duckdb.execute(query).fetchall()
     return value

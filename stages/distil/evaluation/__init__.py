@@ -1,4 +1,4 @@
-"""What a student's answers, words and reasons are worth, in numbers.
+"""Measures of the student's answers, salient words and rationales.
 
 May import: interface, storage, language, weights, models, student.
 """

@@ -1,7 +1,4 @@
-"""What the student says of the options, and how near its words and reasons come to the teachers'.
-
-Knows the student and its questions; knows nothing of how it was trained.
-"""
+"""Score options with the student, and compare its words and rationales with their targets."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -15,7 +12,7 @@ from stages.distil.evaluation.statistics import f1
 from stages.distil.language.answers import normalise
 from stages.distil.language.student_prompts import SALIENCY_TASK, rationale_task
 from stages.distil.models.batching import by_length
-from stages.distil.student.answering import answered_tokens, generate_answers
+from stages.distil.student.answering import generate_answers, inference_tokens
 from stages.distil.student.collator import Collator
 from stages.distil.student.loss import autocast, task_sums
 from stages.distil.student.samples import Encoder, Sample, count_targets
@@ -30,38 +27,38 @@ def option_scores(
 ) -> list[list[float]]:
     """Return the mean log-probability of the tokens of each option, question by question.
 
-    `questions` are those of `Encoder.options`; `dtype` is the precision.
+    `questions` are samples of `Encoder.options`; `dtype` is the precision.
     """
-    parts: list[Sample] = []
-    places: list[list[tuple[int, int]]] = []  # of a part's branches: question and option
+    all_samples: list[Sample] = []
+    options: list[list[tuple[int, int]]] = []  # (question, option) of each sample's branches
     for number, samples in enumerate(questions):
-        options = ((number, option) for option in range(sum(len(s.branches) for s in samples)))
+        numbers = ((number, option) for option in range(sum(len(s.branches) for s in samples)))
         for sample in samples:
-            parts.append(sample)
-            places.append([next(options) for _ in sample.branches])
-    found: dict[tuple[int, int], float] = {}
+            all_samples.append(sample)
+            options.append([next(numbers) for _ in sample.branches])
+    scores: dict[tuple[int, int], float] = {}
     model.eval()
-    for chosen in by_length([part.length for part in parts], answered_tokens(model)):
-        here = [place for n in chosen for place in places[n]]
-        tasks = [str(place) for place in here]  # each option is one, to have a sum of its own
-        named = iter(tasks)
-        asked = [
-            replace(parts[n], branches=[replace(b, task=next(named)) for b in parts[n].branches])
-            for n in chosen
+    for chosen in by_length([sample.length for sample in all_samples], inference_tokens(model)):
+        in_batch = [option for n in chosen for option in options[n]]
+        tasks = [str(option) for option in in_batch]  # one task per option gives one sum per option
+        names = iter(tasks)
+        renamed = [
+            replace(sample, branches=[replace(b, task=next(names)) for b in sample.branches])
+            for sample in (all_samples[n] for n in chosen)
         ]
-        batch = Collator(model, tokenizer, tasks)(asked)
+        batch = Collator(model, tokenizer, tasks)(renamed)
         with autocast(dtype):
             on_device = {name: tensor.to(model.device) for name, tensor in batch.items()}
             sums = task_sums(model, on_device, len(tasks))
-        means = -sums.cpu() / count_targets(asked, tasks)
-        found |= dict(zip(here, means.tolist(), strict=True))
+        means = -sums.cpu() / count_targets(renamed, tasks)
+        scores |= dict(zip(in_batch, means.tolist(), strict=True))
     return [
-        [found[number, option] for option in range(sum(len(s.branches) for s in samples))]
+        [scores[number, option] for option in range(sum(len(s.branches) for s in samples))]
         for number, samples in enumerate(questions)
     ]
 
 
-def explained(
+def explanation_scores(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     encoder: Encoder,
@@ -69,37 +66,40 @@ def explained(
     teachers: Sequence[str],
     dtype: str,
 ) -> dict[str, Any]:
-    """Ask the student for the salient words and the rationales of questions that it was taught.
+    """Measure how well the student repeats the salient words and rationales it was taught.
 
-    Returns the mean F1 of its words, and of the words of its rationales for each teacher that wrote
-    any: `{"words": {"f1", "questions"}, "rationales": {teacher: ...}}`. `rows` are of `distill`.
+    `rows` are train rows of `distill`. Returns the mean F1 of the salient words, and of the words
+    of each teacher's rationales, if there are any:
+    `{"words": {"f1", "questions"}, "rationales": {teacher: {"f1", "questions"}}}`.
     """
 
-    def ask(task: str, wanted: dict[int, list[str]], texts: Iterable[str]) -> list[str]:
-        longest = max(len(tokenizer.encode(f" {text}")) for text in texts)
-        prompts = [encoder.prompt(rows[n], longest, task) for n in wanted]
+    def generate(task: str, numbers: Iterable[int], targets: Iterable[str]) -> list[str]:
+        longest = max(len(tokenizer.encode(f" {target}")) for target in targets)
+        prompts = [encoder.prompt(rows[n], longest, task) for n in numbers]
         return generate_answers(model, tokenizer, prompts, longest, dtype)
 
-    def measure(found: list[list[str]], wanted: dict[int, list[str]]) -> dict[str, Any]:
-        each = [f1(a, b) for a, b in zip(found, wanted.values(), strict=True)]
-        return {"f1": round(mean(each), 6), "questions": len(each)}
+    def measure(predicted: list[list[str]], targets: Iterable[list[str]]) -> dict[str, Any]:
+        scores = [f1(words, target) for words, target in zip(predicted, targets, strict=True)]
+        return {"f1": round(mean(scores), 6), "questions": len(scores)}
 
     result: dict[str, Any] = {}
-    taught = {n: row["saliency"] for n, row in enumerate(rows) if row["saliency"]}
-    if taught:
-        said = ask(SALIENCY_TASK, taught, (", ".join(words) for words in taught.values()))
-        words = {n: [normalise(word) for word in words] for n, words in taught.items()}
-        result["words"] = measure([normalise(text).split(", ") for text in said], words)
+    salient = {n: row["saliency"] for n, row in enumerate(rows) if row["saliency"]}
+    if salient:
+        generated = generate(SALIENCY_TASK, salient, map(", ".join, salient.values()))
+        targets = [[normalise(word) for word in words] for words in salient.values()]
+        result["words"] = measure([normalise(text).split(", ") for text in generated], targets)
     for number, teacher in enumerate(teachers, start=1):
-        texts = {
+        rationales = {
             n: text["text"]
             for n, row in enumerate(rows)
             for text in row["rationales"]
             if text["teacher"] == teacher
         }
-        if texts:
-            wanted = {n: normalise(text).split() for n, text in texts.items()}
-            said = ask(rationale_task(number), wanted, texts.values())
-            found = [normalise(text).split() for text in said]
-            result.setdefault("rationales", {})[teacher] = measure(found, wanted)
+        if rationales:
+            generated = generate(rationale_task(number), rationales, rationales.values())
+            predicted, targets = (
+                [normalise(text).split() for text in texts]
+                for texts in (generated, rationales.values())
+            )
+            result.setdefault("rationales", {})[teacher] = measure(predicted, targets)
     return result

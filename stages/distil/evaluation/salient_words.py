@@ -1,7 +1,4 @@
-"""What the scores of words say: how often they find the answer, how they fall off, how to shade.
-
-Knows the table of scores; knows nothing of the model that gave them.
-"""
+"""Statistics of word scores: overlap with the answers, mass of the top words, shades."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,13 +12,13 @@ from stages.distil.interface.method import Saliency
 from stages.distil.language.words import find_words, top_words
 from stages.distil.storage import tables
 
-LARGEST_K = 20  # of the curve
-SHADES = 8  # so many different ones an eye can tell apart, and more
+LARGEST_K = 20  # of the curve of `kept_mass`
+SHADES = 8  # few enough to tell apart
 
 
 @dataclass(frozen=True)
 class Scored:
-    """The scored questions: their texts, their words with scores, and the gold answers."""
+    """The scored questions: their texts, words with scores, and gold answers."""
 
     ids: list[str]
     texts: pa.StringArray
@@ -30,7 +27,7 @@ class Scored:
 
 
 def read_scored() -> Scored:
-    """Read the table of scores beside the questions' answers."""
+    """Read the table of scores with the questions' answers."""
     tables.check_exists(tables.SALIENCY)
     answers = {example.id: example.answer for example in tables.scan_examples("train")}
     with tables.open_table(tables.SALIENCY) as file:
@@ -43,20 +40,20 @@ def read_scored() -> Scored:
 def overlap(scored: Scored, saliency: Saliency) -> dict[str, Any]:
     """Return how often a word of the gold answer is among a question's top words.
 
-    `overlap` is the share of the questions where one is (Ballout et al., NLDB 2024: 68 % on
-    multiple-choice questions), `chance` the share to expect where as many are drawn at random from
-    the words that could be chosen: 1 - C(n - m, k) / C(n, k) for n words, m of them the answer's.
+    `overlap` is the share of questions with such a word (Ballout et al., NLDB 2024: 68 % on
+    multiple-choice questions). `chance` is the share to expect if the k top words were drawn at
+    random: 1 - C(n - m, k) / C(n, k) for n candidate words, m of them in the answer.
     """
     k, stop_words = saliency.top_k, saliency.stop_words
     most = max(scored.words.value_lengths().to_pylist(), default=0)
     chosen = top_words(scored.texts, scored.words, k, stop_words).to_pylist()
-    possible = top_words(scored.texts, scored.words, max(most, 1), stop_words).to_pylist()
+    candidates = top_words(scored.texts, scored.words, max(most, 1), stop_words).to_pylist()
     hits, chances = [], []
-    for top, every, answer in zip(chosen, possible, scored.answers, strict=True):
-        wanted = {answer[a:b].casefold() for a, b in find_words(answer, [(0, len(answer))])}
-        misses = sum(word.casefold() not in wanted for word in every)
-        hits.append(any(word.casefold() in wanted for word in top))
-        chances.append(1 - comb(misses, len(top)) / comb(len(every), len(top)))
+    for top, possible, answer in zip(chosen, candidates, scored.answers, strict=True):
+        in_answer = {answer[a:b].casefold() for a, b in find_words(answer, [(0, len(answer))])}
+        misses = sum(word.casefold() not in in_answer for word in possible)
+        hits.append(any(word.casefold() in in_answer for word in top))
+        chances.append(1 - comb(misses, len(top)) / comb(len(possible), len(top)))
     return {
         "overlap": round(float(np.mean(hits)), 6),
         "chance": round(float(np.mean(chances)), 6),
@@ -65,10 +62,10 @@ def overlap(scored: Scored, saliency: Saliency) -> dict[str, Any]:
 
 
 def kept_mass(words: pa.ListArray) -> list[float]:
-    """Return for k from 0 to LARGEST_K the share of the absolute scores that the top k words hold.
+    """Return the top k words' share of the sum of absolute scores, for k from 0 to LARGEST_K.
 
-    The mean over the questions, each word counted where it stands; a question whose scores are all
-    zero is left out.
+    Each is a mean over questions. Repeated words count separately; questions whose scores are all
+    zero are left out.
     """
     curves = []
     for row in words.to_pylist():
@@ -82,16 +79,16 @@ def kept_mass(words: pa.ListArray) -> list[float]:
 def pieces(
     text: str, words: Sequence[dict[str, Any]], top: set[str]
 ) -> list[tuple[str, int | None, float, bool]]:
-    """Cut a text into (piece, shade from 0 to SHADES or None between words, score, top or not).
+    """Split a text into (piece, shade, score, whether the piece is a top word).
 
-    `top` are the chosen words, casefolded.
+    A shade is from 0 to SHADES, or None between words. `top` are the top words, casefolded.
     """
     largest = max((abs(word["score"]) for word in words), default=0.0) or 1.0
-    pieces: list[tuple[str, int | None, float, bool]] = []
-    here = 0
+    parts: list[tuple[str, int | None, float, bool]] = []
+    end = 0
     for word in words:
-        found, score = text[word["start"] : word["end"]], word["score"]
-        pieces.append((text[here : word["start"]], None, 0.0, False))
-        pieces.append((found, round(SHADES * abs(score) / largest), score, found.casefold() in top))
-        here = word["end"]
-    return [*pieces, (text[here:], None, 0.0, False)]
+        piece, score = text[word["start"] : word["end"]], word["score"]
+        parts.append((text[end : word["start"]], None, 0.0, False))
+        parts.append((piece, round(SHADES * abs(score) / largest), score, piece.casefold() in top))
+        end = word["end"]
+    return [*parts, (text[end:], None, 0.0, False)]

@@ -1,11 +1,11 @@
-"""How sure a count is: intervals, scores of classes, the overlap of words."""
+"""Accuracy with intervals, accuracy by class, and F1 of words."""
 
 from collections import Counter
 from collections.abc import Sequence
 from math import sqrt
 from statistics import NormalDist
 
-FEWEST = 4  # questions of a class, on average
+FEWEST = 4  # questions per class, on average
 
 
 def wilson_interval(right: int, total: int, confidence: float = 0.95) -> tuple[float, float]:
@@ -18,7 +18,7 @@ def wilson_interval(right: int, total: int, confidence: float = 0.95) -> tuple[f
 
 
 def score(correct: Sequence[bool]) -> dict[str, float | int]:
-    """Return accuracy, its 95 % interval and the counts behind it."""
+    """Return accuracy, its 95 % interval and the underlying counts."""
     right, total = sum(correct), len(correct)
     low, high = wilson_interval(right, total)
     return {
@@ -30,19 +30,19 @@ def score(correct: Sequence[bool]) -> dict[str, float | int]:
     }
 
 
-def f1(found: Sequence[str], wanted: Sequence[str]) -> float:
-    """Return the harmonic mean of precision and recall of words, each counted as often as it is.
+def f1(predicted: Sequence[str], target: Sequence[str]) -> float:
+    """Return the harmonic mean of precision and recall of words; repeated words count repeatedly.
 
     SQuAD's F1 (Rajpurkar et al., EMNLP 2016, section 6.1).
     """
-    shared = (Counter(found) & Counter(wanted)).total()
-    return 2 * shared / (len(found) + len(wanted)) if shared else 0.0
+    shared = (Counter(predicted) & Counter(target)).total()
+    return 2 * shared / (len(predicted) + len(target)) if shared else 0.0
 
 
 def by_class(correct: Sequence[bool], answers: Sequence[str]) -> dict[str, dict[str, float | int]]:
-    """Return the score of each class, which is a gold answer, in the order of the alphabet.
+    """Return the score of each class (a gold answer), in alphabetical order.
 
-    Empty where the answers are no classes: fewer than FEWEST questions an answer on average.
+    Empty if there are fewer than FEWEST questions per answer on average.
     """
     classes: dict[str, list[bool]] = {}
     for right, answer in zip(correct, answers, strict=True):

@@ -1,4 +1,4 @@
-"""Many runs: the papers' figures from DVC experiments, and comparing two runs.
+"""DVC experiments: the papers' figures, and the comparison of two runs.
 
 May import: interface, storage, language, weights, models, student,
 evaluation, reporting.

@@ -3,18 +3,18 @@
 from stages.distil.experiments.compare import Rows, changed_questions
 from stages.distil.experiments.plan import MAIN, Grid
 
-SHOWN = 4  # questions of the case study on each side
+SHOWN = 4  # questions for each side of the case study
 
 
 def case_study(grid: Grid, answers: dict[str, list[Rows]]) -> str:
-    """Return, as Markdown, questions that two methods answer differently with most seeds.
+    """Return, as Markdown, the questions on which two methods differ for most seeds.
 
-    `answers` are each method's predictions, one table a seed. TinyLLM, figure 4.
+    `answers` contains the predictions of each method, one table per seed. TinyLLM, figure 4.
     """
     method, baseline = grid.case, grid.baseline
     ours, theirs = answers[method], answers[baseline]
     for a, b in zip(ours, theirs, strict=True):
-        changed_questions(a, b)  # the same questions
+        changed_questions(a, b)  # raises if the questions differ
     wins = [
         sum(a[n]["correct"] - b[n]["correct"] for a, b in zip(ours, theirs, strict=True))
         for n in range(len(ours[0]))
@@ -22,10 +22,10 @@ def case_study(grid: Grid, answers: dict[str, list[Rows]]) -> str:
     order = sorted(range(len(wins)), key=lambda n: -wins[n])
     helped = [n for n in order if wins[n] > 0][:SHOWN]
     harmed = [n for n in reversed(order) if wins[n] < 0][:SHOWN]
-    first = f", those first on which most of the {len(ours)} seeds do" if len(ours) > 1 else ""
+    order_note = f", sorted by how many of the {len(ours)} seeds agree" if len(ours) > 1 else ""
     parts = [f"# Where {method} and {baseline} differ", ""]
     parts += [
-        f"Test questions that they answer otherwise{first}; {method} does better on "
+        f"Test questions that they answer differently{order_note}. {method} does better on "
         f"{sum(win > 0 for win in wins)} of {len(wins)}, worse on "
         f"{sum(win < 0 for win in wins)}.",
         "",
@@ -36,22 +36,24 @@ def case_study(grid: Grid, answers: dict[str, list[Rows]]) -> str:
             row = ours[0][n]
             options = f" ({', '.join(row['options'])})" if row["options"] else ""
             parts += [
-                f"**{_plain(row['id'])}** {_plain(row['question'] + options)}",
+                f"**{_escape(row['id'])}** {_escape(row['question'] + options)}",
                 "",
-                f"The answer is {_plain(row['answer'])}.",
+                f"The answer is {_escape(row['answer'])}.",
                 "",
                 f"| method | {' | '.join(f'seed {s}' for s in grid.figures[MAIN].seeds)} |",
                 f"|---{'|---' * len(ours)}|",
             ]
-            for name, each in answers.items():
-                said = [rows[n] for rows in each]
-                cells = [("✓ " if s["correct"] else "✗ ") + _plain(s["prediction"]) for s in said]
+            for name, by_seed in answers.items():
+                predictions = [rows[n] for rows in by_seed]
+                cells = [
+                    ("✓ " if p["correct"] else "✗ ") + _escape(p["prediction"]) for p in predictions
+                ]
                 parts.append(f"| {name} | {' | '.join(cells)} |")
             parts.append("")
     return "\n".join(parts).rstrip() + "\n"
 
 
-def _plain(text: str) -> str:
-    """Return a text that Markdown shows as it is, on one line."""
+def _escape(text: str) -> str:
+    """Return a text on one line, escaped for Markdown."""
     marks = {ord(mark): f"\\{mark}" for mark in "\\`*_[]<>|#~&$"}
     return " ".join(text.split()).translate(marks)

@@ -1,4 +1,4 @@
-"""DVC's own commands, run as a user would run them."""
+"""Run DVC's own commands."""
 
 import os
 import subprocess
@@ -9,28 +9,29 @@ from stages.distil.interface.errors import UserError
 
 
 def dvc(*arguments: str, threads: int | None = None, show: bool = False) -> str:
-    """Run a command of DVC and return what it prints, or `show` it; raise `UserError` if it fails.
+    """Run a DVC command; return its output, or print it with `show`.
 
-    `threads` are those of each training, unless the environment says how many they have.
+    `threads` is the number of threads of each training, unless OMP_NUM_THREADS is set. Raises
+    `UserError` if the command fails.
     """
     command = [sys.executable, "-m", "dvc", *arguments]
     done = subprocess.run(command, env=_environment(threads), capture_output=not show, text=True)
     if done.returncode:
-        said = [line for line in (done.stderr or "").splitlines() if line.strip()]
-        reason = next((line for line in said if line.startswith("ERROR: ")), "its message is above")
-        raise UserError(f"`dvc {' '.join(arguments[:2])}` failed: {reason.removeprefix('ERROR: ')}")
+        lines = [line for line in (done.stderr or "").splitlines() if line.startswith("ERROR: ")]
+        reason = lines[0].removeprefix("ERROR: ") if lines else "see its output above"
+        raise UserError(f"`dvc {' '.join(arguments[:2])}` failed: {reason}")
     return done.stdout or ""
 
 
 def _environment(threads: int | None) -> dict[str, str]:
     defaults = {"OMP_NUM_THREADS": str(threads)} if threads else {}
     if subprocess.run(["git", "config", "user.email"], capture_output=True).returncode:
-        # DVC commits each experiment, and git has no name to use.
-        for who in ("AUTHOR", "COMMITTER"):
+        # DVC commits each experiment, which fails if git has no name to use.
+        for role in ("AUTHOR", "COMMITTER"):
             defaults |= {
-                f"GIT_{who}_NAME": "experiments",
-                f"GIT_{who}_EMAIL": "experiments@localhost",
+                f"GIT_{role}_NAME": "experiments",
+                f"GIT_{role}_EMAIL": "experiments@localhost",
             }
-    # DVC's workers call `dvc` by its name.
+    # DVC's workers look up `dvc` on the PATH.
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     return defaults | os.environ | {"PATH": path}

@@ -1,7 +1,7 @@
-"""Are two students different, or was it luck? Two sets of answers to the same questions.
+"""Test whether two runs differ, from their answers to the same questions.
 
-Both answered the same questions, so only those that one got right and the other wrong say anything:
-exact McNemar's test on them, and a bootstrap interval of the difference over questions.
+McNemar's exact test uses the questions that only one of them answers correctly. The interval of the
+difference is a bootstrap over questions.
 """
 
 import argparse
@@ -23,16 +23,17 @@ from stages.distil.storage import tables
 WORKSPACE = "workspace"
 RESAMPLES = 9_999
 CHANGED = Path("results/changed.csv")
-SHOWN = 5  # questions printed of those that changed sides
+SHOWN = 5  # changed questions that are printed
 
 Rows = list[dict[str, Any]]
 
 
 @dataclass(frozen=True)
 class Difference:
-    """How two sets of answers differ: `a`, `b` right answers, `only_a`, `only_b` right alone.
+    """The difference of two sets of answers.
 
-    `share` is accuracy of a minus accuracy of b, `low` to `high` its 95 % interval.
+    `a` and `b` count the correct answers of each side, `only_a` and `only_b` those that the other
+    side got wrong. `gain` is the accuracy of a minus that of b, `low` to `high` its 95 % interval.
     """
 
     questions: int
@@ -40,7 +41,7 @@ class Difference:
     b: int
     only_a: int
     only_b: int
-    share: float
+    gain: float
     low: float
     high: float
     p_value: float
@@ -49,15 +50,15 @@ class Difference:
 def difference(a: Sequence[bool], b: Sequence[bool]) -> Difference:
     """Compare two sets of answers to the same questions, in the same order.
 
-    The p-value is that of McNemar's test in its exact form: under no difference, who alone is right
-    is a fair coin (McNemar, Psychometrika 1947). The interval is a percentile bootstrap over
-    questions, with a fixed seed.
+    The p-value is that of McNemar's exact test: without a difference, each side is equally likely
+    to be the only correct one (McNemar, Psychometrika 1947). The interval is a percentile bootstrap
+    over questions, with a fixed seed.
     """
     ours, theirs = np.asarray(a, bool), np.asarray(b, bool)
     only_a, only_b = int((ours & ~theirs).sum()), int((theirs & ~ours).sum())
     gains = ours.astype(float) - theirs
     low = high = float(gains.mean())
-    if np.ptp(gains):  # else every sample of the questions is like this one
+    if np.ptp(gains):  # otherwise every resample is the same
         interval = stats.bootstrap(
             (gains,),
             np.mean,
@@ -74,7 +75,7 @@ def difference(a: Sequence[bool], b: Sequence[bool]) -> Difference:
         b=int(theirs.sum()),
         only_a=only_a,
         only_b=only_b,
-        share=float(gains.mean()),
+        gain=float(gains.mean()),
         low=low,
         high=high,
         p_value=float(stats.binomtest(only_a, changed).pvalue) if changed else 1.0,
@@ -82,9 +83,9 @@ def difference(a: Sequence[bool], b: Sequence[bool]) -> Difference:
 
 
 def read_predictions(name: str) -> Rows:
-    """Read the predictions of a folder, of the workspace, or of an experiment or revision.
+    """Read the predictions of a folder, the workspace, an experiment or a revision.
 
-    Raises `UserError` where there is no such place, or no predictions in it.
+    Raises `UserError` if there is nothing of that name, or it has no predictions.
     """
     if name == WORKSPACE:
         return tables.read_table(tables.PREDICTIONS)
@@ -99,26 +100,26 @@ def read_predictions(name: str) -> Rows:
             return pq.read_table(file).to_pylist()
     except FileNotFoundError:
         raise UserError(
-            f"{name}: its {tables.PREDICTIONS} is not in DVC's cache; `dvc pull`, or run it again"
+            f"{name}: {tables.PREDICTIONS} is not in DVC's cache; run `dvc pull`, or repeat the run"
         ) from None
     except (DvcException, ValueError) as error:
         raise UserError(
-            f"{name}: no folder, experiment or revision of that name ({error}); `dvc exp show` "
-            "lists the experiments"
+            f"{name}: no such folder, experiment or revision ({error}); `dvc exp show` lists the "
+            "experiments"
         ) from None
 
 
 def changed_questions(a: Rows, b: Rows) -> Rows:
-    """Return the questions that only one side answered, with both answers.
+    """Return the questions that only one side answered correctly, with both answers.
 
-    Raises `UserError` where the sides did not answer the same questions in the same order.
+    Raises `UserError` unless both sides answered the same questions in the same order.
     """
     changed = []
     for number, (ours, theirs) in enumerate(zip(a, b, strict=False), start=1):
         if any(ours[key] != theirs[key] for key in ("id", "question", "options", "answer")):
             raise UserError(
-                f"row {number}: A answered question {ours['id']!r}, B {theirs['id']!r}, or their "
-                "texts differ; compare runs on the same test questions"
+                f"row {number}: A has question {ours['id']!r}, B {theirs['id']!r}, or their texts "
+                "differ; compare runs on the same test questions"
             )
         if ours["correct"] != theirs["correct"]:
             changed.append(
@@ -133,37 +134,37 @@ def changed_questions(a: Rows, b: Rows) -> Rows:
             )
     if len(a) != len(b):
         raise UserError(
-            f"A answered {len(a)} questions, B {len(b)}; compare runs on the same test questions"
+            f"A has {len(a)} questions, B {len(b)}; compare runs on the same test questions"
         )
     return changed
 
 
 def compare(name_a: str, name_b: str) -> None:
-    """Print how two runs differ and write the questions that changed sides."""
+    """Print how two runs differ; write the questions that only one of them answers correctly."""
     a, b = read_predictions(name_a), read_predictions(name_b)
     changed = changed_questions(a, b)
-    found = difference([row["correct"] for row in a], [row["correct"] for row in b])
+    result = difference([row["correct"] for row in a], [row["correct"] for row in b])
     width = max(len(name_a), len(name_b)) + 2
-    print(f"{'':{width}} accuracy  95 % interval   right alone")
-    for letter, name, right, alone in (
-        ("A", name_a, found.a, found.only_a),
-        ("B", name_b, found.b, found.only_b),
+    print(f"{'':{width}} accuracy  95 % interval   only correct here")
+    for letter, name, correct, alone in (
+        ("A", name_a, result.a, result.only_a),
+        ("B", name_b, result.b, result.only_b),
     ):
-        low, high = wilson_interval(right, found.questions)
-        share = right / found.questions
-        print(f"{letter} {name:{width - 2}} {share:8.3f}  {low:.3f} to {high:.3f} {alone:11}")
+        low, high = wilson_interval(correct, result.questions)
+        share = correct / result.questions
+        print(f"{letter} {name:{width - 2}} {share:8.3f}  {low:.3f} to {high:.3f} {alone:17}")
     print(
-        f"A − B {found.share:+.3f}, 95 % interval {found.low:+.3f} to {found.high:+.3f} (bootstrap "
-        f"over {found.questions} questions); exact McNemar p = {found.p_value:.2g}"
+        f"A − B {result.gain:+.3f}, 95 % interval {result.low:+.3f} to {result.high:+.3f} "
+        f"(bootstrap over {result.questions} questions); exact McNemar p = {result.p_value:.2g}"
     )
     CHANGED.parent.mkdir(parents=True, exist_ok=True)
     with CHANGED.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, ["id", "right", "question", "answer", "A", "B"])
         writer.writeheader()
         writer.writerows(changed)
-    print(f"\n{len(changed)} questions changed sides, all in {CHANGED}")
+    print(f"\n{len(changed)} questions with one correct side, all in {CHANGED}")
     for row in changed[:SHOWN]:
-        print(f"\n{row['id']}, {row['right']} is right: {row['question']}")
+        print(f"\n{row['id']}, {row['right']} is correct: {row['question']}")
         print(f"  answer {row['answer']}; A: {row['A']}; B: {row['B']}")
 
 
@@ -172,9 +173,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m stages.distil.experiments.compare", description=__doc__
     )
-    where = f"a folder with results/, an experiment, a revision, or {WORKSPACE}"
-    parser.add_argument("a", metavar="A", help=where)
-    parser.add_argument("b", metavar="B", help=where)
+    sources = f"a folder with results/, an experiment, a revision, or {WORKSPACE}"
+    parser.add_argument("a", metavar="A", help=sources)
+    parser.add_argument("b", metavar="B", help=sources)
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     arguments = parser.parse_args()
     sys.exit(report_errors("compare", arguments.debug, lambda: compare(arguments.a, arguments.b)))

@@ -1,7 +1,7 @@
-"""The papers' tables and figures, drawn from DVC experiments: `make figures`.
+"""The papers' tables and figures from DVC experiments: `make figures`.
 
-The answers of every run are kept, to be committed, and become tables with intervals, plots and a
-case study, the same bytes from the same answers. A stored run is never repeated, in any clone.
+The answers of every run are stored in files to commit, so a stored run is never repeated, in any
+clone. Tables, plots and the case study depend on these answers alone.
 """
 
 import argparse
@@ -10,6 +10,7 @@ import io
 import json
 import sys
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 
 from stages.distil.experiments.cases import case_study
@@ -24,36 +25,36 @@ from stages.distil.storage import tables
 from stages.distil.storage.tables import FIGURES
 
 SCALES = Path("stages/figures")
-RUNS = FIGURES / "runs"  # one table of predictions a run, named as it is
+RUNS = FIGURES / "runs"  # predictions, one table per run, named after it
 
 
-def write(grid: Grid, runs: list[Run], folder: Path) -> None:
-    """Read what the runs answered, write every figure into a folder and print its table."""
-    expected, files = tables.SCHEMAS[tables.PREDICTIONS], kept()
+def write_figures(grid: Grid, runs: list[Run], folder: Path) -> None:
+    """Write every figure of these stored runs into a folder and print its table."""
+    schema, files = tables.SCHEMAS[tables.PREDICTIONS], stored_runs()
     digests = dict.fromkeys(run.digest for run in runs)
-    read = {digest: list(tables.scan_table(files[digest], expected)) for digest in digests}
+    answers = {digest: list(tables.scan_table(files[digest], schema)) for digest in digests}
     texts: dict[str, str] = {}
     for title, figure in grid.figures.items():
         grouped: dict[tuple[str, float | str | None], list[Rows]] = {}
         for run in runs:
             if run.figure == title:
-                grouped.setdefault((run.method, run.value), []).append(read[run.digest])
+                grouped.setdefault((run.method, run.value), []).append(answers[run.digest])
         points = [
-            Point(*key, [[row["correct"] for row in rows] for rows in each])
-            for key, each in grouped.items()
+            Point(*key, [[row["correct"] for row in rows] for rows in by_seed])
+            for key, by_seed in grouped.items()
         ]
         rows = table(grid, points)
         texts[f"{title}.csv"] = _csv(rows)
         texts[f"{title}.svg"] = draw(figure, rows)
-        _print(title, figure, rows)
+        _print_table(title, figure, rows)
         if title == MAIN:
             metrics = {
                 key: {row["method"]: row[key] for row in rows if row[key] is not None}
                 for key in ("gain", "headroom")
             }
             texts["metrics.json"] = json.dumps(metrics, indent=2) + "\n"
-            answers = {method: each for (method, _), each in grouped.items()}
-            texts["cases.md"] = case_study(grid, answers)
+            by_method = {method: by_seed for (method, _), by_seed in grouped.items()}
+            texts["cases.md"] = case_study(grid, by_method)
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in texts.items():
         (folder / name).write_text(text, encoding="utf-8")
@@ -78,7 +79,7 @@ def _csv(rows: Rows) -> str:
     return text.getvalue()
 
 
-def _print(title: str, figure: Figure, rows: Rows) -> None:
+def _print_table(title: str, figure: Figure, rows: Rows) -> None:
     print(f"\n{title}: accuracy along {figure.parameter}" if figure.parameter else f"\n{title}")
     print("| method | value | each run | mean | 95 % interval | gain | headroom |")
     print("|---|---|---|---|---|---|---|")
@@ -101,15 +102,15 @@ def _print(title: str, figure: Figure, rows: Rows) -> None:
         print(f"| {' | '.join(map(str, cells))} |")
 
 
-def kept() -> dict[str, Path]:
-    """Return the tables of answers that are kept, by their run's digest."""
+def stored_runs() -> dict[str, Path]:
+    """Return the stored tables of answers, by the digest of their run."""
     return {file.stem.rpartition("-")[2]: file for file in sorted(RUNS.glob("*.parquet"))}
 
 
-def keep(runs: Iterable[Run]) -> list[Run]:
-    """Keep the answers of those runs that DVC has finished; return the others."""
-    here = kept()
-    missing = [run for run in runs if run.digest not in here]
+def store_finished(runs: Iterable[Run]) -> list[Run]:
+    """Store the answers of the runs that DVC has finished; return the others."""
+    stored = stored_runs()
+    missing = [run for run in runs if run.digest not in stored]
     if not missing:
         return []
     revisions = finished()
@@ -122,21 +123,21 @@ def keep(runs: Iterable[Run]) -> list[Run]:
     return [run for run in missing if run.digest not in revisions]
 
 
-def make(scale: str, jobs: int | None) -> None:
-    """Run what is missing of a scale's experiments, `jobs` at once, and draw all its figures."""
+def make_figures(scale: str, jobs: int | None) -> None:
+    """Run the missing experiments of a scale, `jobs` at once, and draw all its figures."""
     grid = load_settings(SCALES / f"{scale}.yaml", Grid)
     runs = plan(grid)
-    wanted: dict[str, Run] = {}
+    distinct: dict[str, Run] = {}
     for run in runs:
-        wanted.setdefault(run.digest, run)  # one that two figures need is the first one's
-    missing = keep(wanted.values())
-    print(f"{len(wanted)} trainings, {len(missing)} of them to run", file=sys.stderr)
+        distinct.setdefault(run.digest, run)  # a run of two figures is named after the first
+    missing = store_finished(distinct.values())
+    print(f"{len(distinct)} trainings, {len(missing)} of them to run", file=sys.stderr)
     if missing:
         try:
             execute(missing, jobs or grid.jobs)
         finally:
-            keep(missing)
-    write(grid, runs, FIGURES / scale)
+            store_finished(missing)
+    write_figures(grid, runs, FIGURES / scale)
 
 
 def main() -> None:
@@ -144,13 +145,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m stages.distil.experiments.figures", description=__doc__
     )
-    parser.add_argument("--scale", default="small", help=f"a file of {SCALES}/ (%(default)s)")
-    parser.add_argument("--jobs", type=int, help="trainings at once (as the scale's file says)")
+    parser.add_argument("--scale", default="small", help=f"a file in {SCALES}/ (%(default)s)")
+    parser.add_argument("--jobs", type=int, help="trainings at once (default: the scale's `jobs`)")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     chosen = parser.parse_args()
     if chosen.jobs is not None and chosen.jobs < 1:
-        parser.error(f"--jobs: {chosen.jobs}: at least 1")
-    sys.exit(report_errors("figures", chosen.debug, lambda: make(chosen.scale, chosen.jobs)))
+        parser.error(f"--jobs: expected at least 1, found {chosen.jobs}")
+    action = partial(make_figures, chosen.scale, chosen.jobs)
+    sys.exit(report_errors("figures", chosen.debug, action))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""Which experiments a set of figures is made of.
+"""Plan the experiments of a set of figures.
 
-A run is known by what decides its answers: all parameters in force, the prompts and the versions of
-the algorithms. So one that two figures need runs once, and an improved line of code costs no run.
+A digest of the parameters, the prompts and the versions of the algorithms identifies a run. So a
+run of two figures is run once, and a change of code that keeps its results repeats no run.
 """
 
 import hashlib
@@ -22,13 +22,13 @@ from stages.distil.interface.settings import Name, Settings, check_settings, rea
 from stages.distil.storage import versions
 
 PARAMETERS = Path("params.yaml")
-MAIN = "methods"  # the figure that compares all methods: gains, headroom and cases are its
+MAIN = "methods"  # the figure that compares all methods; metrics.json and cases.md are about it
 
 Value = int | float | str | list[str]
 
 
 class Figure(Settings):
-    """Methods over seeds, and along the values of one parameter where one is named."""
+    """Methods over seeds, and over the values of a parameter if one is named."""
 
     methods: list[Name] | None = Field(None, description="null: all of them")
     seeds: list[int] = Field([0], min_length=1, description="of the training")
@@ -38,19 +38,19 @@ class Figure(Settings):
     @model_validator(mode="after")
     def _has_values(self) -> "Figure":
         if (self.parameter is None) != (not self.values):
-            raise ValueError("a parameter needs values, and values need their parameter")
+            raise ValueError("`parameter` and `values` must be set together")
         return self
 
 
 class Grid(Settings):
-    """A file of stages/figures/."""
+    """A file in stages/figures/."""
 
     changes: list[str] = Field([], description="parameters of every run, as after `-S`")
-    methods: dict[Name, list[str]] = Field(min_length=1, description="their own parameters")
-    baseline: Name = Field(description="method that gains are counted from")
-    ceiling: Name | None = Field(None, description="method that the headroom ends at")
+    methods: dict[Name, list[str]] = Field(min_length=1, description="parameters of each method")
+    baseline: Name = Field(description="method that gains are relative to")
+    ceiling: Name | None = Field(None, description="method whose headroom is 100 %")
     case: Name = Field(description="method that the case study compares with the baseline")
-    jobs: int = Field(1, ge=1, description="trainings at once; each gets its share of the cores")
+    jobs: int = Field(1, ge=1, description="trainings at once; they share the cores equally")
     figures: dict[Name, Figure] = Field(min_length=1)
 
     @model_validator(mode="after")
@@ -61,19 +61,19 @@ class Grid(Settings):
         for key, methods in named.items():
             for method in methods:
                 if method not in self.methods:
-                    known = ", ".join(self.methods)
-                    raise ValueError(f"{key}: no method {method!r}; known: {known}")
+                    names = ", ".join(self.methods)
+                    raise ValueError(f"{key}: unknown method {method!r}; known: {names}")
         main = self.figures.get(MAIN)
         if main is None or main.methods is not None or main.parameter is not None:
-            raise ValueError(f"figures.{MAIN}: needed, with all methods and without a parameter")
+            raise ValueError(f"figures.{MAIN}: required, without `methods` and `parameter`")
         return self
 
 
 @dataclass(frozen=True)
 class Run:
-    """A training: the figure and the point it belongs to, and what it is known by.
+    """A training for one point of a figure; `digest` identifies it.
 
-    `value` is None where the figure has no parameter; a list of teachers counts as their number.
+    `value` is None if the figure has no parameter; a list of teachers becomes their number.
     """
 
     figure: str
@@ -85,7 +85,7 @@ class Run:
 
     @property
     def name(self) -> str:
-        """The experiment's name, for people; the digest in it is what counts."""
+        """The name of the experiment; it ends with the digest."""
         parts = [self.method, *([] if self.value is None else [self.value]), self.seed, self.digest]
         return re.sub(r"[^\w-]+", "-", "-".join(map(str, parts)))
 
@@ -93,12 +93,12 @@ class Run:
 def plan(grid: Grid) -> list[Run]:
     """Return every run of every figure, in the order of the file.
 
-    Raises `UserError` where params.yaml has no such parameter, or must not have such a value.
+    Raises `UserError` if params.yaml has no such parameter or does not allow its value.
     """
     runs = []
     digests: dict[tuple[str, ...], str] = {}
     with tempfile.TemporaryDirectory() as folder:
-        original = Path(folder) / "params.json"  # which is read much faster than YAML
+        original = Path(folder) / "params.json"  # JSON is read much faster than YAML
         original.write_text(json.dumps(read_yaml(PARAMETERS)), encoding="utf-8")
         for title, figure in grid.figures.items():
             for method, value, seed in _points(grid, figure):
@@ -106,9 +106,9 @@ def plan(grid: Grid) -> list[Run]:
                 changes = (*grid.changes, *grid.methods[method], *swept, f"train.seed={seed}")
                 if changes not in digests:
                     where = f"figure {title}, method {method}"
-                    digests[changes] = identity(_changed(changes, original, where))
-                short = len(value) if isinstance(value, list) else value
-                runs.append(Run(title, method, short, seed, changes, digests[changes]))
+                    digests[changes] = run_digest(_apply_changes(changes, original, where))
+                label = len(value) if isinstance(value, list) else value
+                runs.append(Run(title, method, label, seed, changes, digests[changes]))
     return runs
 
 
@@ -120,8 +120,8 @@ def _points(grid: Grid, figure: Figure) -> Iterator[tuple[str, Value | None, int
                 yield method, value, seed
 
 
-def _changed(changes: Iterable[str], original: Path, where: str) -> Parameters:
-    """Return the parameters in force after these changes, applied by DVC's own hand."""
+def _apply_changes(changes: Iterable[str], original: Path, where: str) -> Parameters:
+    """Return the parameters after these changes, as DVC applies them."""
     from dvc.exceptions import InvalidArgumentError
     from dvc.utils.hydra import apply_overrides
 
@@ -136,10 +136,10 @@ def _changed(changes: Iterable[str], original: Path, where: str) -> Parameters:
     return check_settings(json.loads(file.read_bytes()), Parameters, where)
 
 
-def identity(parameters: Parameters) -> str:
-    """Return a digest of what decides a run's result: parameters in force, prompts, versions.
+def run_digest(parameters: Parameters) -> str:
+    """Return a digest of everything that determines a run's result: parameters, prompts, versions.
 
-    A parameter at its default does not count, so that a new one leaves the kept runs valid.
+    Parameters at their defaults are left out, so that stored runs stay valid when one is added.
     """
     values: dict[str, Any] = {"versions": {k: v for k, v in vars(versions).items() if k.isupper()}}
     used = {*parameters.teachers, parameters.saliency.teacher, parameters.student.model}
@@ -152,9 +152,9 @@ def identity(parameters: Parameters) -> str:
         for name in used
     }
     values["data set"] = parameters.data_set.model_dump(mode="json", exclude_defaults=True)
-    found = hashlib.sha256(json.dumps(values, sort_keys=True).encode())
+    digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode())
     prompts = parameters.rationales.prompts.model_dump().values()
     for file in sorted(prompts):
-        found.update(f"\0{file}\0".encode())
-        found.update(file.read_bytes())
-    return found.hexdigest()[:10]
+        digest.update(f"\0{file}\0".encode())
+        digest.update(file.read_bytes())
+    return digest.hexdigest()[:10]

@@ -1,7 +1,7 @@
-"""Running experiments through DVC's queue, by DVC's own commands.
+"""Run experiments in DVC's queue, with DVC's own commands.
 
-`dvc exp run --queue` adds one, `dvc queue start` runs them, `dvc queue status` says how far they
-are, and `dvc exp list` names those that have ended well.
+`dvc exp run --queue` adds one, `dvc queue start` runs them, `dvc queue status` shows progress, and
+`dvc exp list` lists the finished ones.
 """
 
 import re
@@ -15,14 +15,14 @@ from stages.distil.experiments.commands import dvc
 from stages.distil.experiments.plan import Run
 from stages.distil.interface.errors import UserError
 
-POLL = 15  # seconds between two looks at the queue; one takes some two seconds of a core
-SILENT = 8  # looks without an answer of any worker after which there is none: busy cores delay it
-TARGET = "evaluate"  # what a run reproduces; the card says nothing that a figure shows
+POLL = 15  # seconds between queries of the queue; a query takes a core about two seconds
+SILENT = 8  # queries without an answer until the workers count as dead: busy cores delay answers
+TARGET = "evaluate"  # what a run reproduces; figures need neither card nor report
 WAITING, RUNNING, FAILED = "Queued", "Running", "Failed"
 
 
 def finished() -> dict[str, str]:
-    """Return the runs that have ended well, at any commit: digest to revision."""
+    """Return the revision of each finished run, at any commit, by its digest."""
     listed = re.findall(r"^\t(\w+) \[(.+)\]$", dvc("exp", "list", "--all-commits"), re.MULTILINE)
     return {name.rsplit("-", 1)[-1]: revision for revision, name in listed}
 
@@ -30,8 +30,8 @@ def finished() -> dict[str, str]:
 def execute(runs: list[Run], jobs: int) -> None:
     """Run these as queued experiments, `jobs` at once, and wait for them.
 
-    Each gets its share of the cores. Those that wait in the queue already, from a call that was
-    interrupted, are not queued again. Raises `UserError` naming those that failed.
+    The jobs share the cores equally. Runs that are still queued from an interrupted call are not
+    queued again. Raises `UserError` that names the runs that failed.
     """
     tasks, _ = status()
     names = [run.name for run in runs]
@@ -45,22 +45,22 @@ def execute(runs: list[Run], jobs: int) -> None:
         _wait(names, jobs)
     except KeyboardInterrupt:
         print(
-            "\nfigures: the trainings continue in the background; the same command waits for them "
-            "again, `dvc queue stop --kill` ends them",
+            "\nfigures: the trainings continue in the background; run the same command to wait for "
+            "them, or `dvc queue stop --kill` to end them",
             file=sys.stderr,
         )
         raise
-    done = finished()
-    left = [run.name for run in runs if run.digest not in done]
-    if left:
+    revisions = finished()
+    failed = [run.name for run in runs if run.digest not in revisions]
+    if failed:
         raise UserError(
-            f"{len(left)} of {len(runs)} trainings have not ended well: {', '.join(left)}; "
-            f"`dvc queue logs {left[0]}` says why, and the same command runs these again"
+            f"{len(failed)} of {len(runs)} trainings failed: {', '.join(failed)}; see "
+            f"`dvc queue logs {failed[0]}`, then run the same command to repeat them"
         )
 
 
 def status() -> tuple[dict[str, str], int]:
-    """Return the state of each named experiment in the queue, and how many workers answer."""
+    """Return the state of each named experiment in the queue, and the number of live workers."""
     text = dvc("queue", "status")
     rows = [line.split() for line in text.splitlines()]
     states = {row[1]: row[-1] for row in rows if len(row) > 3 and row[0] not in ("Task", "Worker")}
@@ -69,9 +69,10 @@ def status() -> tuple[dict[str, str], int]:
 
 
 def _wait(names: list[str], jobs: int) -> None:
-    """Keep DVC's workers running until none of these experiments waits or runs.
+    """Keep DVC's workers running until all of these experiments have ended.
 
-    What no worker runs any more, as after a crash, is killed, so that it counts as failed.
+    An experiment whose worker is gone, for instance after a crash, is killed and so counts as
+    failed.
     """
     threads = max(1, (psutil.cpu_count(logical=False) or 1) // jobs)
     pause = 60 if not sys.stderr.isatty() else POLL

@@ -1,4 +1,4 @@
-"""Results for people: the report, the summary, the model card.
+"""The report, the summary and the model card.
 
 May import: interface, storage, language, weights, models, student,
 evaluation.

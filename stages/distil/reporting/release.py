@@ -1,7 +1,4 @@
-"""The student with its model card, to be served or given away: `make release`.
-
-Knows parameters, metrics and folders; knows nothing of how the student learnt.
-"""
+"""Put the student and its model card into one folder, to serve or publish: `make release`."""
 
 import json
 import shutil
@@ -27,23 +24,23 @@ EXAMPLE = question_text("Which of these is a metal?", ["iron", "oak", "glass"])
 
 
 def release() -> None:
-    """Write the trained student's folder again, with a README.md that says what it is."""
+    """Copy the trained student's folder and add a model card, README.md."""
     trained = STUDENT / "config.json"
     if not trained.exists():
-        raise UserError(f"{trained}: no such file; `dvc repro` makes it")
+        raise UserError(f"{trained}: no such file; run `dvc repro` first")
     card = model_card(load_parameters("params.yaml"), tables.read_metrics())
     with whole_folder(RELEASE) as folder:
         shutil.copytree(STUDENT, folder, dirs_exist_ok=True)
         (folder / "README.md").write_text(card, encoding="utf-8")
-    print(f"{RELEASE}: the student, a Hugging Face folder")
+    print(f"{RELEASE}: the student in Hugging Face format")
 
 
 def model_card(parameters: Parameters, metrics: dict[str, Any]) -> str:
-    """Return the README.md of the student's folder, in the Hugging Face Hub's form."""
+    """Return the README.md of the student's folder as a model card of the Hugging Face Hub."""
     student, data = parameters.student, parameters.data_set
     base = parameters.models[student.model]
-    known = {"base_model": base.id} if isinstance(base, HubModel) else {}
-    head = ModelCardData(library_name="transformers", tags=["distillation"], **known).to_yaml()
+    origin_id = {"base_model": base.id} if isinstance(base, HubModel) else {}
+    head = ModelCardData(library_name="transformers", tags=["distillation"], **origin_id).to_yaml()
     teachers = [
         f"- `{name}` (α = {parameters.teacher_weight(name)}): {_origin(parameters.models[name])}"
         for name in parameters.teachers

@@ -1,4 +1,4 @@
-"""The short table that `make repro` ends with."""
+"""Print the results of the last run; `make repro` ends with this."""
 
 import json
 import sys
@@ -10,7 +10,7 @@ from stages.distil.storage.tables import read_metrics
 
 
 def print_summary() -> None:
-    """Print accuracies with intervals, sizes, and the time each stage took when it last ran."""
+    """Print accuracies with intervals, sizes, and how long each stage took in its last run."""
     metrics = read_metrics()
     parameters = load_parameters("params.yaml")
     times = {file.stem: json.loads(file.read_text()) for file in sorted(TIMES.glob("*.json"))}
@@ -24,8 +24,8 @@ def print_summary() -> None:
             interval = f"{entry['low']:.3f} to {entry['high']:.3f}"
             size = f"{entry['parameters'] / 1e6:,.0f} M" if "parameters" in entry else ""
             share = f"{entry['student_share']:.1%}" if "student_share" in entry else ""
-            taken = times.get(f"answers@{name}")
-            rate = f"{taken['answers'] / taken['seconds']:.1f}" if taken else ""
+            timing = times.get(f"answers@{name}")
+            rate = f"{timing['answers'] / timing['seconds']:.1f}" if timing else ""
             scores = f"{entry['accuracy']:8.3f}  {interval:15} {size:>10} {share:>10}"
             print(f"{label:28} {scores} {rate:>9}")
     print(f"{student['questions']} test questions of {parameters.data.name}")
@@ -34,20 +34,21 @@ def print_summary() -> None:
         interval = f"{best['low']:.3f} to {best['high']:.3f}"
         print(f"the student's most probable option: {best['accuracy']:.3f} ({interval})")
     taught = {"salient words": student["words"]} if "words" in student else {}
-    taught |= {f"rationale of {name}": f for name, f in student.get("rationales", {}).items()}
-    for name, found in taught.items():
-        print(f"its {name} again: F1 {found['f1']:.3f} on {found['questions']} train questions")
+    taught |= {f"rationale of {name}": e for name, e in student.get("rationales", {}).items()}
+    for name, entry in taught.items():
+        measured = f"F1 {entry['f1']:.3f} on {entry['questions']} train questions"
+        print(f"the student's {name}: {measured}")
     print()
     for name, entry in metrics["teachers"].items():
         counts = ", ".join(f"{n} {status}" for status, n in entry["rationales"].items() if n)
         print(f"rationales of {name}: {counts}")
         if "train" in entry:
             train = entry["train"]
-            print(f"  its own answers to train questions: {train['accuracy']:.3f} right")
+            print(f"  accuracy of its own answers to train questions: {train['accuracy']:.3f}")
     salient = metrics["saliency"]
     print(
-        f"salient words: {salient['overlap']:.3f} of the questions have a word of the answer among "
-        f"them ({salient['chance']:.3f} by chance)"
+        f"salient words: they include a word of the answer for {salient['overlap']:.3f} of the "
+        f"questions ({salient['chance']:.3f} by chance)"
     )
     stages = {name: t["seconds"] for name, t in times.items() if "answers" not in t}
     if stages:

@@ -1,4 +1,4 @@
-"""How the student reads, learns and answers.
+"""The student: encoding, training, answering, export.
 
 May import: interface, storage, language, weights, models.
 """

@@ -1,17 +1,14 @@
-"""How the trained student is asked: its chat template and its generation settings.
-
-Knows tokenizers and models; knows nothing of training.
-"""
+"""The chat template and the generation settings that a trained student is saved with."""
 
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from stages.distil.language.student_prompts import ANSWER_TASK, student_context
 
 
-def make_usable(
+def configure_inference(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_tokens: int
 ) -> None:
-    """Give a student the generation settings and the chat template that it was taught with.
+    """Set the generation settings of a student and a chat template with its training prompt.
 
     The template takes the last message as a question with its options.
     """
@@ -22,7 +19,7 @@ def make_usable(
     if model.config.is_encoder_decoder:
         settings["decoder_start_token_id"] = model.config.decoder_start_token_id
     else:
-        begin = tokenizer.decode(tokenizer.encode(""))  # what the tokenizer puts before a text
+        special = tokenizer.decode(tokenizer.encode(""))  # tokens added before every text
         question = student_context("{{ messages[-1].content }}", [])
-        tokenizer.chat_template = f"{begin}{question}{ANSWER_TASK}"
+        tokenizer.chat_template = f"{special}{question}{ANSWER_TASK}"
     model.generation_config = GenerationConfig(**settings)

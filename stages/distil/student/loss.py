@@ -15,49 +15,51 @@ from stages.distil.student.collator import IGNORED
 
 
 def autocast(dtype: str) -> torch.autocast:
-    """Return the context in which float32 weights compute in `bfloat16` or `float32`."""
+    """Return a context in which float32 weights compute in `dtype`: `bfloat16` or `float32`."""
     return torch.autocast(device(), dtype=torch.bfloat16, enabled=dtype == "bfloat16")
 
 
 def task_sums(model: PreTrainedModel, batch: dict[str, Tensor], count: int) -> Tensor:
     """Return the summed cross-entropy of each of `count` tasks over its targets, shape (count,).
 
-    `model` may be wrapped for several processes. Logits are computed at target positions only, by
-    the model's own head; an encoder reads each question once.
+    `model` may be wrapped for several processes. The model's own head computes logits at target
+    positions only; an encoder reads each question once.
     """
     plain = getattr(model, "module", model)
     inputs = {k: v for k, v in batch.items() if k not in ("labels", "tasks", "rows")}
-    wanted = batch["labels"] != IGNORED
+    is_target = batch["labels"] != IGNORED
     if plain.config.is_encoder_decoder:
-        inputs["attention_mask"] = batch["attention_mask"][batch["rows"]]  # the decoder's
+        inputs["attention_mask"] = batch["attention_mask"][batch["rows"]]  # of cross-attention
     elif plain.config._attn_implementation == "eager":  # adds its mask to the scores
         allowed = batch["attention_mask"]
         inputs["attention_mask"] = torch.where(allowed, 0.0, torch.finfo(torch.float32).min)
-    with logits_at(plain, wanted), _each_question_once(plain, batch):
+    with logits_at(plain, is_target), _encode_once(plain, batch):
         logits = model(**inputs, use_cache=False).logits[0]
-    losses = functional.cross_entropy(logits.float(), batch["labels"][wanted], reduction="none")
+    losses = functional.cross_entropy(logits.float(), batch["labels"][is_target], reduction="none")
     zeros = torch.zeros(count, device=losses.device)
-    return zeros.index_add(0, batch["tasks"][wanted], losses)
+    return zeros.index_add(0, batch["tasks"][is_target], losses)
 
 
 @contextmanager
-def _each_question_once(model: PreTrainedModel, batch: dict[str, Tensor]) -> Iterator[None]:
-    """Let an encoder read each question once and hand what it found to all of its branches."""
+def _encode_once(model: PreTrainedModel, batch: dict[str, Tensor]) -> Iterator[None]:
+    """Let an encoder read each question once and repeat its output for each branch."""
     if not model.config.is_encoder_decoder:
         yield
         return
 
-    def read(_: Any, args: tuple, keywords: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+    def use_encoder_mask(
+        _: Any, args: tuple, keywords: dict[str, Any]
+    ) -> tuple[tuple, dict[str, Any]]:
         return args, keywords | {"attention_mask": batch["attention_mask"]}
 
-    def hand_out(_: Any, args: tuple, found: Any) -> Any:
-        found["last_hidden_state"] = found["last_hidden_state"][batch["rows"]]
-        return found
+    def repeat_output(_: Any, args: tuple, output: Any) -> Any:
+        output["last_hidden_state"] = output["last_hidden_state"][batch["rows"]]
+        return output
 
     encoder = model.get_encoder()
     hooks = [
-        encoder.register_forward_pre_hook(read, with_kwargs=True),
-        encoder.register_forward_hook(hand_out),
+        encoder.register_forward_pre_hook(use_encoder_mask, with_kwargs=True),
+        encoder.register_forward_hook(repeat_output),
     ]
     try:
         yield
@@ -69,6 +71,6 @@ def _each_question_once(model: PreTrainedModel, batch: dict[str, Tensor]) -> Ite
 def total_loss(sums: Tensor, counts: Tensor, weights: Tensor) -> Tensor:
     """L = L_answer + Σ_m α_m L_rationale(m) + λ L_saliency (TinyLLM eq. 6, with saliency added).
 
-    Each L is a task's sum over its targets divided by their count; a task without any adds nothing.
+    Each L is a task's sum over its targets divided by their count; a task without targets adds 0.
     """
     return (sums / counts.clamp(min=1) * weights).sum()

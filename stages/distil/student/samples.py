@@ -1,4 +1,4 @@
-"""A question as the student reads it: its tokens once, and a branch for each target."""
+"""A question as the student reads it: its tokens, and a branch for each target."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -18,12 +18,12 @@ from stages.distil.language.student_prompts import (
 )
 
 ANSWER, SALIENCY = "answer", "saliency"
-UNLIMITED = 10**9  # above it, a tokenizer's limit means that it has none
+UNLIMITED = 10**9  # a tokenizer without a limit reports a larger number
 
 
 @dataclass(frozen=True)
 class Branch:
-    """One task of a question: `prefix` asks for it, `target` (ending in end-of-text) is learnt."""
+    """One task of a question: `prefix` asks for `target`, which ends in end-of-text."""
 
     task: str
     prefix: list[int]
@@ -40,19 +40,19 @@ class Sample:
 
     @property
     def length(self) -> int:
-        """Tokens of a decoder-only student's pass over the question and all its branches."""
+        """The tokens that a decoder-only student reads: the question and all its branches."""
         return len(self.context) + sum(len(b.prefix) + len(b.target) - 1 for b in self.branches)
 
 
 class Encoder:
-    """Turns rows of `distill` into what a student reads.
+    """Encodes rows of `distill` as samples.
 
-    With `shared_context` a question is one sample with a branch for each target. Without, it is one
-    sample a target, as in the papers: an encoder-decoder reads what asks for the target behind the
-    question, not at the beginning of its text.
+    With `shared_context`, a question is one sample with a branch for each target. Otherwise it is
+    one sample per target, as in the papers: an encoder-decoder then reads the prefix at the end of
+    the question instead of at the start of its text.
 
-    `cut` holds the questions that lost their beginning because the student reads no more, `dropped`
-    how many targets of each task were left out for the same reason.
+    `cut` contains the ids of questions that were too long and lost their beginning; `dropped`
+    counts, for each task, the targets that were left out for the same reason.
     """
 
     def __init__(
@@ -62,14 +62,14 @@ class Encoder:
         shared_context: bool = True,
         limit: int | None = None,
     ):
-        """Take the student; `limit` is the most tokens it reads, None for as many as it can."""
+        """Take the student; `limit` is the most tokens it reads, None its own maximum."""
         self._tokenizer = tokenizer
-        self._two_parts = model.config.is_encoder_decoder
+        self._encoder_decoder = model.config.is_encoder_decoder
         self._shared = shared_context
         self.cut: set[str] = set()
         self.dropped: Counter[str] = Counter()
         limits = [limit, tokenizer.model_max_length]
-        if not self._two_parts:  # an encoder-decoder's positions are relative
+        if not self._encoder_decoder:  # an encoder-decoder's positions are relative
             limits.append(model.config.get_text_config().max_position_embeddings)
         self.limit = min((n for n in limits if n is not None and n < UNLIMITED), default=UNLIMITED)
 
@@ -77,8 +77,8 @@ class Encoder:
         """Encode a row with its targets.
 
         `weights` maps a task (`answer`, `saliency`, or a teacher's name) to its weight in the loss;
-        the order of the teachers there numbers their rationales, and a task of weight 0 is left
-        out. Raises `UserError` as `_fit` does.
+        the order of the teachers numbers their rationales. A task of weight 0 is left out. Raises
+        `UserError` if options and answer alone are longer than the student's limit.
         """
         teachers = [task for task in weights if task not in (ANSWER, SALIENCY)]
         texts = [(ANSWER, ANSWER_TASK, row["answer"])]
@@ -97,7 +97,7 @@ class Encoder:
         return self._samples(row, branches)
 
     def options(self, row: dict[str, Any]) -> list[Sample]:
-        """Encode a row with each of its options as a target, their end-of-text left out."""
+        """Encode a row with each of its options as a target without end-of-text."""
         prefix = self._tokens(ANSWER_TASK)
         targets = [self._tokens(f" {option}") for option in row["options"]]
         return self._samples(row, [Branch(ANSWER, prefix, target) for target in targets])
@@ -105,80 +105,80 @@ class Encoder:
     def _samples(self, row: dict[str, Any], branches: list[Branch]) -> list[Sample]:
         if self._shared:
             return [self._fit(row, branches)]
-        alone = [self._fit(row, [branch]) for branch in branches]
-        return [self._moved(sample) for sample in alone if sample.branches]
+        separate = [self._fit(row, [branch]) for branch in branches]
+        return [self._move_prefix(sample) for sample in separate if sample.branches]
 
     def prompt(self, row: dict[str, Any], max_tokens: int, task: str = ANSWER_TASK) -> Sample:
-        """Encode a row to be answered with `max_tokens` at most; the branch has no target.
+        """Encode a row as a prompt, leaving room for `max_tokens`; the branch has no target.
 
-        `task` is the prefix that asks, for the answer or for another target.
+        `task` is the prefix that asks for the answer or for another target.
         """
         branch = Branch(ANSWER, self._tokens(task), [0] * max_tokens)
         fitted = self._fit(row, [branch])
-        asked = replace(fitted, branches=[replace(branch, target=[])])
-        return asked if self._shared else self._moved(asked)
+        prompt = replace(fitted, branches=[replace(branch, target=[])])
+        return prompt if self._shared else self._move_prefix(prompt)
 
     def _tokens(self, text: str) -> list[int]:
         return self._tokenizer.encode(text, add_special_tokens=False)
 
-    def _moved(self, sample: Sample) -> Sample:
-        """Let an encoder read what asks for the one target, before its end-of-text token."""
-        if not self._two_parts:
+    def _move_prefix(self, sample: Sample) -> Sample:
+        """Move the prefix of the only branch from an encoder-decoder's text to its context."""
+        if not self._encoder_decoder:
             return sample
         [branch] = sample.branches
-        tail = len(sample.context) - self._tokenizer.num_special_tokens_to_add()
-        context = sample.context[:tail] + branch.prefix + sample.context[tail:]
+        end = len(sample.context) - self._tokenizer.num_special_tokens_to_add()
+        context = sample.context[:end] + branch.prefix + sample.context[end:]
         return replace(sample, context=context, branches=[replace(branch, prefix=[])])
 
     def _fit(self, row: dict[str, Any], branches: list[Branch]) -> Sample:
-        """Return the sample, within the limit.
+        """Return the sample, shortened to the limit.
 
-        A question that is too long loses its beginning, never an option; a rationale or salient
-        words that leave no room for the options are left out. Raises `UserError` where options and
-        answer alone are too long.
+        A question that is too long loses its beginning, but no option. A rationale or salient words
+        that leave no room for the options are dropped. Raises `UserError` if options and answer
+        alone are too long.
         """
         encoded = self._tokenizer(
             row["context"], return_offsets_mapping=True, return_special_tokens_mask=True
         )
         context = encoded["input_ids"]
         head = encoded["special_tokens_mask"].index(0)
-        listed = len(row["context"]) - len(options_text(row["options"]))
-        kept = head + sum(last > listed for _, last in encoded["offset_mapping"])
-        kept += sum(encoded["special_tokens_mask"]) - head
+        options_start = len(row["context"]) - len(options_text(row["options"]))
+        least = head + sum(last > options_start for _, last in encoded["offset_mapping"])
+        least += sum(encoded["special_tokens_mask"]) - head
         while branches:
-            room = self.limit - max(map(self._beside, branches))
+            room = self.limit - max(map(self._room_of, branches))
             if len(context) <= room:
                 return Sample(row["id"], context, branches)
-            if room >= kept:
+            if room >= least:
                 self.cut.add(row["id"])
                 context = context[:head] + context[head + len(context) - room :]
                 return Sample(row["id"], context, branches)
-            others = [branch for branch in branches if branch.task != ANSWER]
-            if not others:
+            droppable = [branch for branch in branches if branch.task != ANSWER]
+            if not droppable:
                 raise UserError(
-                    f"question {row['id']!r}: options and answer have more than the {self.limit} "
+                    f"question {row['id']!r}: options and answer are longer than the {self.limit} "
                     "tokens that the student reads; leave the question out, raise student.context, "
                     "or choose a student with a longer context"
                 )
-            longest = max(others, key=self._beside)
+            longest = max(droppable, key=self._room_of)
             self.dropped[longest.task] += 1
             branches = [branch for branch in branches if branch is not longest]
         return Sample(row["id"], context, branches)
 
-    def _beside(self, branch: Branch) -> int:
-        """Return how many tokens a target takes from its question's room."""
-        if not self._two_parts:
+    def _room_of(self, branch: Branch) -> int:
+        """Return how many tokens a branch takes from the room of its question."""
+        if not self._encoder_decoder:
             return len(branch.prefix) + len(branch.target)
         return 0 if self._shared else len(branch.prefix)
 
 
 def separate_tasks(samples: Sequence[Sample]) -> list[Sample]:
-    """Return one sample a task: what a pass per task computes, with the same losses."""
+    """Return one sample per task: the same losses, with a pass for each task."""
     return [replace(s, branches=[branch]) for s in samples for branch in s.branches]
 
 
 def count_targets(samples: Sequence[Sample], tasks: Sequence[str]) -> Tensor:
-    """Return each task's target tokens in these samples, shape (tasks,)."""
+    """Return the number of target tokens of each task in these samples, shape (tasks,)."""
     counts = torch.zeros(len(tasks))
     for sample in samples:
         for branch in sample.branches:

@@ -1,4 +1,4 @@
-"""An epoch as optimiser steps, each of several passes within a token budget."""
+"""An epoch as optimiser steps, each made of passes within a token budget."""
 
 from collections.abc import Callable, Sequence
 from typing import TypedDict
@@ -12,10 +12,10 @@ from stages.distil.student.samples import Sample, count_targets
 
 
 class Step(TypedDict):
-    """What one process computes of an optimiser's step.
+    """One process's share of an optimiser step.
 
-    `passes` are batches; `counts` (tasks,) are the target tokens of the whole step, those of the
-    other processes counted.
+    `passes` are batches; `counts` (tasks,) are the target tokens of the whole step, over all
+    processes.
     """
 
     passes: list[dict[str, Tensor]]
@@ -23,9 +23,9 @@ class Step(TypedDict):
 
 
 class Steps(Dataset):
-    """The steps of an epoch: questions in an order drawn anew for each epoch, in passes by length.
+    """The steps of an epoch: questions in an order drawn for each epoch, in passes by length.
 
-    A question is a list of samples, which are learnt in the same step.
+    A question is a list of samples; all of them are in the same step.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class Steps(Dataset):
         batch_tokens: int,
         seed: int,
     ):
-        """Take the samples of each question, how many make a step, and the tokens of a pass."""
+        """Take the samples of each question, the questions of a step and the tokens of a pass."""
         self.questions = questions
         self._collate = collate
         self._tasks = tasks
@@ -66,15 +66,15 @@ class Steps(Dataset):
         shares = [self.batches(samples[r :: self.processes]) for r in range(self.processes)]
         passes = [self._collate(batch) for batch in shares[self.rank]]
         missing = max(map(len, shares)) - len(passes)
-        return Step(passes=passes + [self._nothing(samples[0])] * missing, counts=counts)
+        return Step(passes=passes + [self._empty_pass(samples[0])] * missing, counts=counts)
 
     def batches(self, samples: Sequence[Sample]) -> list[list[Sample]]:
-        """Return these samples in batches within the token budget, one for each pass."""
+        """Split these samples into batches within the token budget, one for each pass."""
         lengths = [sample.length for sample in samples]
         batches = by_length(lengths, self._batch_tokens)
         return [[samples[i] for i in chosen] for chosen in batches]
 
-    def _nothing(self, sample: Sample) -> dict[str, Tensor]:
-        """Return a pass without targets: every process has as many passes as any other."""
+    def _empty_pass(self, sample: Sample) -> dict[str, Tensor]:
+        """Return a pass without targets, for a process that has fewer passes than another."""
         batch = self._collate([sample])
         return batch | {"labels": torch.full_like(batch["labels"], -100)}

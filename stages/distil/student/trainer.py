@@ -1,4 +1,4 @@
-"""Hugging Face's Trainer with the multi-task loss and validation by answering."""
+"""The Hugging Face Trainer with the multi-task loss; it validates by generating answers."""
 
 import math
 from collections.abc import Sequence
@@ -10,9 +10,7 @@ import torch
 from accelerate.utils import gather_object
 from torch import Tensor
 from torch.utils.data import DataLoader
-from transformers import (
-    Trainer,
-)
+from transformers import Trainer
 
 from stages.distil.interface.errors import UserError
 from stages.distil.interface.method import Train
@@ -26,10 +24,10 @@ from stages.distil.student.steps import Step
 
 @dataclass(frozen=True)
 class Questions:
-    """What is learnt and what is measured.
+    """The questions of a training.
 
-    `train` holds each train question's samples, `validation` rows of `distill`, and `prompts` those
-    as the student is asked them.
+    `train` contains the samples of each train question, `validation` rows of `distill`, and
+    `prompts` the prompts of these rows.
     """
 
     train: Sequence[Sequence[Sample]]
@@ -42,8 +40,8 @@ class Recipe:
     """How a student is trained.
 
     `weights` maps every task to its weight in the loss; a task of weight 0 is not computed. An
-    answer has `max_tokens` at most. `dtype` is the precision of the passes, and `identity` tells
-    the student from others.
+    answer has at most `max_tokens` tokens. `dtype` is the precision of the passes, and `identity`
+    identifies the student.
     """
 
     settings: Train
@@ -60,14 +58,14 @@ class Recipe:
 
 
 class _Loader(DataLoader):
-    """Steps one after the other; the Trainer tells it the epoch."""
+    """Yields steps in order; the Trainer sets the epoch."""
 
     def set_epoch(self, epoch: int) -> None:
         self.dataset.set_epoch(epoch)
 
 
 class DistillationTrainer(Trainer):
-    """A Trainer that learns all tasks of a question at once and measures answers."""
+    """A Trainer that learns all tasks of a question at once and measures its answers."""
 
     def __init__(
         self,
@@ -77,7 +75,7 @@ class DistillationTrainer(Trainer):
         batch_tokens: int,
         **arguments: Any,
     ):
-        """Take what is learnt and how, and the tokens of a pass."""
+        """Take the questions, the recipe and the tokens of a pass."""
         super().__init__(**arguments)
         self.tasks = recipe.tasks
         weights = [recipe.weights[task] for task in self.tasks]
@@ -90,11 +88,11 @@ class DistillationTrainer(Trainer):
         self.train_dataset.rank = self.args.process_index
         self.train_dataset.processes = self.args.world_size
         vocabulary = self.model.config.get_text_config().vocab_size
-        self._guessing = math.log(vocabulary) * sum(weights)
-        self._bound = 0.0
+        self._guessing_loss = math.log(vocabulary) * sum(weights)
+        self._loss_limit = 0.0
 
     def get_train_dataloader(self) -> DataLoader:
-        """Return the steps as they are: they are batches already."""
+        """Return the steps unchanged: they are already batches."""
         return _Loader(self.train_dataset, batch_size=None, collate_fn=lambda step: step)
 
     def training_step(
@@ -102,54 +100,53 @@ class DistillationTrainer(Trainer):
     ) -> Tensor:
         """Compute the gradients of a step, pass by pass; return its loss.
 
-        Each pass counts by its targets' share of the whole step's, so that neither the budget nor
-        the number of processes changes the sum.
+        A pass is weighted by its share of the step's targets, so that neither the token budget nor
+        the number of processes changes the sum. Raises `UserError` if the loss diverges.
         """
         model.train()
         counts = inputs["counts"].to(self.args.device)
         step = torch.zeros_like(self._task_losses)
-        for left, batch in zip(
-            reversed(range(len(inputs["passes"]))), inputs["passes"], strict=True
-        ):
-            with self.accelerator.no_sync(model) if left else nullcontext():
+        last = len(inputs["passes"]) - 1
+        for number, batch in enumerate(inputs["passes"]):
+            with self.accelerator.no_sync(model) if number < last else nullcontext():
                 with explain_out_of_memory("a pass", self._advice):
                     with autocast(self._recipe.dtype):
                         sums = task_sums(model, self._prepare_inputs(batch), len(self.tasks))
-                    # Processes' gradients are averaged, and are wanted summed.
+                    # The gradients of the processes are averaged, but must be summed.
                     loss = total_loss(sums, counts, self._weights) * self.args.world_size
                     self.accelerator.backward(loss)
             step += sums.detach() / counts.clamp(min=1)
         self._task_losses += step
         self._steps += 1
         total = (step * self._weights).sum() * self.args.world_size
-        if not self._bound:  # a student may begin worse than by guessing
-            self._bound = 2 * max(self._guessing, total.item())
-        if not torch.isfinite(total) or total > self._bound:
+        if not self._loss_limit:  # the first loss may be larger than that of guessing
+            self._loss_limit = 2 * max(self._guessing_loss, total.item())
+        if not torch.isfinite(total) or total > self._loss_limit:
             raise UserError(
                 f"the loss is {total.item():.4g} at step {self.state.global_step}, more than "
-                f"{self._bound:.3g}; lower train.learning_rate"
+                f"{self._loss_limit:.3g}; lower train.learning_rate"
             )
         return total
 
     def evaluate(self, *arguments: Any, **keywords: Any) -> dict[str, float]:
         """Answer the validation questions; return the share answered correctly."""
-        mine = slice(self.args.process_index, None, self.args.world_size)
-        if self.is_fsdp_enabled:  # a pass takes all processes, each with its part of the weights
-            mine = slice(None)
+        own = slice(self.args.process_index, None, self.args.world_size)
+        if self.is_fsdp_enabled:  # a pass needs all processes: each has a part of the weights
+            own = slice(None)
         prompts, recipe = self._questions.prompts, self._recipe
         texts = generate_answers(
-            self.model, self.processing_class, prompts[mine], recipe.max_tokens, recipe.dtype
+            self.model, self.processing_class, prompts[own], recipe.max_tokens, recipe.dtype
         )
-        places = range(len(prompts))[mine]
-        found = dict(gather_object(list(zip(places, texts, strict=True))))
-        share = accuracy([found[n] for n in sorted(found)], self._questions.validation)
+        numbers = range(len(prompts))[own]
+        answers = dict(gather_object(list(zip(numbers, texts, strict=True))))
+        share = accuracy([answers[n] for n in sorted(answers)], self._questions.validation)
         metrics = {"eval_accuracy": share}
         self.log(metrics)
         self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Log, and with a loss its parts: each task's mean since the last time."""
+        """Log; add to a loss the mean loss of each task since the last call."""
         if "loss" in logs:
             sums = self.accelerator.reduce(self._task_losses, "sum")
             means = sums / self._steps
@@ -159,7 +156,7 @@ class DistillationTrainer(Trainer):
         super().log(logs, start_time)
 
     def best_epoch(self) -> tuple[int, float]:
-        """Return the epoch whose weights were kept, and its accuracy on validation questions."""
+        """Return the epoch whose weights were kept, and its validation accuracy."""
         history = [entry for entry in self.state.log_history if "eval_accuracy" in entry]
-        best = max(history, key=lambda entry: entry["eval_accuracy"])  # the first of equal ones
+        best = max(history, key=lambda entry: entry["eval_accuracy"])  # the first of a tie
         return round(best["epoch"]), best["eval_accuracy"]

@@ -1,4 +1,4 @@
-"""Training the student: settings of the Trainer, curves, checkpoints, the best epoch."""
+"""Train the student: arguments of the Trainer, curves, checkpoints, the best epoch."""
 
 import hashlib
 import sys
@@ -30,10 +30,7 @@ TRAINED_WEIGHT = 16  # bytes: float32 weight, gradient and AdamW's two moments
 
 
 class _Curves(TrainerCallback):
-    """Write curves with DVCLive, those of the epochs before a resumed run too.
-
-    What the clock decides stays out.
-    """
+    """Writes curves with DVCLive, without times; a resumed run also writes its earlier epochs."""
 
     def __init__(self, live: Live | None):
         self.live = live
@@ -43,7 +40,7 @@ class _Curves(TrainerCallback):
             self._write(state, entry, entry["step"])
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        control.should_log = True  # a checkpoint stands between two entries of the log
+        control.should_log = True  # so that no logged mean spans a checkpoint
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
         self._write(state, logs, state.global_step)
@@ -54,7 +51,7 @@ class _Curves(TrainerCallback):
             )
 
     def _write(self, state: Any, logs: dict[str, float], step: int) -> None:
-        if self.live is None:  # another process's task
+        if self.live is None:  # the main process writes
             return
         self.live.step = step
         if "loss" in logs:
@@ -73,11 +70,11 @@ def train_student(
     recipe: Recipe,
     live: Live | None,
 ) -> tuple[int, float, dict[str, Tensor] | None]:
-    """Train on every question's samples; leave the weights of the best epoch in `model`.
+    """Train on the samples of every question; leave the weights of the best epoch in `model`.
 
-    Returns that epoch, its accuracy on the validation questions and, where FSDP has left `model` in
-    parts, its whole weights (in the main process). A stopped run resumes from its last epoch where
-    nothing has changed.
+    Returns that epoch and its validation accuracy; if FSDP has sharded `model`, also the full
+    weights, in the main process. A stopped run with the same inputs resumes after its last epoch.
+    Raises `UserError` if the loss diverges.
     """
     settings, seed = recipe.settings, recipe.seed
     set_seed(seed)
@@ -95,7 +92,7 @@ def train_student(
         warmup_steps=max(1, len(steps) * settings.epochs // 20),
         eval_strategy="epoch",
         save_strategy="epoch",
-        save_total_limit=2,  # one is whole while the other is written
+        save_total_limit=2,  # one is complete while the other is written
         load_best_model_at_end=True,
         metric_for_best_model="accuracy",
         greater_is_better=True,
@@ -117,19 +114,19 @@ def train_student(
         model=model,
         args=arguments,
         train_dataset=steps,
-        eval_dataset=questions.validation,  # `evaluate` answers them
+        eval_dataset=questions.validation,  # required, but `evaluate` uses `questions`
         processing_class=tokenizer,
         callbacks=callbacks,
         questions=questions,
         recipe=recipe,
         batch_tokens=batch_tokens,
     )
-    known = [versions.TRAINING, recipe, batch_tokens, arguments.world_size]
-    key = hashlib.sha256(repr(known).encode())
-    for each in [*chain.from_iterable(questions.train), *questions.prompts, *questions.validation]:
-        key.update(repr(each).encode())
+    common = [versions.TRAINING, recipe, batch_tokens, arguments.world_size]
+    key = hashlib.sha256(repr(common).encode())
+    for item in [*chain.from_iterable(questions.train), *questions.prompts, *questions.validation]:
+        key.update(repr(item).encode())
     resuming.train(trainer, key.hexdigest())
-    parts = trainer.is_fsdp_enabled
-    whole = trainer.accelerator.get_state_dict(trainer.model) if parts else None
-    trainer.accelerator.end_training()  # a process that leaves with its group open may abort
-    return *trainer.best_epoch(), whole
+    sharded = trainer.is_fsdp_enabled
+    weights = trainer.accelerator.get_state_dict(trainer.model) if sharded else None
+    trainer.accelerator.end_training()  # a process that exits with its group open may abort
+    return *trainer.best_epoch(), weights

@@ -1,4 +1,4 @@
-"""Whether the pipeline works on this machine and gives the committed results.
+"""Checks that the pipeline works on this machine and reproduces the committed results.
 
 May import: all other rooms.
 """

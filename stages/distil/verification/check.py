@@ -1,7 +1,6 @@
-"""Run the pipeline at a small size and compare it with its committed results: `make check`.
+"""Run the pipeline at a small size and compare the results with committed ones: `make check`.
 
-The run is a DVC experiment in a folder of its own: params.yaml, dvc.lock and results of the
-workspace stay as they are.
+The run is a DVC experiment in its own folder; it changes no file of the workspace.
 """
 
 import argparse
@@ -27,7 +26,7 @@ from stages.distil.verification.verify import (
 )
 
 PROFILE = Path("configs/check.yaml")
-KEPT = Path("results/check")  # what a run is compared with
+REFERENCE = Path("results/check")  # the results that a run is compared with
 LOSSES = Path("results/train/plots/metrics/loss/total.tsv")
 COMPARED = (LOCK, METRICS, LOSSES)
 EXPERIMENT = "check"
@@ -36,13 +35,13 @@ NOT_RUN = ("card", "report")
 
 
 class Profile(Settings):
-    """A file of parameters that differ from params.yaml."""
+    """A file of changes to params.yaml."""
 
     changes: list[str] = Field(min_length=1, description="as after `-S`")
 
 
 def run_profile() -> None:
-    """Run the profile as an experiment; one of that name is replaced."""
+    """Run the profile as an experiment, replacing the previous one."""
     if EXPERIMENT in dvc("exp", "list", "--name-only").split():
         dvc("exp", "remove", EXPERIMENT)
     changes = load_settings(PROFILE, Profile).changes
@@ -50,19 +49,19 @@ def run_profile() -> None:
     dvc("exp", "run", "--temp", "--name", EXPERIMENT, *sets, TARGET, show=True)
 
 
-def results() -> dict[Path, str]:
-    """Return the text of each file that is compared, as the experiment left it."""
+def read_results() -> dict[Path, str]:
+    """Return the text of each compared file of the experiment."""
     from dvc.api import DVCFileSystem
 
     files = DVCFileSystem(rev=EXPERIMENT)
     texts = {path: files.read_text(str(path)) for path in COMPARED}
     values = YAML(typ="safe", pure=True).load(files.read_text("params.yaml"))
-    texts[LOCK] = own_stages(texts[LOCK], check_settings(values, Parameters, PROFILE))
+    texts[LOCK] = profile_stages(texts[LOCK], check_settings(values, Parameters, PROFILE))
     return texts
 
 
-def own_stages(lock: str, parameters: Parameters) -> str:
-    """Return dvc.lock without the stages that the profile does not run: they are of other runs."""
+def profile_stages(lock: str, parameters: Parameters) -> str:
+    """Return dvc.lock with only the stages that the profile runs."""
     used = {*parameters.teachers, parameters.saliency.teacher, parameters.student.model}
     items = {"fetch": used, "rationales": set(parameters.teachers)}
     yaml = YAML()
@@ -76,34 +75,37 @@ def own_stages(lock: str, parameters: Parameters) -> str:
     return text.getvalue()
 
 
-def kept_file(path: Path) -> Path:
-    """Return where a file that is compared is kept."""
-    return KEPT / ("losses.tsv" if path == LOSSES else path.name)
+def reference_file(path: Path) -> Path:
+    """Return the committed counterpart of a compared file."""
+    return REFERENCE / ("losses.tsv" if path == LOSSES else path.name)
 
 
 def check(keep: bool) -> None:
-    """Run the profile; write what it gives into KEPT, or compare it with what is there."""
+    """Run the profile; compare its results with REFERENCE or, with `keep`, replace them there."""
     run_profile()
-    found = results()
+    results = read_results()
     if keep:
-        KEPT.mkdir(parents=True, exist_ok=True)
-        for path, text in found.items():
-            kept_file(path).write_text(text, encoding="utf-8")
-        print(f"{KEPT}: written; commit it")
+        REFERENCE.mkdir(parents=True, exist_ok=True)
+        for path, text in results.items():
+            reference_file(path).write_text(text, encoding="utf-8")
+        print(f"{REFERENCE}: written; commit it")
         return
-    before = {path: committed_text(kept_file(path), "HEAD") for path in COMPARED}
-    locks = before[LOCK], found[LOCK]
+    committed = {path: committed_text(reference_file(path), "HEAD") for path in COMPARED}
+    locks = committed[LOCK], results[LOCK]
     same_data = has_same_data(*locks)
     differences = compare_locks(*locks)
-    # So small a student is in the middle of its steepest learning: its accuracy may move with the
-    # rounding of another processor, its losses hardly.
-    differences += compare_metrics(before[METRICS], found[METRICS], same_data=False)
+    # After such a short training, the rounding of another processor can change the accuracy, but
+    # hardly the losses.
+    differences += compare_metrics(committed[METRICS], results[METRICS], same_data=False)
     if same_data:
-        differences += compare_losses(before[LOSSES], found[LOSSES])
+        differences += compare_losses(committed[LOSSES], results[LOSSES])
     if differences:
-        raise UserError(f"this run is not that of {KEPT}: {'; '.join(differences)}")
-    learnt = "the same bytes" if same_data else "other texts or words (another kind of processor)"
-    print(f"checked: {PROFILE} gives the results in {KEPT}; the student learnt from {learnt}")
+        raise UserError(
+            f"this run differs from {REFERENCE}: {'; '.join(differences)}; if that is intended, "
+            "run `make check KEEP=yes` and commit"
+        )
+    data = "the same bytes" if same_data else "other texts or words (another kind of processor)"
+    print(f"checked: {PROFILE} gives the results in {REFERENCE}; the student learnt from {data}")
 
 
 def main() -> None:
@@ -111,7 +113,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m stages.distil.verification.check", description=__doc__
     )
-    parser.add_argument("--keep", action="store_true", help=f"write {KEPT} instead of comparing")
+    parser.add_argument("--keep", action="store_true", help=f"replace {REFERENCE}, do not compare")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     chosen = parser.parse_args()
     sys.exit(report_errors("check", chosen.debug, lambda: check(chosen.keep)))

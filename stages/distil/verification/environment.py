@@ -1,4 +1,4 @@
-"""Whether the installed packages work, and what they compute with: `make setup` ends with it."""
+"""Check that the installed packages work, and print the device; `make setup` ends with this."""
 
 import argparse
 import importlib
@@ -13,31 +13,31 @@ PACKAGES = ("torch", "vllm", "transformers", "captum", "dvc")
 
 
 def check_imports() -> None:
-    """Import what the pipeline is built on; raise `UserError` where something does not import."""
+    """Import the main packages; raise `UserError` if one cannot be imported."""
     for name in PACKAGES:
         try:
             importlib.import_module(name)
-        except Exception as error:  # a shared library or an operator that does not exist, …
+        except Exception as error:  # for instance a missing shared library or operator
             raise UserError(
-                f"{name} does not import ({type(error).__name__}: {error}); remove .venv and run "
-                "`make setup` again; if that does not help, requirements*.txt are at fault"
+                f"{name} cannot be imported ({type(error).__name__}: {error}); remove .venv and "
+                "run `make setup` again; if that fails too, the cause is in requirements*.txt"
             ) from error
 
 
 def check_gpu() -> None:
-    """Raise `UserError` where torch finds no GPU that it can use."""
+    """Raise `UserError` if torch finds no GPU that it can use."""
     import torch
 
     if not torch.cuda.is_available():
         raise UserError(
             f"torch {torch.__version__} finds no GPU that it can use; its CUDA "
-            f"{torch.version.cuda} may need a newer driver (`nvidia-smi` names the newest CUDA "
-            "that yours takes): update the driver, or use the cores with `make DEVICE=cpu`"
+            f"{torch.version.cuda} may need a newer driver (`nvidia-smi` shows the newest CUDA "
+            "that yours supports): update the driver, or run on the CPU with `make DEVICE=cpu`"
         )
 
 
 def describe_device() -> str:
-    """Return on one line what the stages compute with."""
+    """Return one line with the device and the precisions of the stages."""
     import torch
 
     from stages.distil.models.hardware import precision

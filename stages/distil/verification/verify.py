@@ -1,9 +1,8 @@
-"""Compare a run with the committed one: what CI holds a pull request against.
+"""Compare a run with the committed one; CI runs this on pull requests.
 
-Models and questions must be the same bytes. What a floating-point kernel has touched may differ
-between machines, so accuracies are compared within a tolerance. A student that learnt from other
-texts or words than the committed one is another draw, whose accuracy may lie far from it: it must
-only be better than each teacher.
+Models and questions must be the same bytes. Floating-point results differ between machines, so
+accuracies are compared within a tolerance. If the student learnt from other texts or words than the
+committed one, its accuracy may be quite different: it must only be better than each teacher's.
 """
 
 import argparse
@@ -22,49 +21,50 @@ from stages.distil.interface.errors import UserError, report_errors
 from stages.distil.storage.tables import METRICS
 
 LOCK = Path("dvc.lock")
-EXACT = ("fetch", "prepare")  # stages whose outputs are the same bytes everywhere
-STUDENT_TOLERANCE = 0.1  # of a student that learnt from the same bytes
-LOSS_TOLERANCE = 0.1  # relative; another order of questions moves single steps by more
-QUESTIONS = 300  # of an accuracy that does not say how many
-MARGIN = 0.05  # that a change may cost the student's committed accuracy
+EXACT = ("fetch", "prepare")  # stages whose outputs are the same bytes on every machine
+STUDENT_TOLERANCE = 0.1  # of the accuracy of a student that learnt from the same bytes
+LOSS_TOLERANCE = 0.1  # relative; another order of questions changes single steps by more
+QUESTIONS = 300  # assumed for an accuracy without a number of questions
+MARGIN = 0.05  # of the student's committed accuracy that a change may cost
 STUDENT = "student.accuracy"
 TEACHERS = "teachers."
 
 
 def verify() -> None:
     """Compare dvc.lock and metrics.json of the working tree with those of the last commit."""
-    locks = _both(LOCK)
+    locks = _committed_and_current(LOCK)
     differences = compare_locks(*locks)
-    differences += compare_metrics(*_both(METRICS), same_data=has_same_data(*locks))
+    metrics = _committed_and_current(METRICS)
+    differences += compare_metrics(*metrics, same_data=has_same_data(*locks))
     if differences:
-        raise UserError(f"this run is not the committed one: {'; '.join(differences)}")
+        raise UserError(f"this run differs from the committed one: {'; '.join(differences)}")
     print("verified: same models and questions, accuracies within the tolerance")
 
 
 def check_gain(since: str) -> None:
-    """Refuse a commit whose student is worse than that of revision `since` beyond MARGIN."""
-    scores = (_scores(json.loads(committed_text(METRICS, at))) for at in (since, "HEAD"))
-    before, after = (found[STUDENT]["accuracy"] for found in scores)
+    """Raise `UserError` if the committed accuracy is lower than at `since` by more than MARGIN."""
+    entries = (_scores(json.loads(committed_text(METRICS, at))) for at in (since, "HEAD"))
+    before, after = (entry[STUDENT]["accuracy"] for entry in entries)
     if after < before - MARGIN:
         raise UserError(
-            f"{STUDENT} is {after:.3f} in {METRICS}, {before:.3f} at {since}: a "
-            f"change may cost {MARGIN} at most"
+            f"{STUDENT} is {after:.3f} in {METRICS}, {before:.3f} at {since}: it may drop by "
+            f"{MARGIN} at most"
         )
-    print(f"{STUDENT}: {after:.3f}, at {since} {before:.3f}")
+    print(f"{STUDENT}: {after:.3f}, {before:.3f} at {since}")
 
 
-def compare_locks(committed: str, found: str) -> list[str]:
-    """Return what differs between two dvc.lock files: stages, and outputs that must be equal."""
-    before, after = (YAML(typ="safe").load(text)["stages"] for text in (committed, found))
+def compare_locks(committed: str, current: str) -> list[str]:
+    """Return the differences of two dvc.lock files: stages, parameters and EXACT outputs."""
+    before, after = (YAML(typ="safe").load(text)["stages"] for text in (committed, current))
     differences = [f"stage {s} has not run" for s in sorted(before.keys() - after.keys())]
     differences += [f"stage {s} is not committed" for s in sorted(after.keys() - before.keys())]
     for name in sorted(before.keys() & after.keys()):
         if before[name].get("params") != after[name].get("params"):
-            differences.append(f"stage {name} has other parameters")
+            differences.append(f"stage {name} has different parameters")
         if name.split("@")[0] in EXACT:
             sums = [{out["path"]: out["md5"] for out in s[name]["outs"]} for s in (before, after)]
             differences += [
-                f"{path} is not the committed one"
+                f"{path} differs from the committed one"
                 for path in sorted(sums[0].keys() | sums[1].keys())
                 if sums[0].get(path) != sums[1].get(path)
             ]
@@ -72,18 +72,18 @@ def compare_locks(committed: str, found: str) -> list[str]:
 
 
 def tolerance(questions: int) -> float:
-    """Return what a teacher's accuracy may differ by: two standard errors of a fair coin."""
+    """Return the tolerance of a teacher's accuracy: two standard errors at an accuracy of 0.5."""
     return round(math.sqrt(1 / questions), 3)
 
 
-def compare_losses(committed: str, found: str) -> list[str]:
-    """Return what differs between two curves of DVCLive (TSV): steps, and distant losses."""
+def compare_losses(committed: str, current: str) -> list[str]:
+    """Return the differences of two curves of DVCLive (TSV): steps, losses beyond the tolerance."""
     curves = [
-        list(csv.DictReader(io.StringIO(text), delimiter="\t")) for text in (committed, found)
+        list(csv.DictReader(io.StringIO(text), delimiter="\t")) for text in (committed, current)
     ]
     before, after = ({row["step"]: float(row["total"]) for row in curve} for curve in curves)
     if list(before) != list(after):
-        return ["the losses are of other steps"]
+        return ["the losses are of different steps"]
     return [
         f"the loss at step {step} is {after[step]}, committed {loss} ± {LOSS_TOLERANCE:.0%}"
         for step, loss in before.items()
@@ -91,18 +91,18 @@ def compare_losses(committed: str, found: str) -> list[str]:
     ]
 
 
-def has_same_data(committed: str, found: str) -> bool:
-    """Return whether two dvc.lock files have students that learnt from the same bytes."""
+def has_same_data(committed: str, current: str) -> bool:
+    """Return whether the students of two dvc.lock files learnt from the same bytes."""
     sums = []
-    for text in (committed, found):
+    for text in (committed, current):
         outputs = YAML(typ="safe").load(text)["stages"].get("assemble", {}).get("outs", [])
         sums.append({out["path"]: out["md5"] for out in outputs})
     return sums[0] == sums[1]
 
 
-def compare_metrics(committed: str, found: str, same_data: bool) -> list[str]:
-    """Return the accuracies beyond the tolerance, and those that only one side has."""
-    scores = [_scores(json.loads(text)) for text in (committed, found)]
+def compare_metrics(committed: str, current: str, same_data: bool) -> list[str]:
+    """Return the accuracies that differ beyond the tolerance or exist on one side only."""
+    scores = [_scores(json.loads(text)) for text in (committed, current)]
     before, after = ({name: s["accuracy"] for name, s in side.items()} for side in scores)
     differences = []
     for name in sorted(before.keys() | after.keys()):
@@ -111,7 +111,8 @@ def compare_metrics(committed: str, found: str, same_data: bool) -> list[str]:
         if of_teacher and name in before:
             allowed = tolerance(scores[0][name].get("questions", QUESTIONS))
         if name not in before or name not in after:
-            differences.append(f"{name} is in one of the metrics only")
+            side = "committed" if name in before else "current"
+            differences.append(f"{name} is in the {side} metrics only")
         elif name == STUDENT and not same_data:
             differences += [
                 f"{name} is {after[name]:.3f}, not above {teacher} of {value:.3f}"
@@ -126,27 +127,27 @@ def compare_metrics(committed: str, found: str, same_data: bool) -> list[str]:
 
 
 def _scores(metrics: dict[str, Any], prefix: str = "") -> dict[str, dict[str, Any]]:
-    """Return every score by the dotted name of its accuracy."""
-    found: dict[str, dict[str, Any]] = {}
+    """Return every dictionary with an accuracy, by the dotted name of that accuracy."""
+    scores: dict[str, dict[str, Any]] = {}
     for key, value in metrics.items():
         name = f"{prefix}.{key}" if prefix else key
         if isinstance(value, dict):
-            found |= _scores(value, name)
+            scores |= _scores(value, name)
         elif key == "accuracy":
-            found[name] = metrics
-    return found
+            scores[name] = metrics
+    return scores
 
 
-def _both(path: Path) -> tuple[str, str]:
+def _committed_and_current(path: Path) -> tuple[str, str]:
     return committed_text(path, "HEAD"), path.read_text(encoding="utf-8")
 
 
 def committed_text(path: Path, revision: str) -> str:
-    """Return a file as it is committed at a revision; raise `UserError` where it is not."""
+    """Return a file as committed at a revision; raise `UserError` if it is not committed."""
     run = subprocess.run(["git", "show", f"{revision}:{path}"], capture_output=True, text=True)
     if run.returncode:
         raise UserError(
-            f"{path}: not committed at {revision}; commit it after a run that is to be the measure"
+            f"{path}: not committed at {revision}; commit it after a run to compare with"
         )
     return run.stdout
 
@@ -157,7 +158,7 @@ def main() -> None:
         prog="python -m stages.distil.verification.verify", description=__doc__
     )
     parser.add_argument(
-        "--since", help="compare the committed metrics with this revision's instead"
+        "--since", help="compare the committed metrics with those of this revision instead"
     )
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     chosen = parser.parse_args()

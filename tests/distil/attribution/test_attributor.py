@@ -1,4 +1,4 @@
-"""Every method against a slow, obvious reference, on tiny models of both architectures."""
+"""Every method against a slow, simple reference, on tiny models of both architectures."""
 
 import numpy as np
 import pytest
@@ -36,22 +36,22 @@ def load(request, name: str):
     model, tokenizer = load_model(request.getfixturevalue(name), "float32")
     prompts = []
     for example in EXAMPLES:
-        asked = f"{example.question}" + (
+        text = f"{example.question}" + (
             f"\nOptions: {', '.join(example.options)}" if example.options else ""
         )
-        conversation = Conversation("Be brief.", (), f"{asked} Reply.", "Answer:")
+        conversation = Conversation("Be brief.", (), f"{text} Reply.", "Answer:")
         prompts.append(encode_prompt(tokenizer, conversation, example, example.answer))
     return model, tokenizer, prompts
 
 
 def scores(model, tokenizer, prompts: list[Prompt], chosen: Saliency) -> list[list[float]]:
     attributor = Attributor(model, chosen, tokenizer.pad_token_id)
-    attributor.share(prompts)
-    found: list[list[float]] = [[] for _ in prompts]
+    attributor.cache_prefix(prompts)
+    words: list[list[float]] = [[] for _ in prompts]
     for batch in attributor.batches(prompts):
         for i, score in zip(batch, attributor.score([prompts[i] for i in batch]), strict=True):
-            found[i] = score.words
-    return found
+            words[i] = score.words
+    return words
 
 
 def log_probability(model, embeddings: torch.Tensor, label: list[int]) -> torch.Tensor:
@@ -60,9 +60,9 @@ def log_probability(model, embeddings: torch.Tensor, label: list[int]) -> torch.
     if model.config.is_encoder_decoder:
         logits = model(inputs_embeds=embeddings[None], labels=target[None]).logits[0]
     else:
-        written = model.get_input_embeddings()(target[:-1])
-        read = torch.cat([embeddings, written])[None]
-        logits = model(inputs_embeds=read).logits[0, len(embeddings) - 1 :]
+        label_embeddings = model.get_input_embeddings()(target[:-1])
+        inputs = torch.cat([embeddings, label_embeddings])[None]
+        logits = model(inputs_embeds=inputs).logits[0, len(embeddings) - 1 :]
     return logits.log_softmax(-1)[torch.arange(len(label)), target].sum()
 
 
@@ -88,8 +88,10 @@ def by_word(prompt: Prompt, tokens: torch.Tensor) -> list[float]:
     return words
 
 
-def agree(found: list[list[float]], expected: list[list[float]], tolerance: float = 1e-4) -> None:
-    for ours, theirs in zip(found, expected, strict=True):
+def assert_close(
+    actual: list[list[float]], expected: list[list[float]], tolerance: float = 1e-4
+) -> None:
+    for ours, theirs in zip(actual, expected, strict=True):
         assert len(ours) == len(theirs) > 0
         difference = np.abs(np.subtract(ours, theirs)).max()
         assert difference <= tolerance * np.abs(theirs).max()
@@ -100,18 +102,19 @@ def test_input_x_gradient(request, name):
     model, tokenizer, prompts = load(request, name)
     expected = []
     for prompt in prompts:
-        here = embedded(model, prompt.ids)
-        expected.append(by_word(prompt, (here * gradient(model, prompt, here)).sum(-1)))
-    agree(scores(model, tokenizer, prompts, settings()), expected)
+        embeddings = embedded(model, prompt.ids)
+        products = embeddings * gradient(model, prompt, embeddings)
+        expected.append(by_word(prompt, products.sum(-1)))
+    assert_close(scores(model, tokenizer, prompts, settings()), expected)
 
 
 @pytest.mark.parametrize("name", BOTH)
-def test_saliency_is_the_gradients_length(request, name):
+def test_saliency_is_the_norm_of_the_gradient(request, name):
     model, tokenizer, prompts = load(request, name)
     expected = [
         by_word(p, gradient(model, p, embedded(model, p.ids)).norm(dim=-1)) for p in prompts
     ]
-    agree(scores(model, tokenizer, prompts, settings(method="saliency")), expected)
+    assert_close(scores(model, tokenizer, prompts, settings(method="saliency")), expected)
 
 
 def without_words(model, prompt: Prompt, padding: int) -> torch.Tensor:
@@ -135,7 +138,7 @@ def test_integrated_gradients(request, name):
         )
         expected.append(by_word(prompt, ((end - start) * mean).sum(-1)))
     chosen = settings(method="integrated_gradients", steps=6)
-    agree(scores(model, tokenizer, prompts, chosen), expected)
+    assert_close(scores(model, tokenizer, prompts, chosen), expected)
 
 
 @pytest.mark.parametrize("name", BOTH)
@@ -145,28 +148,28 @@ def test_integrated_gradients_sum_to_the_difference_within_the_reported_delta(re
     for steps in (4, 64):
         chosen = settings(method="integrated_gradients", steps=steps)
         attributor = Attributor(model, chosen, tokenizer.pad_token_id)
-        attributor.share(prompts)
+        attributor.cache_prefix(prompts)
         for prompt in prompts:
-            (found,) = attributor.score([prompt])
+            (scored,) = attributor.score([prompt])
             start = without_words(model, prompt, tokenizer.pad_token_id)
             with torch.no_grad():
                 ends = [
-                    log_probability(model, place, prompt.label).item()
-                    for place in (embedded(model, prompt.ids), start)
+                    log_probability(model, end, prompt.label).item()
+                    for end in (embedded(model, prompt.ids), start)
                 ]
-            assert sum(found.words) - (ends[0] - ends[1]) == pytest.approx(found.delta, abs=1e-4)
-            deltas.append(abs(found.delta))
+            assert sum(scored.words) - (ends[0] - ends[1]) == pytest.approx(scored.delta, abs=1e-4)
+            deltas.append(abs(scored.delta))
     assert max(deltas[len(prompts) :]) < 0.02
     assert sum(deltas[len(prompts) :]) < sum(deltas[: len(prompts)])
 
 
 @pytest.mark.parametrize("name", BOTH)
-def test_gradient_shap_comes_near_its_expectation_and_is_the_same_twice(request, name):
+def test_gradient_shap_is_close_to_its_expectation_and_repeatable(request, name):
     model, tokenizer, prompts = load(request, name)
     prompts = prompts[:1]
     chosen = settings(method="gradient_shap", steps=400)
-    found = scores(model, tokenizer, prompts, chosen)
-    assert found == scores(model, tokenizer, prompts, chosen)
+    first = scores(model, tokenizer, prompts, chosen)
+    assert first == scores(model, tokenizer, prompts, chosen)
     random = np.random.default_rng(1)
     end = embedded(model, prompts[0].ids)
     total = torch.zeros(len(end))
@@ -174,14 +177,14 @@ def test_gradient_shap_comes_near_its_expectation_and_is_the_same_twice(request,
         start = end.clone()
         drawn = random.integers(model.get_input_embeddings().num_embeddings, size=len(end))
         start[prompts[0].tokens] = embedded(model, drawn)[prompts[0].tokens]
-        place = start + (end - start) * random.uniform()
-        total += ((end - start) * gradient(model, prompts[0], place)).sum(-1)
+        point = start + (end - start) * random.uniform()
+        total += ((end - start) * gradient(model, prompts[0], point)).sum(-1)
     expected = by_word(prompts[0], total / 400)
-    assert np.corrcoef(found[0], expected)[0, 1] > 0.9
+    assert np.corrcoef(first[0], expected)[0, 1] > 0.9
 
 
 @pytest.mark.parametrize("name", BOTH)
-def test_occlusion_leaves_one_word_out(request, name):
+def test_occlusion_leaves_out_one_word_at_a_time(request, name):
     model, tokenizer, prompts = load(request, name)
     expected = []
     with torch.no_grad():
@@ -190,10 +193,10 @@ def test_occlusion_leaves_one_word_out(request, name):
             costs = []
             for number in range(prompt.count):
                 out = [t for t, w in zip(prompt.tokens, prompt.words, strict=True) if w == number]
-                if name == DECODER:  # as if the word did not stand there
+                if name == DECODER:  # as if the word were not there
                     ids = [token for t, token in enumerate(prompt.ids) if t not in out]
                     rest = log_probability(model, embedded(model, ids), prompt.label)
-                else:  # an encoder's word is not attended to
+                else:  # an encoder does not attend to the word
                     mask = torch.ones(1, len(prompt.ids), dtype=torch.long)
                     mask[0, out] = 0
                     label = torch.tensor(prompt.label)
@@ -205,11 +208,11 @@ def test_occlusion_leaves_one_word_out(request, name):
                     rest = logits.log_softmax(-1)[torch.arange(len(label)), label].sum()
                 costs.append((whole - rest).item())
             expected.append(costs)
-    # Differences of log-probabilities some thousand times as large: float32 leaves three digits.
-    agree(scores(model, tokenizer, prompts, settings(method="occlusion")), expected, 2e-3)
+    # The log-probabilities are about a thousand times their differences: float32 leaves 3 digits.
+    assert_close(scores(model, tokenizer, prompts, settings(method="occlusion")), expected, 2e-3)
 
 
-def captums(model, tokenizer, prompt: Prompt, method, **arguments) -> list[float]:
+def captum_scores(model, tokenizer, prompt: Prompt, method, **arguments) -> list[float]:
     loop = LLMGradientAttribution(method(model, model.get_input_embeddings()), tokenizer)
     rendered = tokenizer.decode(prompt.ids)
     theirs = loop.attribute(
@@ -224,23 +227,24 @@ def captums(model, tokenizer, prompt: Prompt, method, **arguments) -> list[float
 def test_scores_equal_captums_own_loop_over_label_tokens(request):
     model, tokenizer, prompts = load(request, DECODER)
     model.enable_input_require_grads()
-    expected = [captums(model, tokenizer, p, LayerGradientXActivation) for p in prompts]
-    agree(scores(model, tokenizer, prompts, settings()), expected)
+    expected = [captum_scores(model, tokenizer, p, LayerGradientXActivation) for p in prompts]
+    assert_close(scores(model, tokenizer, prompts, settings()), expected)
 
 
 def test_integrated_gradients_equal_captums_own_loop(request):
     model, tokenizer, prompts = load(request, DECODER)
     chosen = settings(method="integrated_gradients", steps=5)
-    found = scores(model, tokenizer, prompts, chosen)
+    ours = scores(model, tokenizer, prompts, chosen)
     model.enable_input_require_grads()
     expected = []
     for prompt in prompts:
-        start = torch.ones(1, len(prompt.ids), dtype=torch.long)  # Captum's: which tokens stay
-        start[0, prompt.tokens] = 0
+        kept = torch.ones(1, len(prompt.ids), dtype=torch.long)  # Captum's way to say what stays
+        kept[0, prompt.tokens] = 0
+        arguments = {"baselines": kept, "n_steps": 5}
         expected.append(
-            captums(model, tokenizer, prompt, LayerIntegratedGradients, baselines=start, n_steps=5)
+            captum_scores(model, tokenizer, prompt, LayerIntegratedGradients, **arguments)
         )
-    agree(found, expected)
+    assert_close(ours, expected)
 
 
 @pytest.mark.parametrize("method", ["input_x_gradient", "integrated_gradients", "occlusion"])
@@ -250,7 +254,7 @@ def test_scores_do_not_depend_on_the_batch(request, name, method):
     chosen = settings(method=method, steps=4)
     together = scores(model, tokenizer, prompts, chosen)
     alone = scores(model, tokenizer, prompts, chosen.model_copy(update={"batch_tokens": 1}))
-    agree(together, alone, 1e-3)
+    assert_close(together, alone, 1e-3)
 
 
 def test_batches_hold_rows_of_similar_lengths_within_the_budget(request):
@@ -264,18 +268,18 @@ def test_batches_hold_rows_of_similar_lengths_within_the_budget(request):
     assert list(attributor.batches(prompts)) == [[4], [3], [1], [2], [5], [6], [0]]
 
 
-def test_stored_scores_are_those_of_the_same_model_settings_and_version(request, monkeypatch):
+def test_the_key_depends_on_model_settings_and_version(request, monkeypatch):
     model, tokenizer, prompts = load(request, DECODER)
-    mine = Attributor(model, settings(), tokenizer.pad_token_id)
+    first = Attributor(model, settings(), tokenizer.pad_token_id)
     other = Attributor(model, settings(method="saliency"), tokenizer.pad_token_id)
-    keys = [mine.key("a", prompts), mine.key("b", prompts), other.key("a", prompts)]
-    assert mine.key("a", prompts) == keys[0]
+    keys = [first.key("a", prompts), first.key("b", prompts), other.key("a", prompts)]
+    assert first.key("a", prompts) == keys[0]
     monkeypatch.setattr(versions, "ATTRIBUTION", versions.ATTRIBUTION + 1)
-    assert len({*keys, mine.key("a", prompts)}) == 4
+    assert len({*keys, first.key("a", prompts)}) == 4
 
 
 @pytest.mark.parametrize("name", BOTH)
-def test_only_words_of_question_and_options_have_scores(request, name):
+def test_only_words_of_question_and_options_are_scored(request, name):
     _, tokenizer, prompts = load(request, name)
     for prompt, example in zip(prompts, EXAMPLES, strict=True):
         assert set(prompt.words) == set(range(prompt.count))
@@ -293,36 +297,36 @@ def letters(text: str) -> list[str]:
 
 
 @pytest.mark.parametrize("name", BOTH)
-def test_a_label_has_the_log_probability_that_the_model_gives_it(request, name):
+def test_the_log_probability_of_a_label_is_the_models(request, name):
     model, tokenizer, prompts = load(request, name)
     attributor = Attributor(model, settings(), tokenizer.pad_token_id)
-    attributor.share(prompts)
+    attributor.cache_prefix(prompts)
     with torch.no_grad():
         expected = [log_probability(model, embedded(model, p.ids), p.label).item() for p in prompts]
     assert attributor.log_probabilities(prompts) == pytest.approx(expected, rel=1e-4)
 
 
 @pytest.mark.parametrize("name", BOTH)
-def test_continuations_are_those_of_each_prompt_alone(request, name):
+def test_continuations_do_not_depend_on_the_batch(request, name):
     model, tokenizer, prompts = load(request, name)
     attributor = Attributor(model, settings(), tokenizer.pad_token_id)
     together = attributor.continuations(prompts, 5)
     assert together == [attributor.continuations([prompt], 5)[0] for prompt in prompts]
 
 
-def test_the_weights_need_no_gradient(request):
+def test_weights_get_no_gradients(request):
     model, tokenizer, prompts = load(request, DECODER)
     scores(model, tokenizer, prompts, settings())
     assert all(p.grad is None and not p.requires_grad for p in model.parameters())
 
 
-def test_a_prompt_that_does_not_hold_the_question_is_named(request):
+def test_a_prompt_without_the_question_is_reported(request):
     _, tokenizer, _ = load(request, DECODER)
     conversation = Conversation("", (), "Something else", "Answer:")
     with pytest.raises(UserError, match="rationales.prompts.answer: expected the question"):
         encode_prompt(tokenizer, conversation, EXAMPLES[0], "aunt")
 
 
-def test_a_folder_without_a_model_is_named(tmp_path):
+def test_a_folder_without_a_model_is_reported(tmp_path):
     with pytest.raises(UserError, match="no model there"):
         load_model(tmp_path, "float32")

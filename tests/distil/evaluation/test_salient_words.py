@@ -23,20 +23,20 @@ def settings(top_k: int, **changes: Any) -> Saliency:
     return Saliency(teacher="big", top_k=top_k, weight=1, **changes)
 
 
-def test_overlap_counts_questions_whose_top_words_hold_a_word_of_the_answer():
+def test_overlap_counts_questions_whose_top_words_include_a_word_of_the_answer():
     rows = scored(
         ("Is it red or blue", [1, 1, 9, 1, 1], "Red"),
         ("Is it red or blue", [9, 1, 1, 1, 1], "the blue"),
         ("Is it red or blue", [9, 1, 1, 1, 1], "green"),
     )
-    found = overlap(rows, settings(1))
-    assert found["overlap"] == pytest.approx(1 / 3, abs=1e-6)
-    assert found["chance"] == pytest.approx((1 / 5 + 1 / 5 + 0) / 3, abs=1e-6)
-    assert found["questions"] == 3
+    metrics = overlap(rows, settings(1))
+    assert metrics["overlap"] == pytest.approx(1 / 3, abs=1e-6)
+    assert metrics["chance"] == pytest.approx((1 / 5 + 1 / 5 + 0) / 3, abs=1e-6)
+    assert metrics["questions"] == 3
 
 
 @pytest.mark.parametrize("k", [1, 2, 3, 9])
-def test_chance_is_the_share_of_all_choices_of_so_many_words(k):
+def test_chance_is_the_share_of_all_choices_of_k_words(k):
     text, answer = "a b c a d B e", "b e x"
     rows = scored((text, [1.0] * 7, answer))
     distinct = ["a", "b", "c", "d", "e"]
@@ -48,11 +48,11 @@ def test_chance_is_the_share_of_all_choices_of_so_many_words(k):
 def test_stop_words_that_are_not_chosen_do_not_count_for_chance():
     rows = scored(("the cat is red", [9.0, 1.0, 9.0, 2.0], "red"))
     assert overlap(rows, settings(1))["chance"] == 0.25
-    found = overlap(rows, settings(1, stop_words=False))
-    assert (found["overlap"], found["chance"]) == (1.0, 0.5)
+    metrics = overlap(rows, settings(1, stop_words=False))
+    assert (metrics["overlap"], metrics["chance"]) == (1.0, 0.5)
 
 
-def test_a_question_without_words_is_no_hit():
+def test_a_question_without_words_does_not_count_as_a_hit():
     rows = scored(("?", [], "yes"))
     assert overlap(rows, settings(5)) == {"overlap": 0.0, "chance": 0.0, "questions": 1}
 
@@ -65,10 +65,9 @@ def test_the_mass_of_the_top_words_grows_to_one():
     assert mass == sorted(mass)
 
 
-def test_a_text_is_cut_into_words_with_shades():
+def test_a_text_is_split_into_words_with_shades():
     rows = scored(("Red, or\tred?", [0.5, 0.0, -1.0], "red"))
-    found = pieces("Red, or\tred?", rows.words.to_pylist()[0], {"red"})
-    assert found == [
+    assert pieces("Red, or\tred?", rows.words.to_pylist()[0], {"red"}) == [
         ("", None, 0.0, False),
         ("Red", 4, 0.5, True),
         (", ", None, 0.0, False),

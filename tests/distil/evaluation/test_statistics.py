@@ -20,18 +20,18 @@ def test_the_interval_is_wilsons(right, total, low, high):
     assert wilson_interval(right, total) == pytest.approx((low, high), abs=5e-5)
 
 
-def test_accuracy_reads_answers_as_every_stage_does():
+def test_accuracy_parses_answers():
     assert accuracy(["aunt", "It is the aunt.", "niece", "mother"], [QUESTION] * 4) == 0.5
 
 
-def test_a_score_holds_the_counts_behind_it():
-    found = score([True, True, False, True])
-    assert (found["accuracy"], found["correct"], found["questions"]) == (0.75, 3, 4)
-    assert found["low"] < 0.75 < found["high"]
+def test_a_score_contains_its_counts():
+    entry = score([True, True, False, True])
+    assert (entry["accuracy"], entry["correct"], entry["questions"]) == (0.75, 3, 4)
+    assert entry["low"] < 0.75 < entry["high"]
 
 
 @pytest.mark.parametrize(
-    ("found", "wanted", "expected"),
+    ("predicted", "target", "expected"),
     [
         ("a b", "a b", 1.0),
         ("b a", "a b", 1.0),
@@ -41,15 +41,15 @@ def test_a_score_holds_the_counts_behind_it():
         ("", "a", 0.0),
     ],
 )
-def test_f1_is_the_harmonic_mean_of_precision_and_recall(found, wanted, expected):
-    assert f1(found.split(), wanted.split()) == pytest.approx(expected)
+def test_f1_is_the_harmonic_mean_of_precision_and_recall(predicted, target, expected):
+    assert f1(predicted.split(), target.split()) == pytest.approx(expected)
 
 
-def test_a_class_has_the_score_of_its_questions():
-    found = by_class([True, False, True, True] * 2, ["yes", "no"] * 4)
-    assert list(found) == ["no", "yes"]
-    assert found == {"no": score([False, True] * 2), "yes": score([True] * 4)}
+def test_the_score_of_a_class_is_that_of_its_questions():
+    classes = by_class([True, False, True, True] * 2, ["yes", "no"] * 4)
+    assert list(classes) == ["no", "yes"]
+    assert classes == {"no": score([False, True] * 2), "yes": score([True] * 4)}
 
 
-def test_answers_that_are_nearly_all_different_are_no_classes():
+def test_answers_that_are_nearly_all_different_form_no_classes():
     assert by_class([True] * 7, ["a", "b"] * 3 + ["a"]) == {}

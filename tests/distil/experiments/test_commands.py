@@ -1,4 +1,4 @@
-"""DVC's commands from this program."""
+"""Real DVC commands."""
 
 import subprocess
 
@@ -15,7 +15,7 @@ def test_an_error_of_dvc_is_one_line(tmp_path, monkeypatch):
         dvc("exp", "list")
 
 
-def test_experiments_are_committed_where_git_knows_no_name(tmp_path, monkeypatch):
+def test_experiments_are_committed_without_a_git_user_name(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)

@@ -35,29 +35,29 @@ def answers(only_a: int, only_b: int, both: int = 0, neither: int = 0) -> tuple[
     ],
 )
 def test_exact_mcnemar_of_known_cases(only_a, only_b, expected):
-    found = difference(*answers(only_a, only_b, both=7, neither=9))
-    assert found.p_value == pytest.approx(expected, rel=1e-9)
-    assert (found.only_a, found.only_b) == (only_a, only_b)
+    result = difference(*answers(only_a, only_b, both=7, neither=9))
+    assert result.p_value == pytest.approx(expected, rel=1e-9)
+    assert (result.only_a, result.only_b) == (only_a, only_b)
 
 
-def test_the_interval_is_that_of_the_normal_law_where_there_are_many_questions():
+def test_the_interval_for_many_questions_is_close_to_the_normal_one():
     a, b = answers(300, 200, 300, 200)
-    found = difference(a, b)
+    result = difference(a, b)
     gains = np.array(a, float) - np.array(b, float)
     half = 1.96 * gains.std() / np.sqrt(len(gains))
-    assert found.share == pytest.approx(0.1)
-    assert found.low == pytest.approx(0.1 - half, abs=0.003)
-    assert found.high == pytest.approx(0.1 + half, abs=0.003)
+    assert result.gain == pytest.approx(0.1)
+    assert result.low == pytest.approx(0.1 - half, abs=0.003)
+    assert result.high == pytest.approx(0.1 + half, abs=0.003)
 
 
 @given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=30))
-def test_sides_may_be_exchanged(pairs):
+def test_the_difference_is_antisymmetric(pairs):
     a, b = [x for x, _ in pairs], [y for _, y in pairs]
-    there, back = difference(a, b), difference(b, a)
-    assert there.share == -back.share
-    assert there.p_value == back.p_value
-    assert (there.a, there.only_a) == (back.b, back.only_b)
-    assert there.low <= there.share <= there.high
+    forward, reverse = difference(a, b), difference(b, a)
+    assert forward.gain == -reverse.gain
+    assert forward.p_value == reverse.p_value
+    assert (forward.a, forward.only_a) == (reverse.b, reverse.only_b)
+    assert forward.low <= forward.gain <= forward.high
 
 
 def predictions(right: str) -> list[dict]:
@@ -88,12 +88,12 @@ def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
     )
 
 
-def test_other_questions_are_named():
+def test_different_questions_are_reported():
     a, b = predictions("1100"), predictions("1100")
     b[2]["answer"] = "no"
-    with pytest.raises(UserError, match="row 3: A answered question 'test-2'"):
+    with pytest.raises(UserError, match="row 3: A has question 'test-2'"):
         changed_questions(a, b)
-    with pytest.raises(UserError, match="A answered 4 questions, B 3"):
+    with pytest.raises(UserError, match="A has 4 questions, B 3"):
         changed_questions(a, a[:3])
 
 
@@ -114,7 +114,7 @@ def test_two_folders_are_compared(tmp_path):
     assert rows[0] | {"A": "yes", "B": "no"} == rows[0]
 
 
-def test_experiments_and_revisions_are_compared_and_unknown_ones_named(tmp_path):
+def test_revisions_are_compared_and_unknown_ones_reported(tmp_path):
     def call(*command: str) -> None:
         tool = [sys.executable, "-m", "dvc"] if command[0] == "dvc" else ["git"]
         subprocess.run([*tool, *command[1:]], cwd=tmp_path, check=True, capture_output=True)
@@ -133,5 +133,5 @@ def test_experiments_and_revisions_are_compared_and_unknown_ones_named(tmp_path)
     assert "A − B -0.500" in done.stdout
     done = run(tmp_path, "nowhere", "workspace")
     assert done.returncode == 1
-    assert done.stderr.startswith("compare: error: nowhere: no folder, experiment or revision")
+    assert done.stderr.startswith("compare: error: nowhere: no such folder, experiment or revisi")
     assert len(done.stderr.splitlines()) == 1

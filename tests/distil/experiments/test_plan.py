@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from stages.distil.experiments import plan
-from stages.distil.experiments.figures import SCALES, kept
+from stages.distil.experiments.figures import SCALES, stored_runs
 from stages.distil.experiments.plan import Grid
 from stages.distil.interface.errors import UserError
 from stages.distil.interface.settings import load_settings
@@ -31,21 +31,21 @@ def project(tmp_path, monkeypatch) -> Path:
 @pytest.mark.parametrize("scale", [file.stem for file in sorted((ROOT / SCALES).iterdir())])
 def test_every_scale_can_be_planned(scale, monkeypatch):
     monkeypatch.chdir(ROOT)
-    found = load_settings(SCALES / f"{scale}.yaml", Grid)
-    runs = plan.plan(found)
-    assert {run.figure for run in runs} == set(found.figures)
+    loaded = load_settings(SCALES / f"{scale}.yaml", Grid)
+    runs = plan.plan(loaded)
+    assert {run.figure for run in runs} == set(loaded.figures)
     points = [(run.figure, run.method, run.value, run.seed) for run in runs]
     assert len(set(points)) == len(points)
     names = {run.digest: run.name for run in runs}
     assert len(set(names.values())) == len(names)
 
 
-def test_the_small_scale_draws_all_figures_of_the_papers():
+def test_the_small_scale_has_all_figures_of_the_papers():
     names = list(load_settings(ROOT / SCALES / "small.yaml", Grid).figures)
     assert names == ["methods", "alpha", "questions", "top_k", "teachers"]
 
 
-def test_the_full_scale_trains_again_nothing_that_the_small_one_has(monkeypatch):
+def test_the_full_scale_repeats_no_run_of_the_small_one(monkeypatch):
     monkeypatch.chdir(ROOT)
     small, full = (
         plan.plan(load_settings(SCALES / f"{name}.yaml", Grid)) for name in ("small", "full")
@@ -55,29 +55,29 @@ def test_the_full_scale_trains_again_nothing_that_the_small_one_has(monkeypatch)
     assert {run.seed for run in new} == {1, 2}
 
 
-def test_the_full_scales_default_is_what_the_parameters_ask_for(monkeypatch):
+def test_the_full_scales_default_method_has_the_parameters_of_params_yaml(monkeypatch):
     monkeypatch.chdir(ROOT)
     full = load_settings(SCALES / "full.yaml", Grid)
-    as_it_stands = Grid(
+    unchanged = Grid(
         changes=["evaluate.explained=0"],
-        methods={"as-it-stands": []},
-        baseline="as-it-stands",
-        case="as-it-stands",
+        methods={"unchanged": []},
+        baseline="unchanged",
+        case="unchanged",
         figures={"methods": {"seeds": [0, 1, 2]}},
     )
-    named = [run.digest for run in plan.plan(full) if run.method == "default"]
-    assert named == [run.digest for run in plan.plan(as_it_stands)]
+    default = [run.digest for run in plan.plan(full) if run.method == "default"]
+    assert default == [run.digest for run in plan.plan(unchanged)]
 
 
 @pytest.mark.parametrize("scale", ["small", "full"])
-def test_the_committed_runs_are_those_of_the_committed_parameters(scale, monkeypatch):
-    """Otherwise `make figures` would train all of them again."""
+def test_every_run_of_the_committed_parameters_is_stored(scale, monkeypatch):
+    """Otherwise `make figures` would repeat all of them."""
     monkeypatch.chdir(ROOT)
     runs = plan.plan(load_settings(SCALES / f"{scale}.yaml", Grid))
-    assert {run.digest for run in runs} <= set(kept())
+    assert {run.digest for run in runs} <= set(stored_runs())
 
 
-def test_a_run_that_two_figures_need_is_one(project):
+def test_figures_share_equal_runs(project):
     alpha = {"methods": ["taught"], "parameter": "alpha", "values": [0.5, 1.0]}
     runs = plan.plan(grid(figures={"methods": {}, "alpha": alpha}))
     plain, taught, same, other = runs
@@ -87,14 +87,14 @@ def test_a_run_that_two_figures_need_is_one(project):
     assert other.name == f"taught-1-0-0-{other.digest}"
 
 
-def test_teachers_count_as_their_number(project):
+def test_the_value_of_a_list_of_teachers_is_their_number(project):
     values = [["qwen-coder-1b5"], ["qwen-coder-1b5", "oracle"]]
     teachers = {"methods": ["taught"], "parameter": "teachers", "values": values}
     runs = plan.plan(grid(figures={"methods": {}, "teachers": teachers}))[2:]
     assert [run.value for run in runs] == [1, 2]
 
 
-def test_a_line_of_code_makes_no_run_another_but_a_prompt_or_a_version_does(project, monkeypatch):
+def test_a_digest_depends_on_prompts_and_versions_but_not_on_code(project, monkeypatch):
     before = [run.digest for run in plan.plan(grid())]
     for file in (project / "stages").rglob("*.py"):
         file.write_text(file.read_text() + "# changed\n")
@@ -107,7 +107,7 @@ def test_a_line_of_code_makes_no_run_another_but_a_prompt_or_a_version_does(proj
     assert len({*before, *after, *newer}) == 3 * len(before)
 
 
-def test_a_catalogue_entry_that_is_not_used_changes_nothing(project):
+def test_a_digest_does_not_depend_on_unused_models(project):
     file = project / "params.yaml"
     before = [run.digest for run in plan.plan(grid())]
     file.write_text(file.read_text().replace("human: {source: provided}", ""))
@@ -131,10 +131,10 @@ def test_wrong_parameters_are_named_before_anything_runs(project, changes, messa
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ("baseline: plane", "baseline: no method 'plane'; known: plain, taught"),
+        ("baseline: plane", "baseline: unknown method 'plane'; known: plain, taught"),
         ("celing: plain", "unknown parameter 'celing'; did you mean 'ceiling'"),
-        ("figures: {alpha: {}}", "figures.methods: needed, with all methods"),
-        ("figures: {methods: {}, a: {parameter: alpha}}", "a parameter needs values"),
+        ("figures: {alpha: {}}", "figures.methods: required, without `methods`"),
+        ("figures: {methods: {}, a: {parameter: alpha}}", "`parameter` and `values` must be set"),
     ],
 )
 def test_a_wrong_file_is_one_line(tmp_path, changes, message):

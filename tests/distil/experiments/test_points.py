@@ -5,7 +5,7 @@ from scipy import stats
 from stages.distil.experiments.cases import case_study
 from stages.distil.experiments.figures import draw
 from stages.distil.experiments.plan import Figure, Grid
-from stages.distil.experiments.points import Point, gain, headroom, interval, over_runs, table
+from stages.distil.experiments.points import Point, gain, headroom, interval, mean_interval, table
 
 GRID = Grid.model_validate(
     {
@@ -25,7 +25,7 @@ def point(method: str, *right: int, questions: int = 100, value=None) -> Point:
 @pytest.mark.parametrize("values", [[0.4, 0.5], [0.1, 0.2, 0.4], [0.61, 0.64, 0.66, 0.7, 0.5]])
 def test_the_interval_over_runs_is_that_of_the_t_test(values):
     expected = stats.ttest_1samp(values, 0).confidence_interval(0.95)
-    assert over_runs(values) == pytest.approx((expected.low, expected.high), rel=1e-9)
+    assert mean_interval(values) == pytest.approx((expected.low, expected.high), rel=1e-9)
 
 
 def test_the_interval_of_one_run_is_that_of_a_proportion():
@@ -33,7 +33,7 @@ def test_the_interval_of_one_run_is_that_of_a_proportion():
     assert interval(point("plain", 37)) == pytest.approx((expected.low, expected.high), rel=1e-9)
 
 
-def test_an_interval_over_runs_stays_between_none_and_all():
+def test_an_interval_over_runs_stays_between_0_and_1():
     assert interval(point("plain", 0, 100)) == (0.0, 1.0)
 
 
@@ -55,12 +55,12 @@ def test_a_gain_of_one_run_is_paired_by_question():
     ("student", "ceiling", "expected"),
     [(65, 80, 0.5), (50, 80, 0), (40, 90, -0.25), (60, 50, None)],
 )
-def test_the_headroom_is_what_right_rationales_gain(student, ceiling, expected):
+def test_the_headroom_is_a_share_of_the_ceilings_gain(student, ceiling, expected):
     points = point("taught", student), point("plain", 50), point("oracle", ceiling)
     assert headroom(*points) == pytest.approx(expected)
 
 
-def test_a_table_says_nothing_of_the_baseline_against_itself():
+def test_the_baseline_has_no_gain_and_the_ceiling_no_headroom():
     points = [point("plain", 50, 60, 55), point("taught", 60, 70, 65), point("oracle", 75, 75, 75)]
     plain, taught, oracle = table(GRID, points)
     assert (plain["gain"], plain["headroom"]) == (None, None)
@@ -70,7 +70,7 @@ def test_a_table_says_nothing_of_the_baseline_against_itself():
     assert taught["each"] == "0.600 0.700 0.650"
 
 
-def test_gains_along_a_parameter_are_of_the_same_value():
+def test_a_gain_compares_points_with_the_same_value():
     points = [
         point("plain", 50, value=1),
         point("plain", 60, value=2),

@@ -1,4 +1,4 @@
-"""What is asked of DVC's queue, and when; tests/test_figures.py asks the real one."""
+"""The calls of DVC's queue, with a stand-in; tests/test_figures.py uses the real one."""
 
 import pytest
 
@@ -22,22 +22,22 @@ def table(workers: int, **states: str) -> str:
 
 @pytest.fixture
 def dvc(monkeypatch):
-    """Stand in for DVC: `looks` are the answers of `dvc queue status`, one after the other."""
+    """Replace DVC: successive calls of `dvc queue status` print `statuses`; return other calls."""
 
-    def stand_in(*looks: str, ended: tuple[str, ...] = (PLAIN, TAUGHT)) -> list[list[str]]:
-        coming, asked = iter(looks), []
+    def stand_in(*statuses: str, ended: tuple[str, ...] = (PLAIN, TAUGHT)) -> list[list[str]]:
+        remaining, calls = iter(statuses), []
 
         def answer(*arguments: str, threads: int | None = None) -> str:
             if arguments == ("queue", "status"):
-                return next(coming)
+                return next(remaining)
             if arguments[:2] == ("exp", "list"):
                 return "main:\n" + "".join(f"\tabcdef0 [{name}]\n" for name in ended)
-            asked.append(list(arguments))
+            calls.append(list(arguments))
             return ""
 
         monkeypatch.setattr(queue, "dvc", answer)
         monkeypatch.setattr(queue.time, "sleep", lambda seconds: None)
-        return asked
+        return calls
 
     return stand_in
 
@@ -47,8 +47,8 @@ def queued(run: Run) -> list[str]:
     return ["exp", "run", "--queue", "--name", run.name, *changes, "evaluate"]
 
 
-def test_what_is_missing_is_queued_started_and_waited_for(dvc):
-    asked = dvc(
+def test_runs_are_queued_started_and_waited_for(dvc):
+    calls = dvc(
         table(0),
         table(0, plain="Queued", taught="Queued"),
         table(1, plain="Running", taught="Queued"),
@@ -56,29 +56,29 @@ def test_what_is_missing_is_queued_started_and_waited_for(dvc):
         table(1, plain="Success", taught="Success"),
     )
     queue.execute(RUNS, 1)
-    assert asked == [queued(RUNS[0]), queued(RUNS[1]), ["queue", "start", "--jobs", "1"]]
+    assert calls == [queued(RUNS[0]), queued(RUNS[1]), ["queue", "start", "--jobs", "1"]]
 
 
-def test_what_waits_or_runs_already_is_not_queued_again_and_what_failed_is(dvc):
-    asked = dvc(table(1, plain="Running", taught="Failed"), table(1))
+def test_a_failed_run_is_queued_again_but_not_a_waiting_or_running_one(dvc):
+    calls = dvc(table(1, plain="Running", taught="Failed"), table(1))
     queue.execute(RUNS, 2)
-    assert asked == [["queue", "remove", TAUGHT], queued(RUNS[1])]
+    assert calls == [["queue", "remove", TAUGHT], queued(RUNS[1])]
 
 
-def test_a_worker_that_has_nothing_to_do_any_more_is_started_again(dvc):
+def test_a_worker_that_has_stopped_is_started_again(dvc):
     waiting = table(0, plain="Queued")
-    asked = dvc(waiting, waiting, table(1, plain="Running"), table(1))
+    calls = dvc(waiting, waiting, table(1, plain="Running"), table(1))
     queue.execute(RUNS[:1], 3)
-    assert asked == [["queue", "start", "--jobs", "3"]]
+    assert calls == [["queue", "start", "--jobs", "3"]]
 
 
-def test_a_training_that_no_worker_runs_any_more_is_ended(dvc):
-    """Busy cores delay a worker's answer, so that one silence says nothing."""
+def test_a_training_without_a_worker_is_killed(dvc):
+    """Busy cores delay a worker's answer, so that a few missing answers do not count."""
     lost = table(0, plain="Running")
-    asked = dvc(lost, *[lost] * queue.SILENT, table(1, plain="Running"), table(1))
+    calls = dvc(lost, *[lost] * queue.SILENT, table(1, plain="Running"), table(1))
     queue.execute(RUNS[:1], 1)
-    assert asked == []
-    asked = dvc(lost, *[lost] * (queue.SILENT + 1), table(0, plain="Failed"), ended=())
-    with pytest.raises(UserError, match=f"1 of 1 trainings have not ended well: {PLAIN}"):
+    assert calls == []
+    calls = dvc(lost, *[lost] * (queue.SILENT + 1), table(0, plain="Failed"), ended=())
+    with pytest.raises(UserError, match=f"1 of 1 trainings failed: {PLAIN}"):
         queue.execute(RUNS[:1], 1)
-    assert asked == [["queue", "kill", PLAIN]]
+    assert calls == [["queue", "kill", PLAIN]]

@@ -1,4 +1,4 @@
-"""The page as text; tests/test_browser.py opens it in a browser."""
+"""The page as text, and in a browser."""
 
 import json
 import shutil
@@ -77,7 +77,7 @@ def html(results, write_params) -> str:
     return page(load_parameters(write_params()), results)
 
 
-def test_texts_are_escaped_and_nothing_else_runs(html):
+def test_texts_are_escaped_and_only_the_pages_script_runs(html):
     assert html.count("<script>") == 1
     assert "<img" not in html
     assert "default-src 'none'" in html
@@ -91,17 +91,17 @@ def test_words_are_shaded(html):
     assert '<mark class="s8 negative" title="-2">red</mark>' in html
 
 
-def test_what_questions_are_filtered_by(html):
+def test_questions_have_the_kinds_that_filter_them(html):
     kinds = [part.split('"')[0] for part in html.split('data-kinds="')[1:]]
     assert kinds == ["ok truncated", "contradicts", "right alone", "wrong missed", "right alone"]
 
 
-def test_rationales_stand_side_by_side_with_their_status(html):
+def test_rationales_are_shown_with_their_status(html):
     assert "qwen-coder-1b5: contradicts</h3><p>No.</p>" in html
     assert "smollm2-135m: truncated</h3><p>short</p>" in html
 
 
-def test_what_was_not_measured_is_left_out(results, write_params):
+def test_missing_metrics_are_left_out(results, write_params):
     metrics = json.loads(json.dumps(results.metrics))
     for name in ("by_option", "classes", "words"):
         del metrics["student"][name]
@@ -127,13 +127,13 @@ def test_methods_are_shown_with_every_plot_of_their_scale(html, tmp_path):
         (tmp_path / f"figures/tiny/{name}.csv").parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / f"figures/tiny/{name}.csv").write_text("\n".join([columns, *rows]))
         (tmp_path / f"figures/tiny/{name}.svg").write_text(f"<?xml?><svg>{name}</svg>")
-    [found] = read_methods(tmp_path / "figures")
-    assert found.scale == "tiny"
-    assert {name: plot for name, (_, plot) in found.figures.items()} == {
+    [tiny] = read_methods(tmp_path / "figures")
+    assert tiny.scale == "tiny"
+    assert {name: plot for name, (_, plot) in tiny.figures.items()} == {
         "methods": "<svg>methods</svg>",
         "alpha": "<svg>alpha</svg>",
     }
-    assert [row["each"] for row in found.figures["alpha"][0]] == ["0.250", "0.500"]
+    assert [row["each"] for row in tiny.figures["alpha"][0]] == ["0.250", "0.500"]
     assert read_methods(tmp_path / "nowhere") == []
     assert "full: methods" in html
 
@@ -164,9 +164,9 @@ def test_the_page_works_in_a_browser_without_a_network(browser, html, tmp_path):
     plots = len(list((ROOT / "results/figures").glob("*/*.svg")))
     assert shown.locator("svg").count() == 2 + plots
 
-    found = "document.activeElement.matches('#answers input')"
+    focused = "document.activeElement.matches('#answers input')"
     presses = iter(range(50))
-    while not shown.evaluate(found):
+    while not shown.evaluate(focused):
         assert next(presses, None) is not None, "the search cannot be reached by keyboard"
         shown.keyboard.press("Tab")
     shown.keyboard.type("WHICH 0")

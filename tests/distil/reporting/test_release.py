@@ -1,4 +1,4 @@
-"""What stands beside the student: how to ask it, and where it comes from."""
+"""The released student: its chat template, its generation settings and its model card."""
 
 import json
 import shutil
@@ -12,7 +12,7 @@ from stages.distil.models.loading import load_model
 from stages.distil.reporting.release import model_card, release
 from stages.distil.storage import tables
 from stages.distil.student.answering import generate_answers
-from stages.distil.student.export import make_usable
+from stages.distil.student.export import configure_inference
 from stages.distil.student.samples import Encoder
 from stages.distil.weights.folders import RELEASE, STUDENT, save_model
 
@@ -24,28 +24,28 @@ METRICS = {"student": SCORE, "teachers": {"qwen-coder-1b5": SCORE, "smollm2-135m
 def trained(tmp_path, tiny_model, write_params, monkeypatch):
     monkeypatch.chdir(tmp_path)
     model, tokenizer = load_model(tiny_model, "float32")
-    make_usable(model, tokenizer, 6)
+    configure_inference(model, tokenizer, 6)
     STUDENT.mkdir(parents=True)
     save_model(model, tokenizer, STUDENT)
     tables.write_text(tables.METRICS, json.dumps(METRICS))
     write_params()
 
 
-def test_the_folder_answers_as_the_student_does(trained):
-    """By nothing but transformers: its chat template and its generation settings."""
+def test_plain_transformers_gives_the_students_answer(trained):
+    """Chat template and generation settings are enough."""
     model, tokenizer = load_model(STUDENT, "float32")
     row = {"id": "1", "context": "Question: Who?\nOptions: he, she", "options": ["he", "she"]}
-    asked = Encoder(model, tokenizer).prompt(row, 6)
-    [expected] = generate_answers(model, tokenizer, [asked], 6, "float32")
+    prompt = Encoder(model, tokenizer).prompt(row, 6)
+    [expected] = generate_answers(model, tokenizer, [prompt], 6, "float32")
     loaded = AutoModelForCausalLM.from_pretrained(STUDENT)
     chat = pipeline(
         "text-generation", model=loaded, tokenizer=AutoTokenizer.from_pretrained(STUDENT)
     )
-    said = chat([{"role": "user", "content": "Who?\nOptions: he, she"}])
-    assert said[0]["generated_text"][-1]["content"].strip() == expected.strip()
+    replies = chat([{"role": "user", "content": "Who?\nOptions: he, she"}])
+    assert replies[0]["generated_text"][-1]["content"].strip() == expected.strip()
 
 
-def test_what_a_tokenizer_puts_before_a_text_is_in_the_template(tiny_model):
+def test_the_template_includes_tokens_that_start_every_text(tiny_model):
     model, tokenizer = load_model(tiny_model, "float32")
     tokenizer.bos_token = "<|im_start|>"
     from tokenizers.processors import TemplateProcessing
@@ -53,15 +53,15 @@ def test_what_a_tokenizer_puts_before_a_text_is_in_the_template(tiny_model):
     tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
         single="<|im_start|> $A", special_tokens=[("<|im_start|>", tokenizer.bos_token_id)]
     )
-    make_usable(model, tokenizer, 6)
+    configure_inference(model, tokenizer, 6)
     row = {"id": "1", "context": "Question: Who?", "options": []}
-    asked = Encoder(model, tokenizer).prompt(row, 6)
+    prompt = Encoder(model, tokenizer).prompt(row, 6)
     messages = [{"role": "user", "content": "Who?"}]
-    found = tokenizer.apply_chat_template(messages, tokenize=True, return_dict=True)["input_ids"]
-    assert found == asked.context + asked.branches[0].prefix
+    encoded = tokenizer.apply_chat_template(messages, tokenize=True, return_dict=True)
+    assert encoded["input_ids"] == prompt.context + prompt.branches[0].prefix
 
 
-def test_the_card_says_what_the_student_is_made_of(trained, tmp_path):
+def test_the_card_names_scores_teachers_and_parameters(trained, tmp_path):
     release()
     card = (RELEASE / "README.md").read_text()
     assert card.startswith("---\nlibrary_name: transformers\n")
@@ -77,7 +77,7 @@ def test_the_card_says_what_the_student_is_made_of(trained, tmp_path):
     )
 
 
-def test_a_hub_model_is_named_by_id_and_revision(parameter_values, write_params):
+def test_the_card_names_a_hub_model_by_id_and_revision(parameter_values, write_params):
     revision = "0123456789" * 4
     model = {"source": "hub", "id": "some/model", "revision": revision}
     parameters = load_parameters(write_params({"models/mine": model, "student/model": "mine"}))
@@ -86,8 +86,8 @@ def test_a_hub_model_is_named_by_id_and_revision(parameter_values, write_params)
     assert f"`mine` (some/model at {revision})" in card
 
 
-def test_a_student_that_was_not_trained_is_named(trained):
+def test_a_missing_student_is_reported(trained):
     shutil.rmtree(STUDENT)
-    with pytest.raises(UserError, match="models/student/config.json: no such file; `dvc repro`"):
+    with pytest.raises(UserError, match="models/student/config.json: no such file; run `dvc rep"):
         release()
     assert not RELEASE.exists()

@@ -1,4 +1,4 @@
-"""One pass over a question and all its targets, against a pass for each, in both architectures."""
+"""One pass over a question and all its targets against one pass per target, both architectures."""
 
 from pathlib import Path
 
@@ -46,16 +46,16 @@ def encode(encoder: Encoder, rows=ROWS, weights=WEIGHTS) -> list[Sample]:
 
 
 def losses_and_gradients(model, tokenizer, samples, passes):
-    """Return the tasks' sums and the gradient of the total loss, over one or several passes."""
+    """Return the sum of each task and the gradient of the total loss, over these passes."""
     model.zero_grad()
     collate = Collator(model, tokenizer, TASKS)
     counts = count_targets(samples, TASKS)
     sums = torch.zeros(len(TASKS))
     for part in passes:
         torch.manual_seed(1)
-        found = task_sums(model, collate(part), len(TASKS))
-        total_loss(found, counts, torch.tensor(list(WEIGHTS.values()))).backward()
-        sums += found.detach()
+        pass_sums = task_sums(model, collate(part), len(TASKS))
+        total_loss(pass_sums, counts, torch.tensor(list(WEIGHTS.values()))).backward()
+        sums += pass_sums.detach()
     return sums, torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
 
 
@@ -67,16 +67,16 @@ def test_the_shared_pass_equals_one_pass_per_task(family, attention, training):
         attention = "eager"
     model.set_attn_implementation(attention)
     model.train(training)
-    for module in model.modules():  # equal losses with dropout need equal draws: there are none
+    for module in model.modules():  # dropout would draw differently in each pass
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
         elif isinstance(getattr(module, "dropout", None), float):
             module.dropout = 0.0
     samples = encode(encoder)
-    alone = separate_tasks(samples)
-    assert len(alone) == 4 + 2 + 2 + 3
+    separated = separate_tasks(samples)
+    assert len(separated) == 4 + 2 + 2 + 3
     shared_sums, shared = losses_and_gradients(model, tokenizer, samples, [samples])
-    sums, separate = losses_and_gradients(model, tokenizer, samples, [[one] for one in alone])
+    sums, separate = losses_and_gradients(model, tokenizer, samples, [[s] for s in separated])
     assert (sums / count_targets(samples, TASKS)).min() > 1
     torch.testing.assert_close(shared_sums, sums, rtol=1e-5, atol=0)
     assert (shared - separate).norm() / separate.norm() < 1e-5
@@ -95,19 +95,19 @@ def test_dropout_changes_the_loss_in_training_only(tiny_t5):
     model, tokenizer, encoder = load(tiny_t5)
     samples = encode(encoder)
     batch = Collator(model, tokenizer, TASKS)(samples)
-    found = []
+    sums = []
     for training in (False, True, True):
         model.train(training)
-        torch.manual_seed(len(found))
+        torch.manual_seed(len(sums))
         with torch.no_grad():
-            found.append(task_sums(model, batch, len(TASKS)))
-    assert not torch.equal(found[0], found[1])
-    assert not torch.equal(found[1], found[2])
+            sums.append(task_sums(model, batch, len(TASKS)))
+    assert not torch.equal(sums[0], sums[1])
+    assert not torch.equal(sums[1], sums[2])
 
 
 @pytest.mark.parametrize("shared_context", [True, False])
-def test_the_losses_are_the_models_own(family, shared_context):
-    """Against the plainest form: one target, no padding, the model's own pass and loss."""
+def test_the_losses_equal_the_models_own(family, shared_context):
+    """The reference is one target without padding, with the model's own loss."""
     model, tokenizer, encoder = load(family, shared_context=shared_context)
     samples = encode(encoder)
     sums = task_sums(model, Collator(model, tokenizer, TASKS)(samples), len(TASKS))
@@ -119,10 +119,11 @@ def test_the_losses_are_the_models_own(family, shared_context):
                 continue
             if model.config.is_encoder_decoder:
                 labels = torch.tensor([[-100] * len(branch.prefix) + branch.target])
-                read = [model.config.decoder_start_token_id, *branch.prefix, *branch.target[:-1]]
+                start = model.config.decoder_start_token_id
+                decoder_ids = [start, *branch.prefix, *branch.target[:-1]]
                 mean = model(
                     input_ids=torch.tensor([sample.context]),
-                    decoder_input_ids=torch.tensor([read]),
+                    decoder_input_ids=torch.tensor([decoder_ids]),
                     labels=labels,
                 ).loss
             else:
@@ -134,8 +135,8 @@ def test_the_losses_are_the_models_own(family, shared_context):
         assert sums[index].item() == pytest.approx(total, rel=1e-5)
 
 
-def test_the_head_is_the_models_own():
-    """A model may scale or bound its logits; here Granite divides them."""
+def test_the_models_own_head_computes_the_logits():
+    """A model may scale or cap its logits; Granite divides them."""
     from transformers import GraniteConfig, GraniteForCausalLM
 
     torch.manual_seed(0)
@@ -152,12 +153,14 @@ def test_the_head_is_the_models_own():
         "tasks": torch.zeros_like(ids),
     }
     logits = model(input_ids=ids).logits[0]
-    wanted = labels[0] >= 0
-    expected = torch.nn.functional.cross_entropy(logits[wanted], labels[0][wanted], reduction="sum")
+    targets = labels[0] >= 0
+    expected = torch.nn.functional.cross_entropy(
+        logits[targets], labels[0][targets], reduction="sum"
+    )
     torch.testing.assert_close(task_sums(model, batch, 1)[0], expected, rtol=1e-5, atol=0)
 
 
-def test_a_branch_sees_the_context_and_itself_only(family):
+def test_a_branch_attends_to_the_context_and_itself_only(family):
     model, tokenizer, encoder = load(family)
     collate = Collator(model, tokenizer, TASKS)
     other = ROWS[0] | {"rationales": [{"teacher": "one", "text": "zzz"}]}
@@ -167,27 +170,27 @@ def test_a_branch_sees_the_context_and_itself_only(family):
     torch.testing.assert_close(before[[0, 3]], after[[0, 3]], rtol=1e-5, atol=0)
 
 
-def test_an_encoder_reads_what_is_asked_in_the_papers_form(tiny_t5):
+def test_without_shared_context_an_encoder_reads_the_prefix(tiny_t5):
     _, tokenizer, encoder = load(tiny_t5, shared_context=False)
     first, second, *_ = encoder.samples(ROWS[0], WEIGHTS)
     assert tokenizer.decode(first.context).startswith(f"{ROWS[0]['context']}\nAnswer:")
     assert tokenizer.decode(second.context).startswith(f"{ROWS[0]['context']}\nReason 1:")
     assert [sample.branches[0].prefix for sample in (first, second)] == [[], []]
-    asked = encoder.prompt(ROWS[0], 4)
-    assert (asked.context, asked.branches[0].prefix) == (first.context, [])
+    prompt = encoder.prompt(ROWS[0], 4)
+    assert (prompt.context, prompt.branches[0].prefix) == (first.context, [])
 
 
-def test_a_task_of_weight_zero_costs_nothing(family):
+def test_a_task_of_weight_zero_is_left_out(family):
     _, _, encoder = load(family)
     [sample] = encoder.samples(ROWS[0], {"answer": 1.0, "one": 0.0})
     assert [branch.task for branch in sample.branches] == ["answer"]
 
 
 def test_a_long_question_loses_its_beginning_and_no_option(tiny_model):
-    _, tokenizer, whole = load(tiny_model)
-    [sample] = whole.samples(ROWS[1], WEIGHTS)
-    beside = max(len(b.prefix) + len(b.target) for b in sample.branches)
-    limit = len(sample.context) + beside - 3
+    _, tokenizer, unlimited = load(tiny_model)
+    [sample] = unlimited.samples(ROWS[1], WEIGHTS)
+    longest = max(len(b.prefix) + len(b.target) for b in sample.branches)
+    limit = len(sample.context) + longest - 3
     _, _, encoder = load(tiny_model, limit=limit)
     [cut] = encoder.samples(ROWS[1], WEIGHTS)
     assert cut.context == sample.context[3:]
@@ -196,13 +199,13 @@ def test_a_long_question_loses_its_beginning_and_no_option(tiny_model):
     assert tokenizer.decode(cut.context).endswith("\nOptions: red, green")
 
 
-def test_targets_make_room_for_the_options_but_the_answer_never(tiny_model):
-    _, tokenizer, whole = load(tiny_model)
-    [sample] = whole.samples(ROWS[1], WEIGHTS)
+def test_targets_are_dropped_for_the_options_but_never_the_answer(tiny_model):
+    _, tokenizer, unlimited = load(tiny_model)
+    [sample] = unlimited.samples(ROWS[1], WEIGHTS)
     answer, rationale = sample.branches
-    kept = len(tokenizer.encode("\nOptions: red, green"))
-    limit = kept + len(answer.prefix) + len(answer.target)
-    assert len(rationale.prefix) + len(rationale.target) > limit - kept
+    options = len(tokenizer.encode("\nOptions: red, green"))
+    limit = options + len(answer.prefix) + len(answer.target)
+    assert len(rationale.prefix) + len(rationale.target) > limit - options
     _, _, encoder = load(tiny_model, limit=limit)
     [short] = encoder.samples(ROWS[1], WEIGHTS)
     assert short.branches == [answer]
@@ -213,7 +216,7 @@ def test_targets_make_room_for_the_options_but_the_answer_never(tiny_model):
         encoder.samples(ROWS[1], WEIGHTS)
 
 
-def test_what_is_asked_has_room_for_its_answer(tiny_model):
+def test_a_prompt_leaves_room_for_the_answer(tiny_model):
     _, _, encoder = load(tiny_model, limit=40)
     long = row(30, {}, [], ("red", "green"))
     prompt = encoder.prompt(long, 10)
@@ -221,7 +224,7 @@ def test_what_is_asked_has_room_for_its_answer(tiny_model):
     assert encoder.cut == {"30"}
 
 
-def test_the_limit_is_the_models(family):
+def test_the_default_limit_is_the_models(family):
     model, tokenizer, encoder = load(family)
     assert encoder.limit == (1024 if not model.config.is_encoder_decoder else 10**9)
     tokenizer.model_max_length = 77
@@ -238,8 +241,8 @@ def test_answers_do_not_depend_on_the_batch(family, shared_context):
     assert any(together)
 
 
-def learn_by_heart(family: Path, shared_context: bool):
-    """Load a model and train it on all targets of the first question."""
+def memorise(family: Path, shared_context: bool):
+    """Load a model and train it until it knows all targets of the first question."""
     model, tokenizer, encoder = load(family, shared_context=shared_context)
     batch = Collator(model, tokenizer, TASKS)(encode(encoder, ROWS[:1]))
     optimiser = torch.optim.Adam(model.parameters(), lr=3e-3)
@@ -251,12 +254,12 @@ def learn_by_heart(family: Path, shared_context: bool):
 
 
 @pytest.mark.parametrize("shared_context", [True, False])
-def test_what_is_learnt_is_what_is_answered(family, shared_context):
-    model, tokenizer, encoder = learn_by_heart(family, shared_context)
-    asked = encoder.prompt(ROWS[0], 12)
-    assert generate_answers(model, tokenizer, [asked], 12, "float32") == [f" {ROWS[0]['answer']}"]
+def test_the_student_gives_the_answer_that_it_learnt(family, shared_context):
+    model, tokenizer, encoder = memorise(family, shared_context)
+    prompt = encoder.prompt(ROWS[0], 12)
+    assert generate_answers(model, tokenizer, [prompt], 12, "float32") == [f" {ROWS[0]['answer']}"]
 
 
-def test_a_missing_model_is_named():
+def test_a_missing_model_is_reported():
     with pytest.raises(UserError, match="nowhere: no model there"):
         load_model(Path("nowhere"), "float32")

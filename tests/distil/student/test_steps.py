@@ -1,4 +1,4 @@
-"""Which questions a step learns, in which passes and processes."""
+"""The questions of a step, by pass and by process."""
 
 import pytest
 import torch
@@ -24,26 +24,26 @@ def steps(questions: int, batch_size: int, budget: int = 10_000) -> Steps:
 
 
 def ids(step) -> list[int]:
-    """Return the questions that a step learns from."""
-    learnt = [batch for batch in step["passes"] if (batch["labels"] >= 0).all()]
-    return [int(s.id) for batch in learnt for s in batch["samples"]]
+    """Return the questions of a step, without empty passes."""
+    batches = [batch for batch in step["passes"] if (batch["labels"] >= 0).all()]
+    return [int(s.id) for batch in batches for s in batch["samples"]]
 
 
-def test_an_epoch_has_every_question_once_in_an_order_of_its_own():
-    found = steps(10, 4)
-    assert len(found) == 3
-    first = [ids(step) for step in found]
+def test_each_epoch_has_every_question_once_in_its_own_order():
+    epoch = steps(10, 4)
+    assert len(epoch) == 3
+    first = [ids(step) for step in epoch]
     assert sorted(sum(first, [])) == list(range(10))
     assert [len(step) for step in first] == [4, 4, 2]
-    found.set_epoch(1)
-    second = [ids(step) for step in found]
+    epoch.set_epoch(1)
+    second = [ids(step) for step in epoch]
     assert sorted(sum(second, [])) == list(range(10))
     assert [set(step) for step in first] != [set(step) for step in second]
-    found.set_epoch(0)
-    assert [ids(step) for step in found] == first
+    epoch.set_epoch(0)
+    assert [ids(step) for step in epoch] == first
 
 
-def test_the_counts_are_those_of_the_whole_step():
+def test_the_counts_cover_the_whole_step():
     for step in steps(10, 4):
         chosen = [sample(n) for n in ids(step)]
         for index, task in enumerate(TASKS):
@@ -61,11 +61,11 @@ def test_a_pass_stays_within_the_budget():
 
 @pytest.mark.parametrize("processes", [2, 3])
 def test_processes_share_the_questions_of_a_step(processes):
-    alone, together = steps(10, 4), [steps(10, 4) for _ in range(processes)]
-    for rank, found in enumerate(together):
-        found.rank, found.processes = rank, processes
+    alone, by_process = steps(10, 4), [steps(10, 4) for _ in range(processes)]
+    for rank, own in enumerate(by_process):
+        own.rank, own.processes = rank, processes
     for n, step in enumerate(alone):
-        parts = [found[n] for found in together]
-        assert sorted(sum(map(ids, parts), [])) == sorted(ids(step))
-        assert all(torch.equal(part["counts"], step["counts"]) for part in parts)
-        assert all(part["passes"] for part in parts)  # one without questions waits for the others
+        shares = [own[n] for own in by_process]
+        assert sorted(sum(map(ids, shares), [])) == sorted(ids(step))
+        assert all(torch.equal(share["counts"], step["counts"]) for share in shares)
+        assert all(share["passes"] for share in shares)  # an empty pass if there is no question

@@ -1,4 +1,4 @@
-"""The small profile that CI reproduces."""
+"""The small profile that CI runs."""
 
 import shutil
 
@@ -8,13 +8,19 @@ from ruamel.yaml import YAML
 
 from stages.distil.interface.parameters import Parameters
 from stages.distil.interface.settings import check_settings, load_settings
-from stages.distil.verification.check import COMPARED, PROFILE, Profile, kept_file, own_stages
+from stages.distil.verification.check import (
+    COMPARED,
+    PROFILE,
+    Profile,
+    profile_stages,
+    reference_file,
+)
 from tests.conftest import ROOT
 
 
 @pytest.fixture
 def profile_values(tmp_path) -> dict:
-    """What params.yaml holds with the profile's changes."""
+    """The values of params.yaml with the profile's changes."""
     shutil.copy(ROOT / "params.yaml", tmp_path)
     apply_overrides(tmp_path / "params.yaml", load_settings(ROOT / PROFILE, Profile).changes)
     return YAML(typ="safe").load(tmp_path / "params.yaml")
@@ -35,8 +41,8 @@ def test_only_the_stages_that_the_profile_runs_are_kept(profile):
     names = ["fetch@qwen-coder-0b5", "fetch@qwen-coder-1b5", "fetch@smollm2-135m", "prepare"]
     names += ["rationales@qwen-coder-0b5", "rationales@smollm2-135m", "train", "card", "report"]
     lock = "schema: '2.0'\nstages:\n" + "".join(f"  '{name}': {{cmd: x}}\n" for name in names)
-    kept = YAML(typ="safe").load(own_stages(lock, profile))["stages"]
-    assert list(kept) == [
+    stages = YAML(typ="safe").load(profile_stages(lock, profile))["stages"]
+    assert list(stages) == [
         "fetch@qwen-coder-0b5",
         "fetch@smollm2-135m",
         "prepare",
@@ -45,10 +51,10 @@ def test_only_the_stages_that_the_profile_runs_are_kept(profile):
     ]
 
 
-def test_the_kept_results_are_of_todays_parameters(profile_values):
-    """Otherwise `make check KEEP=yes` and a commit are due."""
-    assert all((ROOT / kept_file(path)).is_file() for path in COMPARED)
-    stages = YAML(typ="safe").load(ROOT / kept_file(COMPARED[0]))["stages"]
+def test_the_reference_has_the_current_parameters(profile_values):
+    """Otherwise run `make check KEEP=yes` and commit."""
+    assert all((ROOT / reference_file(path)).is_file() for path in COMPARED)
+    stages = YAML(typ="safe").load(ROOT / reference_file(COMPARED[0]))["stages"]
     for stage in stages.values():
         for key, value in stage.get("params", {}).get("params.yaml", {}).items():
             assert value == parameter(profile_values, key), key

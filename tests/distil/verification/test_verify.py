@@ -41,17 +41,17 @@ def test_a_run_equals_itself():
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("md5: aa", "md5: ab", "data/examples.parquet is not the committed one"),
-        ("path: data/rejected.parquet", "path: data/other", "data/rejected.parquet is not"),
-        ("seed: 0", "seed: 1", "stage prepare has other parameters"),
+        ("md5: aa", "md5: ab", "data/examples.parquet differs from the committed one"),
+        ("path: data/rejected.parquet", "path: data/other", "data/rejected.parquet differs from"),
+        ("seed: 0", "seed: 1", "stage prepare has different parameters"),
         ("  train:", "  train@a:", "stage train has not run"),
     ],
 )
-def test_another_table_parameter_or_stage_is_named(old, new, message):
+def test_a_different_table_parameter_or_stage_is_named(old, new, message):
     assert any(message in line for line in compare_locks(LOCK, LOCK.replace(old, new)))
 
 
-def test_what_a_kernel_has_touched_may_have_other_bytes():
+def test_floating_point_results_may_have_different_bytes():
     assert compare_locks(LOCK, LOCK.replace("md5: cc", "md5: dd")) == []
 
 
@@ -83,57 +83,57 @@ def test_losses_are_compared_step_by_step():
     assert compare_losses(curve, curve.replace("1.0", "1.2")) == [
         "the loss at step 20 is 1.2, committed 1.0 ± 10%"
     ]
-    assert compare_losses(curve, curve.replace("20", "21")) == ["the losses are of other steps"]
+    assert compare_losses(curve, curve.replace("20", "21")) == ["the losses are of different steps"]
 
 
 def test_a_missing_accuracy_is_named():
-    found = {"student": METRICS["student"], "teachers": {}}
-    assert compare_metrics(json.dumps(METRICS), json.dumps(found), True) == [
-        "teachers.a.accuracy is in one of the metrics only"
+    current = {"student": METRICS["student"], "teachers": {}}
+    assert compare_metrics(json.dumps(METRICS), json.dumps(current), True) == [
+        "teachers.a.accuracy is in the committed metrics only"
     ]
 
 
 @pytest.mark.parametrize(("accuracy", "expected"), [(0.31, 0), (0.3, 1), (0.1, 1)])
 def test_a_student_of_other_data_must_only_be_better_than_its_teachers(accuracy, expected):
-    found = METRICS | {"student": {"accuracy": accuracy}}
-    lines = compare_metrics(json.dumps(METRICS), json.dumps(found), False)
+    current = METRICS | {"student": {"accuracy": accuracy}}
+    lines = compare_metrics(json.dumps(METRICS), json.dumps(current), False)
     assert len(lines) == expected
     assert all("not above teachers.a.accuracy of 0.300" in line for line in lines)
 
 
-def test_another_measure_of_the_student_counts_only_where_it_learnt_the_same():
-    found = [METRICS | {"student": {"accuracy": 0.7, "x": {"accuracy": a}}} for a in (0.7, 0.5)]
-    texts = [json.dumps(metrics) for metrics in found]
+def test_other_accuracies_of_the_student_are_compared_only_with_the_same_data():
+    both = [METRICS | {"student": {"accuracy": 0.7, "x": {"accuracy": a}}} for a in (0.7, 0.5)]
+    texts = [json.dumps(metrics) for metrics in both]
     assert compare_metrics(*texts, same_data=False) == []
     assert len(compare_metrics(*texts, same_data=True)) == 1
 
 
-def test_the_students_data_are_those_that_were_assembled():
+def test_the_students_data_is_the_output_of_assemble():
     lock = "stages: {assemble: {outs: [{path: data/distill, md5: aa.dir}]}}"
     assert has_same_data(lock, lock)
     assert not has_same_data(lock, lock.replace("aa", "bb"))
 
 
-def committed(folder, accuracy: float) -> str:
+def commit(folder, accuracy: float) -> str:
     (folder / FILE).parent.mkdir(exist_ok=True)
     (folder / FILE).write_text(json.dumps({"student": {"accuracy": accuracy}}))
-    who = ["-c", "user.name=t", "-c", "user.email=t@t"]
+    author = ["-c", "user.name=t", "-c", "user.email=t@t"]
     subprocess.run(["git", "add", "."], cwd=folder, check=True)
-    subprocess.run(["git", *who, "commit", "-qm", "x"], cwd=folder, check=True)
+    subprocess.run(["git", *author, "commit", "-qm", "x"], cwd=folder, check=True)
     head = ["git", "rev-parse", "HEAD"]
     return subprocess.run(
         head, cwd=folder, check=True, capture_output=True, text=True
     ).stdout.strip()
 
 
-def test_a_commit_may_cost_the_margin_at_most(tmp_path, monkeypatch, capsys):
+def test_the_committed_accuracy_may_drop_by_the_margin_at_most(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     subprocess.run(["git", "init", "-q"], check=True)
-    first = committed(tmp_path, 0.6)
-    committed(tmp_path, 0.601 - MARGIN)
+    first = commit(tmp_path, 0.6)
+    commit(tmp_path, 0.601 - MARGIN)
     check_gain(first)
     assert "student.accuracy: 0.551" in capsys.readouterr().out
-    committed(tmp_path, 0.599 - MARGIN)
+    commit(tmp_path, 0.599 - MARGIN)
     with pytest.raises(UserError, match=f"student.accuracy is 0.549 .* at {first}: .* {MARGIN} at"):
         check_gain(first)
     with pytest.raises(UserError, match="not committed at nowhere"):
