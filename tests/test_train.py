@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pandas
 import pytest
@@ -212,11 +213,22 @@ print(json.dumps(left))
 """
 
 
+def commented(folder: Path) -> Path:
+    """Copy the stages with a comment at the end of every module."""
+    shutil.copytree(ROOT / "stages", folder / "stages")
+    for module in folder.rglob("*.py"):
+        module.write_text(module.read_text(encoding="utf-8") + "# A comment.\n", encoding="utf-8")
+    return folder
+
+
 @pytest.mark.parametrize("changes", [{}, {"student__lora_rank": 2}])
 def test_a_run_killed_at_random_moments_ends_with_the_same_bytes(
-    prepared, family, tmp_path, changes
+    prepared, family, tmp_path, changes, capsys
 ):
-    """Each attempt is a fork of one process, killed with SIGKILL in a method of the Trainer."""
+    """Each attempt is a fork of one process, killed with SIGKILL in a method of the Trainer.
+
+    The last run has other comments in its code, and resumes nevertheless.
+    """
     parameters = prepared(family, train__epochs=8, **changes)
     train(parameters)
     uninterrupted = [digest(STUDENT), curve("loss/total"), curve("validation/accuracy")]
@@ -224,7 +236,7 @@ def test_a_run_killed_at_random_moments_ends_with_the_same_bytes(
     killed = subprocess.run(
         [sys.executable, "-c", KILLS],
         cwd=tmp_path,
-        env=BARE,
+        env=BARE | {"PYTHONPATH": str(commented(tmp_path / "code"))},
         capture_output=True,
         text=True,
     )
@@ -233,7 +245,9 @@ def test_a_run_killed_at_random_moments_ends_with_the_same_bytes(
     assert len(left) == ATTEMPTS
     assert max(left[-1]) > 3  # checkpoints of some epochs survived
     assert not STUDENT.exists()
+    capsys.readouterr()
     train(parameters)
+    assert f"checkpoint-{max(left[-1])}" in capsys.readouterr().err
     assert [digest(STUDENT), curve("loss/total"), curve("validation/accuracy")] == uninterrupted
 
 

@@ -74,13 +74,13 @@ L = L_answer + Σ α L_rationale + λ L_saliency.
 
 ## How to ask it
 
-It was taught this text, and goes on with the answer:
+It continues this text with the answer:
 
 ```
 {student_context(EXAMPLE, [])}{ANSWER_TASK}
 ```
 
-Its chat template, where it has one, makes that of a message with the question and its options.
+Its chat template, if it has one, makes this text of a message with the question and its options.
 
 ## Where it comes from
 
@@ -106,8 +106,8 @@ Parameters:
 ## Licence
 
 The student derives from its base model and learnt from the teachers' texts and from the data, so
-the licences of all of them apply. Data: {data.licence or "not stated"}. The models' stand in their
-own cards.
+the licences of all of them apply. Data: {data.licence or "not stated"}. The models' own cards
+state theirs.
 """
 
 
