@@ -24,7 +24,7 @@ def rationale_status(
     `repetitive`: at least half of its four-word runs repeat earlier ones; `truncated`: cut off by
     the token limit; `contradicts`: it concludes in another option than the answer; `inconclusive`:
     there are options and it concludes in none. `concluded` is the answer that the teacher gave
-    besides the rationale; the default is the option that the last sentence names last.
+    along with the rationale; the default is the option that the last sentence names last.
     """
     if finish_reason == TOO_LONG:
         return TOO_LONG
