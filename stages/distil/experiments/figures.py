@@ -62,7 +62,7 @@ def write_figures(grid: Grid, runs: list[Run], folder: Path) -> None:
 
 
 def draw(figure: Figure, rows: Rows) -> str:
-    """Return a figure as SVG: methods below each other, or lines along a parameter."""
+    """Return a figure as SVG: one row per method, or lines over the values of a parameter."""
     seeds = len(figure.seeds)
     over = f"over {seeds} seeds (dots)" if seeds > 1 else "over test questions"
     title = f"test accuracy, 95 % interval {over}"

@@ -56,15 +56,15 @@ def test_floating_point_results_may_have_different_bytes():
 
 
 @pytest.mark.parametrize(
-    ("who", "allowed"), [("student", STUDENT_TOLERANCE), ("teacher", tolerance(300))]
+    ("model", "allowed"), [("student", STUDENT_TOLERANCE), ("teacher", tolerance(300))]
 )
-def test_an_accuracy_beyond_the_tolerance_is_named(who, allowed):
-    found = json.loads(json.dumps(METRICS))
-    entry = found["student"] if who == "student" else found["teachers"]["a"]
+def test_an_accuracy_beyond_the_tolerance_is_named(model, allowed):
+    current = json.loads(json.dumps(METRICS))
+    entry = current["student"] if model == "student" else current["teachers"]["a"]
     entry["accuracy"] -= allowed / 2
-    assert compare_metrics(json.dumps(METRICS), json.dumps(found), True) == []
+    assert compare_metrics(json.dumps(METRICS), json.dumps(current), True) == []
     entry["accuracy"] -= allowed
-    (line,) = compare_metrics(json.dumps(METRICS), json.dumps(found), True)
+    (line,) = compare_metrics(json.dumps(METRICS), json.dumps(current), True)
     assert "accuracy is" in line
 
 
