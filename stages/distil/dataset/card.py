@@ -32,7 +32,7 @@ class Lengths:
         return 0
 
     def histogram(self) -> list[tuple[int, int]]:
-        """Return about BINS bins: (smallest length, texts)."""
+        """Return at most BINS bins as (smallest length, number of texts)."""
         width = max(1, -(-(max(self.rows, default=0) + 1) // BINS))
         binned: Counter[int] = Counter()
         for tokens, count in self.rows.items():
