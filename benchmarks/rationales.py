@@ -44,7 +44,8 @@ def prepare_folder(teacher: str, questions: int) -> None:
 def run_stage(teacher: str) -> tuple[int, float]:
     """Write all texts as the stage does; return the generated tokens and the seconds."""
     from stages.distil.interface.parameters import load_parameters
-    from stages.distil.teachers.backend import Completion, Request, open_backend
+    from stages.distil.teachers.backend import Completion, Request
+    from stages.distil.teachers.selection import open_backend
     from stages.distil.teachers.texts import TeacherTexts
     from stages.distil.teachers.writer import CachedWriter, Generations
     from stages.distil.weights.folders import model_folder

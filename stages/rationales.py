@@ -11,7 +11,8 @@ from stages.distil.interface.errors import UserError
 from stages.distil.interface.parameters import Parameters
 from stages.distil.language.quality import STATUSES, rationale_status
 from stages.distil.storage import tables
-from stages.distil.teachers.backend import Completion, identity, open_backend
+from stages.distil.teachers.backend import Completion
+from stages.distil.teachers.selection import identity, open_backend
 from stages.distil.teachers.texts import TeacherTexts, rationale_row
 from stages.distil.teachers.writer import CachedWriter, Generations
 from stages.distil.weights.folders import count_parameters, model_folder

@@ -8,7 +8,8 @@ from stages.distil.interface.catalogue import FolderModel
 from stages.distil.interface.method import Rationales
 from stages.distil.language.teacher_prompts import Conversation
 from stages.distil.storage import tables
-from stages.distil.teachers.backend import TOO_LONG, Request, backend_of, identity
+from stages.distil.teachers.backend import TOO_LONG, Request
+from stages.distil.teachers.selection import backend_of, identity
 from stages.distil.teachers.transformers_backend import BATCH_TOKENS, Generator, _batches
 from tests.conftest import question, write_jsonl
 

