@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import subprocess
+import tempfile
 from pathlib import Path
 
 import hypothesis
@@ -14,6 +15,11 @@ LONGEST = ["test_methods", "test_train", "test_end_to_end", "test_pipeline", "te
 hypothesis.settings.register_profile("tests", deadline=None, derandomize=True)  # reproducible
 hypothesis.settings.load_profile("tests")
 ROOT = Path(__file__).parent.parent
+# params.yaml as git's index holds it: an experiment leaves its parameters in the workspace's.
+_SCRATCH = tempfile.TemporaryDirectory()
+PARAMS = Path(_SCRATCH.name) / "params.yaml"
+with PARAMS.open("wb") as _file:
+    subprocess.run(["git", "show", ":params.yaml"], cwd=ROOT, stdout=_file, check=True)
 TRAIN = 12  # train questions of `scoring`
 # The whole environment of a process that tests start.
 BARE = {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
@@ -117,7 +123,7 @@ def parameter_values() -> dict:
     """The values of the committed params.yaml, for tests to change; prompts by absolute path."""
     from ruamel.yaml import YAML
 
-    values = YAML(typ="safe").load(ROOT / "params.yaml")
+    values = YAML(typ="safe").load(PARAMS)
     prompts = values["rationales"]["prompts"]
     values["rationales"]["prompts"] = {name: str(ROOT / path) for name, path in prompts.items()}
     return values

@@ -8,7 +8,7 @@ import pytest
 from dvc.utils.hydra import apply_overrides
 
 from stages.distil.interface.parameters import load_parameters
-from tests.conftest import ROOT
+from tests.conftest import PARAMS, ROOT
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 TEXT = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
@@ -29,7 +29,7 @@ def test_the_commands_are_found():
 
 @pytest.mark.parametrize("command", dict.fromkeys(COMMANDS))
 def test_every_documented_parameter_can_be_set(command, tmp_path):
-    shutil.copy(ROOT / "params.yaml", tmp_path)
+    shutil.copy(PARAMS, tmp_path)
     before = load_parameters(tmp_path / "params.yaml")
     changes = overrides(command)
     assert changes

@@ -19,7 +19,7 @@ from stages.distil.storage import tables
 from stages.distil.student.training import CHECKPOINTS
 from stages.distil.weights.folders import STUDENT, digest
 from stages.train import CURVES, train
-from tests.conftest import BARE, ROOT
+from tests.conftest import BARE, PARAMS, ROOT
 
 ROWS = 12
 COLOURS = ["red", "green", "blue"]
@@ -387,7 +387,7 @@ def test_one_of_several_processes_exits_without_teardown(tmp_path, rank, code):
     stage = "atexit.register(os.abort); run_stage(lambda parameters: None, '')"
     program = f"import atexit, os; from stages.distil.interface.command import run_stage; {stage}"
     done = subprocess.run(
-        [sys.executable, "-c", program, "--params", ROOT / "params.yaml"],
+        [sys.executable, "-c", program, "--params", PARAMS],
         cwd=tmp_path,
         env=BARE | ({"RANK": rank} if rank else {}),
         capture_output=True,

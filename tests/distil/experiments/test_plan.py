@@ -9,7 +9,7 @@ from stages.distil.experiments.plan import Grid
 from stages.distil.interface.errors import UserError
 from stages.distil.interface.settings import load_settings
 from stages.distil.storage import versions
-from tests.conftest import ROOT
+from tests.conftest import PARAMS, ROOT
 
 METHODS = {"plain": ["alpha=0"], "taught": []}
 GRID = {"methods": METHODS, "baseline": "plain", "case": "taught", "figures": {"methods": {}}}
@@ -21,16 +21,15 @@ def grid(**changes) -> Grid:
 
 @pytest.fixture
 def project(tmp_path, monkeypatch) -> Path:
-    for name in ("dvc.yaml", "params.yaml"):
-        shutil.copy(ROOT / name, tmp_path)
+    for file in (ROOT / "dvc.yaml", PARAMS):
+        shutil.copy(file, tmp_path)
     shutil.copytree(ROOT / "stages", tmp_path / "stages")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
 @pytest.mark.parametrize("scale", [file.stem for file in sorted((ROOT / SCALES).iterdir())])
-def test_every_scale_can_be_planned(scale, monkeypatch):
-    monkeypatch.chdir(ROOT)
+def test_every_scale_can_be_planned(scale, project):
     loaded = load_settings(SCALES / f"{scale}.yaml", Grid)
     runs = plan.plan(loaded)
     assert {run.figure for run in runs} == set(loaded.figures)
@@ -45,8 +44,7 @@ def test_the_small_scale_has_all_figures_of_the_papers():
     assert names == ["methods", "alpha", "questions", "top_k", "teachers"]
 
 
-def test_the_full_scale_repeats_no_run_of_the_small_one(monkeypatch):
-    monkeypatch.chdir(ROOT)
+def test_the_full_scale_repeats_no_run_of_the_small_one(project):
     small, full = (
         plan.plan(load_settings(SCALES / f"{name}.yaml", Grid)) for name in ("small", "full")
     )
@@ -55,8 +53,7 @@ def test_the_full_scale_repeats_no_run_of_the_small_one(monkeypatch):
     assert {run.seed for run in new} == {1, 2}
 
 
-def test_the_full_scales_default_method_has_the_parameters_of_params_yaml(monkeypatch):
-    monkeypatch.chdir(ROOT)
+def test_the_full_scales_default_method_has_the_parameters_of_params_yaml(project):
     full = load_settings(SCALES / "full.yaml", Grid)
     unchanged = Grid(
         changes=["evaluate.explained=0"],
@@ -70,10 +67,10 @@ def test_the_full_scales_default_method_has_the_parameters_of_params_yaml(monkey
 
 
 @pytest.mark.parametrize("scale", ["small", "full"])
-def test_every_run_of_the_committed_parameters_is_stored(scale, monkeypatch):
+def test_every_run_of_the_committed_parameters_is_stored(scale, project, monkeypatch):
     """Otherwise `make figures` would repeat all of them."""
-    monkeypatch.chdir(ROOT)
     runs = plan.plan(load_settings(SCALES / f"{scale}.yaml", Grid))
+    monkeypatch.chdir(ROOT)
     assert {run.digest for run in runs} <= set(stored_runs())
 
 

@@ -7,11 +7,11 @@ import pytest
 from stages.distil.interface.parameters import load_parameters
 from stages.distil.questions.fields import Questions
 from stages.distil.storage.examples import Example, Record
-from tests.conftest import ROOT
+from tests.conftest import PARAMS
 
 
 def read(name: str, *rows: dict) -> tuple[list, Counter]:
-    settings = load_parameters(ROOT / "params.yaml").datasets[name]
+    settings = load_parameters(PARAMS).datasets[name]
     tally: Counter[str] = Counter()
     records = [Record("train", name, n, "", row) for n, row in enumerate(rows, start=1)]
     return list(Questions(settings, 50_000, tally).accept(records)), tally
@@ -164,7 +164,7 @@ def test_a_row_in_the_data_sets_layout_becomes_a_question(name):
 
 
 def test_every_data_set_of_the_papers_is_tested():
-    catalogue = load_parameters(ROOT / "params.yaml").datasets
+    catalogue = load_parameters(PARAMS).datasets
     own = {"kinship", "syllogism", "arc", "obqa"}
     assert set(LAYOUTS) == set(catalogue) - own
 

@@ -5,11 +5,11 @@ import pytest
 
 from stages.distil.interface.errors import UserError
 from stages.distil.interface.parameters import load_parameters
-from tests.conftest import ROOT
+from tests.conftest import PARAMS, ROOT
 
 
 def test_the_committed_parameters_are_valid():
-    parameters = load_parameters(ROOT / "params.yaml")
+    parameters = load_parameters(PARAMS)
     assert parameters.teacher_weight(parameters.teachers[0]) == parameters.alpha
     assert parameters.training_seed == parameters.seed
 

@@ -22,7 +22,7 @@ from stages.distil.questions import files
 from stages.distil.questions.reading import read, warning
 from stages.distil.storage import tables
 from stages.distil.storage.examples import Example, Rejected
-from tests.conftest import ROOT, question, write_jsonl
+from tests.conftest import PARAMS, ROOT, question, write_jsonl
 from tests.hub import REVISION, serve
 
 ROWS = [{"id": str(n), "question": f"Größe {n}?\nTell", "answer": f"a{n}"} for n in range(5)]
@@ -260,7 +260,7 @@ configs:
 
 @pytest.mark.parametrize("name", ["arc", "obqa"])
 def test_the_shared_data_sets_have_only_known_bad_rows(name):
-    data = load_parameters(ROOT / "params.yaml").datasets[name]
+    data = load_parameters(PARAMS).datasets[name]
     folder = ROOT / data.folder
     if not folder.is_dir():
         pytest.skip(f"{data.folder} does not exist")

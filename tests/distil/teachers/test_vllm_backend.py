@@ -12,7 +12,7 @@ from stages.distil.interface.vllm_arguments import engine_arguments
 from stages.distil.teachers import vllm_backend as engine
 from stages.distil.teachers.selection import SPEED_ONLY, identity
 from stages.distil.teachers.vllm_backend import Engine, _advice
-from tests.conftest import ROOT
+from tests.conftest import PARAMS
 
 TEACHER = "qwen-coder-1b5"
 
@@ -88,7 +88,7 @@ def test_a_validation_error_names_argument_and_reason():
 
 
 def test_by_default_no_arguments_are_set():
-    assert load_parameters(ROOT / "params.yaml").rationales.engine_of(TEACHER) == {}
+    assert load_parameters(PARAMS).rationales.engine_of(TEACHER) == {}
 
 
 @pytest.mark.parametrize(

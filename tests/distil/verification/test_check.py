@@ -15,13 +15,13 @@ from stages.distil.verification.check import (
     profile_stages,
     reference_file,
 )
-from tests.conftest import ROOT
+from tests.conftest import PARAMS, ROOT
 
 
 @pytest.fixture
 def profile_values(tmp_path) -> dict:
     """The values of params.yaml with the profile's changes."""
-    shutil.copy(ROOT / "params.yaml", tmp_path)
+    shutil.copy(PARAMS, tmp_path)
     apply_overrides(tmp_path / "params.yaml", load_settings(ROOT / PROFILE, Profile).changes)
     return YAML(typ="safe").load(tmp_path / "params.yaml")
 
