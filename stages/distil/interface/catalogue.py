@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from stages.distil.interface.settings import Count, Name, Settings
+from stages.distil.interface.settings import Count, Integer, Name, Number, Settings
 
 NO_WEIGHTS = ("provided", "server")  # sources without weights on this machine
 
@@ -55,7 +55,7 @@ class ServerModel(Settings):
         "OPENAI_API_KEY", pattern=r"^\w+$", description="environment variable that holds the key"
     )
     in_flight: Count = Field(32, description="concurrent requests")
-    timeout: float = Field(120, gt=0, description="seconds to wait for an answer")
+    timeout: Number = Field(120, gt=0, description="seconds to wait for an answer")
     tries: Count = Field(6, description="attempts at a request that fails temporarily")
 
 
@@ -80,7 +80,7 @@ class Kinship(Settings):
     source: Literal["kinship"]
     sizes: KinshipSizes
     hops: list[Literal[2, 3]] = Field(min_length=1, description="steps of a question's path")
-    distractors: int = Field(ge=0, le=6, description="facts that are not on the path")
+    distractors: Integer = Field(ge=0, le=6, description="facts that are not on the path")
     licence: str | None = Field("Apache-2.0", description="for the data card")
 
 
@@ -91,7 +91,7 @@ class Gym(Settings):
     task: str = Field(description="name of a reasoning-gym data set")
     sizes: KinshipSizes
     settings: dict[str, Any] = Field({}, description="the task's own parameters")
-    max_options: int = Field(
+    max_options: Integer = Field(
         8, ge=0, description="up to this many distinct answers become options; 0: free-form"
     )
     licence: str | None = Field("Apache-2.0", description="for the data card")
@@ -111,10 +111,18 @@ class Fields(Settings):
         None, description="path of the names that answers use for options"
     )
     answer: str = Field("answer", description="an option's text, name, letter or index")
-    first_index: int = Field(0, description="index of the first option")
+    first_index: Integer = Field(0, description="index of the first option")
     rationales: str | dict[Name, str] = Field(
         "rationales", description="path of teacher: text, or teacher: path of the text"
     )
+
+    @field_validator("fixed_options")
+    @classmethod
+    def _are_options(cls, options: list[str]) -> list[str]:
+        distinct = len({option.strip() for option in options}) == len(options)
+        if options and (len(options) < 2 or not distinct or not all(map(str.strip, options))):
+            raise ValueError("expected at least two different options, none of them empty")
+        return options
 
 
 Split = Literal["train", "validation", "test"]
@@ -131,7 +139,7 @@ class FileSizes(Settings):
 class _Records(Settings):
     sizes: FileSizes = FileSizes()
     fields: Fields = Fields()
-    hold_out: int = Field(
+    hold_out: Integer = Field(
         0, ge=0, description="questions moved from the start of train to validation"
     )
     where: dict[str, str | int | bool] = Field({}, description="path: value; skip other records")

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from stages.distil.interface.settings import Count, Name, Settings
+from stages.distil.interface.settings import Count, Integer, Name, Number, Settings
 from stages.distil.interface.vllm_arguments import engine_arguments
 
 # Of a rationale; `language.quality` defines them.
@@ -19,7 +19,7 @@ STATUSES = (
     "too_long",
 )
 GOLD, VOTE = "gold", "vote"  # labels that are not one teacher's answers
-Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Weight = Annotated[Number, Field(ge=0, allow_inf_nan=False)]
 Tokens = Count | Literal["auto"]  # per pass; auto: what suits the device and its memory
 Precision = Literal["auto", "bfloat16", "float32"]  # auto: by what the hardware supports
 
@@ -28,9 +28,9 @@ class Data(Settings):
     """Which questions to use."""
 
     name: Name
-    fraction: float = Field(1.0, gt=0, le=1, description="share of the train questions")
+    fraction: Number = Field(1.0, gt=0, le=1, description="share of the train questions")
     limit: Count | None = Field(None, description="maximum number of train questions")
-    max_rejected: float = Field(0.0, ge=0, le=1, description="largest share of bad rows to skip")
+    max_rejected: Number = Field(0.0, ge=0, le=1, description="largest share of bad rows to skip")
     max_characters: Count = Field(50_000, description="length of question and options")
     pool: Count = Field(32, description="train questions to draw solved examples from")
 
@@ -50,11 +50,11 @@ class Rationales(Settings):
     examples: Literal["none", "random", "fixed", "similar"]
     num_examples: Count
     max_tokens: Count
-    temperature: float = Field(0.0, ge=0, le=2)
+    temperature: Number = Field(0.0, ge=0, le=2)
     samples: Count = Field(1, description="rationales per question")
     on_bad: Literal["keep", "drop", "retry"] = "keep"
     retries: Count = Field(2, description="further attempts at a rationale that is not ok")
-    retry_temperature: float = Field(0.7, gt=0, le=2)
+    retry_temperature: Number = Field(0.7, gt=0, le=2)
     context: Count = Field(8192, description="maximum tokens of prompt and text together")
     backend: Literal["auto", "vllm", "transformers"] = "auto"
     engine: dict[Name, Any] | None = Field(
@@ -80,8 +80,8 @@ class Rationales(Settings):
 class Finetune(Settings):
     """LoRA (Hu et al., 2022) of the saliency teacher on the train answers, before attribution."""
 
-    epochs: int = Field(0, ge=0, description="0: no fine-tuning")
-    learning_rate: float = Field(2e-4, gt=0, lt=1)
+    epochs: Integer = Field(0, ge=0, description="0: no fine-tuning")
+    learning_rate: Number = Field(2e-4, gt=0, lt=1)
     batch_size: Count = 8
     rank: Count = Field(16, description="of the LoRA matrices")
 
@@ -110,7 +110,7 @@ class Assemble(Settings):
     statuses: list[Literal["ok", "truncated", "repetitive", "contradicts", "inconclusive"]] = Field(
         min_length=1
     )
-    min_share: float = Field(
+    min_share: Number = Field(
         0.0, ge=0, le=1, description="leave out a teacher with a smaller share of these rationales"
     )
     labels: str = Field(GOLD, description="gold, vote, or the name of a teacher")
@@ -125,18 +125,18 @@ class Student(Settings):
     )
     context: Count | None = Field(None, description="maximum input tokens; null: the model's limit")
     dtype: Precision = Field("auto", description="precision of computation; weights are float32")
-    lora_rank: int = Field(0, ge=0, description="of LoRA matrices; 0: train all weights")
+    lora_rank: Integer = Field(0, ge=0, description="of LoRA matrices; 0: train all weights")
 
 
 class Train(Settings):
     """How the student is trained."""
 
-    epochs: int = Field(ge=0, description="0: no training")
+    epochs: Integer = Field(ge=0, description="0: no training")
     patience: Count | None = Field(None, description="epochs without a gain before training stops")
-    learning_rate: float = Field(gt=0, lt=1)
+    learning_rate: Number = Field(gt=0, lt=1)
     batch_size: Count = Field(description="questions per optimiser step, over all processes")
     batch_tokens: Tokens = Field("auto", description="tokens per pass, including padding")
-    seed: int | None = Field(None, ge=0)
+    seed: Integer | None = Field(None, ge=0)
     accelerate: Path | None = Field(None, description="configuration for several processes")
 
 
@@ -144,6 +144,6 @@ class Evaluate(Settings):
     """How the student and the teachers are evaluated."""
 
     max_tokens: Count
-    explained: int = Field(
+    explained: Integer = Field(
         24, ge=0, description="train questions whose key words and rationales the student writes"
     )

@@ -21,7 +21,7 @@ from stages.distil.interface.method import (
     Train,
     Weight,
 )
-from stages.distil.interface.settings import Name, Settings, load_settings, unknown_name
+from stages.distil.interface.settings import Integer, Name, Settings, load_settings, unknown_name
 from stages.distil.interface.vllm_arguments import SET_ELSEWHERE, engine_arguments
 
 RESERVED = ("student", "adapter", "release")  # folders of models/ that the pipeline writes
@@ -31,7 +31,7 @@ class Parameters(Settings):
     """All of params.yaml."""
 
     alpha: Weight | dict[Name, Weight]
-    seed: int = Field(ge=0)
+    seed: Integer = Field(ge=0)
     data: Data
     teachers: list[Name] = Field(min_length=1)
     rationales: Rationales

@@ -6,13 +6,23 @@ from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from ruamel.yaml import YAML, YAMLError
 
 from stages.distil.interface.errors import UserError
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]  # no dots: DVC splits keys on them
-Count = Annotated[int, Field(ge=1)]
+
+
+def _refuse_truth_values(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise ValueError("true and false are not numbers")
+    return value
+
+
+Integer = Annotated[int, BeforeValidator(_refuse_truth_values)]  # otherwise true would be 1
+Number = Annotated[float, BeforeValidator(_refuse_truth_values)]
+Count = Annotated[Integer, Field(ge=1)]
 
 
 class Settings(BaseModel):

@@ -4,7 +4,8 @@ import sys
 import pytest
 
 from stages.distil.interface.errors import UserError
-from stages.distil.interface.parameters import load_parameters
+from stages.distil.interface.parameters import Parameters, load_parameters
+from stages.distil.interface.settings import Settings, read_yaml
 from tests.conftest import PARAMS, ROOT
 
 
@@ -78,6 +79,24 @@ def test_the_committed_parameters_are_valid():
             "saliency.teacher: 'far' has no weights on this machine (source server)",
         ),
         ({"datasets/kinship/hops": [4]}, "datasets.kinship.hops.0"),
+        ({"alpha": True}, "alpha: true and false are not numbers, found True"),
+        (
+            {"alpha": {"qwen-coder-1b5": 0.5, "smollm2-135m": False}},
+            "alpha: true and false are not numbers",
+        ),
+        ({"train/epochs": True}, "train.epochs: true and false are not numbers"),
+        ({"data/limit": True}, "data.limit: true and false are not numbers"),
+        *(
+            (
+                {"datasets/mine": {"source": "files", "folder": "d", "fields": fields}},
+                "datasets.mine.fields.fixed_options: expected at least two different options",
+            )
+            for fields in (
+                {"fixed_options": ["yes"]},
+                {"fixed_options": ["yes", "yes "]},
+                {"fixed_options": ["", "yes"]},
+            )
+        ),
     ],
 )
 def test_a_wrong_parameter_is_named_with_the_expected_value(write_params, changes, message):
@@ -85,6 +104,21 @@ def test_a_wrong_parameter_is_named_with_the_expected_value(write_params, change
         load_parameters(write_params(changes))
     assert message in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_every_parameter_is_in_the_file():
+    """DVC sees the values in params.yaml only: a default in the code would change unnoticed."""
+
+    def missing(kind: type[Settings], values: dict, where: str) -> list[str]:
+        names = []
+        for name, field in kind.model_fields.items():
+            if name not in values:
+                names.append(f"{where}{name}")
+            elif isinstance(field.annotation, type) and issubclass(field.annotation, Settings):
+                names += missing(field.annotation, values[name], f"{where}{name}.")
+        return names
+
+    assert missing(Parameters, read_yaml(PARAMS), "") == []
 
 
 def test_each_teacher_can_have_its_own_weight(write_params):
