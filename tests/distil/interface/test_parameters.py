@@ -82,7 +82,7 @@ def test_the_committed_parameters_are_valid():
         ({"alpha": True}, "alpha: true and false are not numbers, found True"),
         (
             {"alpha": {"qwen-coder-1b5": 0.5, "smollm2-135m": False}},
-            "alpha: true and false are not numbers",
+            "alpha.smollm2-135m: true and false are not numbers",
         ),
         ({"train/epochs": True}, "train.epochs: true and false are not numbers"),
         ({"data/limit": True}, "data.limit: true and false are not numbers"),
