@@ -14,7 +14,7 @@ from stages.distil.evaluation.salient_words import kept_mass, overlap, read_scor
 from stages.distil.evaluation.statistics import by_class, score
 from stages.distil.interface.command import keep_rate, run_stage
 from stages.distil.interface.parameters import Parameters
-from stages.distil.language.answers import is_correct, parse_answer, same
+from stages.distil.language.answers import is_correct, parse_answer
 from stages.distil.language.quality import STATUSES
 from stages.distil.storage import tables
 
@@ -95,7 +95,7 @@ def _student_metrics(predictions: list[dict[str, Any]]) -> dict[str, Any]:
     """Return the accuracy of the student's texts and of its most probable options."""
     metrics: dict[str, Any] = score([row["correct"] for row in predictions])
     preferred = [
-        same(row["options"][row["scores"].index(max(row["scores"]))], row["answer"])
+        row["options"][row["scores"].index(max(row["scores"]))] == row["answer"]
         for row in predictions
         if row["options"]
     ]
@@ -117,7 +117,9 @@ def _teacher_metrics(name: str, rows: list[dict[str, Any]], student_size: int) -
         )
     reasoned = [row for row in rows if row["split"] == "train" and row["answer"] is not None]
     if reasoned:  # without teacher forcing
-        metrics["train"] = score([same(row["answer"], by_id[row["id"]].answer) for row in reasoned])
+        metrics["train"] = score(
+            [is_correct(row["answer"], vars(by_id[row["id"]])) for row in reasoned]
+        )
     return metrics
 
 

@@ -99,11 +99,7 @@ def test_texts(check_pin, tiny_model, tiny_t5):
         [completion.text for _, completion in Generator(model, 400, "float32").complete(requests)]
         for model in (tiny_model, tiny_t5)
     ]
-    statuses = [
-        rationale_status(text, "stop", ["blue", "red"], "blue", None)
-        for text in ("", "It is so.", "Hence it is red.", "Hence it is blue.", "a b c d " * 20)
-    ]
-    check_pin("TEXTS", {"texts": texts, "statuses": statuses})
+    check_pin("TEXTS", {"texts": texts})
 
 
 def test_tuning(check_pin, scoring, tiny_model, monkeypatch):
@@ -156,6 +152,10 @@ def test_targets(check_pin, tmp_path, monkeypatch):
         settings = Assemble(statuses=["ok"])
         joined = join_targets("train", ["one", "two"], settings, saliency, Counter(), ["two"])
         result[f"stop words {stop_words}"] = [row for part in joined for row in part.to_pylist()]
+    result["statuses"] = [
+        rationale_status(text, "stop", ["blue", "red"], "blue", None)
+        for text in ("", "It is so.", "Hence it is red.", "Hence it is blue.", "a b c d " * 20)
+    ] + [rationale_status("So it is BB.", "stop", ["BB", "bb"], "bb", None)]
     check_pin("TARGETS", result)
 
 
@@ -173,6 +173,7 @@ def test_evaluation(check_pin, tiny_model):
     prompts = [encoder.prompt(row, 4) for row in ROWS]
     result = {
         "answers": [parse_answer(text, options) for text in ANSWERED],
+        "alike": [parse_answer(text, ["C", "C++", "C#"]) for text in ("C++.", "It is C#", "c")],
         "score": score(correct),
         "classes": by_class(correct * 2, ["blue", "red"] * 4),
         "f1": f1(["a", "b"], ["b", "c", "c"]),

@@ -120,7 +120,7 @@ class WordScores:
         for start in range(0, len(examples), PREDICTED_TOGETHER):
             group = examples[start : start + PREDICTED_TOGETHER]
             for example, prediction in zip(group, self._predictions(group), strict=True):
-                correct = same(prediction, example.answer)
+                correct = same(prediction, example.answer, example.options)
                 target = prediction if settings.target == "prediction" else example.answer
                 targets.append(target if correct or not settings.only_correct else None)
         return targets

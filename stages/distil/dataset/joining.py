@@ -158,7 +158,8 @@ def _join(
                 salient = _salient(rows, places, size, saliency)
         answers = questions["answer"]
         if training and labellers:
-            labels = _labels([answered[t] for t in labellers if t in answered], size)
+            votes = [answered[t] for t in labellers if t in answered]
+            labels = _labels(votes, questions["options"].to_pylist())
             tally["labels: none"] += labels.null_count
             tally["labels: not gold"] += pc.sum(pc.not_equal(labels, answers)).as_py() or 0
             answers = labels
@@ -179,19 +180,21 @@ def _join(
         follower.finish()
 
 
-def _labels(answered: Sequence[tuple[pa.Table, np.ndarray]], size: int) -> pa.StringArray:
-    """Return the answer that most teachers' first samples give to each of `size` questions."""
-    votes: list[list[str]] = [[] for _ in range(size)]
+def _labels(
+    answered: Sequence[tuple[pa.Table, np.ndarray]], options: Sequence[list[str]]
+) -> pa.StringArray:
+    """Return the answer that most teachers' first samples give to each question."""
+    votes: list[list[str]] = [[] for _ in options]
     for rows, places in answered:
         samples = zip(rows["sample"].to_pylist(), rows["answer"].to_pylist(), places, strict=True)
         for sample, answer, place in samples:
             if sample == 0 and answer:
                 votes[place].append(answer)
-    return pa.array([_most_frequent(answers) for answers in votes], pa.string())
+    return pa.array(list(map(_most_frequent, votes, options)), pa.string())
 
 
-def _most_frequent(answers: Sequence[str]) -> str | None:
-    counts = [sum(same(answer, other) for other in answers) for answer in answers]
+def _most_frequent(answers: Sequence[str], options: Sequence[str]) -> str | None:
+    counts = [sum(same(answer, other, options) for other in answers) for answer in answers]
     return answers[counts.index(max(counts))] if answers else None
 
 

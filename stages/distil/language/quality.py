@@ -38,7 +38,7 @@ def rationale_status(
         concluded = conclusion(rationale, options)
     if concluded is None:
         return INCONCLUSIVE if options else OK
-    return OK if same(concluded, answer) else CONTRADICTS
+    return OK if same(concluded, answer, options) else CONTRADICTS
 
 
 def is_repetitive(text: str) -> bool:

@@ -135,7 +135,7 @@ def _answered(results: Results) -> Iterable[Row]:
     }
     for row in results.predictions:
         teachers = [
-            (name, answer, same(answer, row["answer"]))
+            (name, answer, same(answer, row["answer"], row["options"]))
             for name, texts in answers.items()
             if row["id"] in texts
             for answer in [parse_answer(texts[row["id"]], row["options"])]

@@ -6,9 +6,9 @@ tests/test_versions.py pins a small result to each version.
 """
 
 QUESTIONS = 1  # drawing, reading and choosing questions
-TEXTS = 1  # encoding a teacher's prompt, generating the text, the quality gate
+TEXTS = 1  # encoding a teacher's prompt, generating the text
 TUNING = 1  # fine-tuning a teacher before its attribution
 ATTRIBUTION = 1  # encoding a prompt and its words, and their scores
-TARGETS = 1  # joining a question with its targets, choosing its salient words
-TRAINING = 1  # encoding the student's samples, loss, order, schedule
-EVALUATION = 1  # answering, reading an answer, counting
+TARGETS = 2  # the quality gate, votes, joining a question with its targets, its salient words
+TRAINING = 2  # encoding the student's samples, loss, order, schedule, the best epoch
+EVALUATION = 2  # answering, reading an answer, counting

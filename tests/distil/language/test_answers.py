@@ -1,14 +1,25 @@
-import pytest
+from collections import Counter
+from unicodedata import normalize
 
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stages.distil.interface.catalogue import FileSizes
+from stages.distil.interface.parameters import load_parameters
 from stages.distil.language.answers import (
     conclusion,
     find_options,
+    is_correct,
     normalise,
     parse_answer,
     same,
     split_answer,
 )
 from stages.distil.language.quality import is_repetitive, rationale_status, whole_sentences
+from stages.distil.questions.reading import read
+from stages.distil.storage.examples import Example
+from tests.conftest import PARAMS, ROOT
 
 KIN = ["mother", "mother-in-law", "aunt", "niece"]
 
@@ -150,3 +161,80 @@ def test_a_rationale_of_a_free_form_answer_need_not_name_it():
 def test_numbers_are_compared_as_numbers(prediction, answer, expected):
     assert same(prediction, answer) is expected
     assert same(answer, prediction) is expected
+
+
+COLLIDING = {
+    "genotypes": ["BB", "Bb", "bb", "B only"],
+    "languages": ["C", "C++", "C#", "Java"],
+    "blood groups": ["A+", "A-", "B+", "O-"],
+    "comparisons": [">", "<", "="],
+    "signs with units": ["-5 °C", "5 °C", "0 °C"],
+    "fractions": ["-1/2", "1/2", "2"],
+    "algebra": ["x", "-x", "2x"],
+    "intervals": ["(0, 1)", "[0, 1]", "(0, 1]"],
+    "inequalities": ["x > 5", "> 5", "< 5"],
+    "articles": ["a university", "an university", "the university"],
+    "powers": ["10²", "102", "20"],
+    "elements": ["Co", "CO", "CO₂"],
+    "percentages": ["5%", "5", "0.05"],
+    "logic": ["~P", "P", "Q"],
+    "currencies": ["$5", "€5", "£5"],
+    "ions": ["Na", "Na+", "Cl-"],
+    "factorials": ["3!", "3", "6"],
+    "dots": ["tea", "..."],
+    "code": ["def f():\n    return 1", "def f():\n    return 2"],
+    "signs": ["5", "-5"],
+    "letters": ["the", "a"],
+}
+
+
+@pytest.mark.parametrize("options", COLLIDING.values(), ids=COLLIDING)
+def test_options_that_look_alike_are_told_apart(options):
+    for option in options:
+        assert parse_answer(option, options) == option
+        for gold in options:
+            question = {"options": options, "answer": gold}
+            assert is_correct(option, question) is (option == gold)
+            assert same(option, gold, options) is (option == gold)
+        assert split_answer(f"So it is.\nAnswer: {option}", options)[1] in (option, None)
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "answer"),
+    [
+        ("BB.", "genotypes", "BB"),
+        ("The child is bb.", "genotypes", "bb"),
+        ('"C++"', "languages", "C++"),
+        ("**C#**", "languages", "C#"),
+        ("The answer is -5 °C.", "signs with units", "-5 °C"),
+        ("The answer is -5.", "signs", "-5"),
+        ("It costs €5", "currencies", "€5"),
+        ("x > 5.", "inequalities", "x > 5"),
+    ],
+)
+def test_an_option_that_looks_like_another_is_found_in_a_sentence(text, options, answer):
+    assert parse_answer(text, COLLIDING[options]) == answer
+
+
+visible = st.text(st.characters(exclude_categories=("C", "Z")), min_size=1, max_size=4)
+phrases = st.lists(visible, min_size=1, max_size=2).map(" ".join)
+
+
+@given(st.lists(phrases, min_size=2, max_size=5, unique_by=lambda text: normalize("NFC", text)))
+def test_of_any_options_the_gold_ones_text_is_right_and_no_other(options):
+    for gold in options:
+        question = {"options": options, "answer": gold}
+        assert [is_correct(option, question) for option in options] == [o == gold for o in options]
+
+
+@pytest.mark.parametrize("name", ["arc", "obqa"])
+def test_in_the_shared_sets_the_gold_text_is_right_and_no_other(name):
+    data = load_parameters(PARAMS).datasets[name].model_copy(update={"sizes": FileSizes()})
+    if not (ROOT / data.folder).is_dir():
+        pytest.skip(f"{data.folder} is not there")
+    data = data.model_copy(update={"folder": ROOT / data.folder})
+    questions = [q for q in read(data, 0, 50_000, Counter()) if isinstance(q, Example)]
+    assert len(questions) > 2_000
+    for question in questions:
+        correct = [is_correct(option, vars(question)) for option in question.options]
+        assert correct == [option == question.answer for option in question.options], question
