@@ -12,6 +12,7 @@ from transformers import (
     EarlyStoppingCallback,
     PreTrainedModel,
     PreTrainedTokenizerBase,
+    Trainer,
     TrainerCallback,
     TrainingArguments,
     set_seed,
@@ -26,6 +27,7 @@ from stages.distil.student.trainer import DistillationTrainer, Questions, Recipe
 
 CHECKPOINTS = Path(".cache/checkpoints/train")
 BATCH_TOKENS = 2048  # of a pass on a CPU
+NEVER_FREED: list[Trainer] = []
 TRAINED_WEIGHT = 16  # bytes: float32 weight, gradient and AdamW's two moments
 
 
@@ -129,4 +131,8 @@ def train_student(
     sharded = trainer.is_fsdp_enabled
     weights = trainer.accelerator.get_state_dict(trainer.model) if sharded else None
     trainer.accelerator.end_training()  # a process that exits with its group open may abort
+    if arguments.world_size > 1:
+        # gloo's destructor waits for its thread with the interpreter locked, and the thread may
+        # need the lock to free a tensor: the process exits before either is destroyed.
+        NEVER_FREED.append(trainer)
     return *trainer.best_epoch(), weights
