@@ -57,7 +57,7 @@ def prepare(parameters: Parameters) -> None:
                         continue
                     first_error = first_error or f"{row.source}, row {row.row}: {row.reason}"
                     tally["rejected"] += 1
-        _check_counts(parameters, ids, tally["rejected"], first_error)
+        _check_counts(parameters, ids, tally, first_error)
         chosen = choose_subset(ids["train"], data.fraction, data.limit, parameters.seed)
         examples = stack.enter_context(tables.TableWriter(tables.EXAMPLES))
         for split in SPLITS:
@@ -90,8 +90,9 @@ def _choose_pool(parameters: Parameters) -> list[dict[str, Any]]:
 
 
 def _check_counts(
-    parameters: Parameters, ids: dict[str, list[str]], rejected: int, first_error: str
+    parameters: Parameters, ids: dict[str, list[str]], tally: Counter[str], first_error: str
 ) -> None:
+    rejected, left_out = tally["rejected"], tally["left out by where"]
     total = sum(map(len, ids.values())) + rejected
     if rejected > parameters.data.max_rejected * total:
         raise UserError(
@@ -100,7 +101,8 @@ def _check_counts(
         )
     for split in ("train", "validation", "test"):
         if not ids[split]:
-            raise UserError(f"data set {parameters.data.name!r} has no {split} questions")
+            note = f"; `where` leaves out {left_out} rows" if left_out else ""
+            raise UserError(f"data set {parameters.data.name!r} has no {split} questions{note}")
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ from stages.finetune import finetune
 from stages.train import train
 from tests.conftest import ROOT, question
 from tests.distil.attribution import test_attributor as attribution
+from tests.distil.questions.test_fields import read as read_rows
 from tests.distil.student.test_samples import ROWS, load
 from tests.test_finetune import TUNED
 from tests.test_train import curve, prepared  # noqa: F401
@@ -85,9 +86,14 @@ def test_questions(check_pin):
         Kinship(source="kinship", sizes=sizes, hops=[2, 3], distractors=2), 0, 1000, Counter()
     )
     chosen = choose_subset([f"train-{n}" for n in range(20)], 0.25, None, 0)
-    check_pin(
-        "QUESTIONS", {"drawn": [vars(example) for example in drawn], "chosen": sorted(chosen)}
-    )
+    row = {"id": "1", "question": "Who?", "options": ["Ann", "Bob"]}
+    keys = ["Bob", "bob", "b", 1, True, 1.0, 2, None]
+    rows = [
+        row | {"id": str(n), "question": f"Who {n}?", "answer": key} for n, key in enumerate(keys)
+    ]
+    mapped = [vars(example) for example in read_rows(rows)]
+    result = {"drawn": [vars(example) for example in drawn], "chosen": sorted(chosen)}
+    check_pin("QUESTIONS", result | {"mapped": mapped})
 
 
 def test_texts(check_pin, tiny_model, tiny_t5):

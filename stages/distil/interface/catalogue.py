@@ -111,10 +111,19 @@ class Fields(Settings):
         None, description="path of the names that answers use for options"
     )
     answer: str = Field("answer", description="an option's text, name, letter or index")
+    answer_is: Literal["text", "name", "letter", "index"] | None = Field(
+        None, description="what `answer` holds; null: whatever has a single meaning"
+    )
     first_index: Integer = Field(0, description="index of the first option")
     rationales: str | dict[Name, str] = Field(
         "rationales", description="path of teacher: text, or teacher: path of the text"
     )
+
+    @model_validator(mode="after")
+    def _names_are_given(self) -> "Fields":
+        if self.answer_is == "name" and not self.option_names:
+            raise ValueError("answer_is: name needs option_names, the path of the names")
+        return self
 
     @field_validator("fixed_options")
     @classmethod

@@ -5,12 +5,15 @@ import string
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from hashlib import blake2b
+from math import isfinite
 from typing import Any
 
 from stages.distil.interface.catalogue import Fields, Files, Hub
+from stages.distil.interface.errors import UserError
 from stages.distil.storage.examples import Example, Record, Rejected
 
 PATH = re.compile(r"\{([^{}]+)\}")
+OPTION_FIELD = re.compile(r"(?i)option|choice|candidate|alternative|ending")
 CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ufffd\ud800-\udfff]")
 
 
@@ -36,6 +39,7 @@ class Questions:
         self._tally = tally
         self._ids: set[bytes] = set()
         self._questions: dict[bytes, str] = {}  # 16 bytes per question, whatever its length
+        self._has_options: bool | None = None  # as the first question
 
     def accept(self, records: Iterable[Record]) -> Iterator[Example | Rejected]:
         """Yield each record of a split as a question or as a refused row."""
@@ -63,6 +67,11 @@ class Questions:
             yield example
 
     def _check(self, example: Example) -> None:
+        if self._has_options is None:
+            self._has_options = bool(example.options)
+        if self._has_options != bool(example.options):
+            found, before = ("options", "none") if example.options else ("no options", "options")
+            raise BadRowError(f"{found}, but the first question has {before}; see fields.options")
         texts = [example.question, *example.options, example.answer]
         length = sum(map(len, texts))
         if length > self._max_characters:
@@ -74,7 +83,7 @@ class Questions:
         if id_digest in self._ids:
             raise BadRowError(f"id {example.id!r} is already used on an earlier row")
         question = _digest(
-            *(" ".join(t.casefold().split()) for t in [example.question, *sorted(example.options)])
+            *(" ".join(text.split()) for text in [example.question, *sorted(example.options)])
         )
         if split := self._questions.get(question):
             where = "on an earlier row" if split == example.split else f"in {split}"
@@ -89,7 +98,7 @@ def to_example(
     """Return a question, and the form of its answer: text, name, letter or index."""
     question = _text(_compose(value, fields.question), "question")
     options = _options(value, fields)
-    answer, kind = _answer(value, fields, options)
+    answer, kind = _answer(value, fields, options, f"{record.source}, row {record.row}")
     if fields.id is None:
         row_id = f"{record.split}-{number:06d}"
     else:
@@ -109,6 +118,9 @@ def _options(value: Mapping[str, Any], fields: Fields) -> list[str]:
     else:
         raw = value.get(path)
     if raw is None:
+        for name, field in value.items():
+            if OPTION_FIELD.search(name) and isinstance(field, list | tuple | Mapping):
+                raise BadRowError(f"options: missing, but there is {name!r}; set fields.options")
         return []
     if not isinstance(raw, list | tuple):
         raise BadRowError(f"options: expected a list of texts, found {type(raw).__name__}")
@@ -120,34 +132,74 @@ def _options(value: Mapping[str, Any], fields: Fields) -> list[str]:
     return options
 
 
-def _answer(value: Mapping[str, Any], fields: Fields, options: list[str]) -> tuple[str, str]:
+def _answer(
+    value: Mapping[str, Any], fields: Fields, options: list[str], where: str
+) -> tuple[str, str]:
+    """Return the answer and the form of its key; raise `UserError` if the key has two meanings."""
     raw = _required(value, fields.answer)
     if isinstance(raw, list | tuple) and len(raw) == 1:
         raw = raw[0]
-    text = _text(raw, "answer")
-    if not options or text in options:
-        return text, "text"
-    matches = [option for option in options if option.casefold() == text.casefold()]
-    if len(matches) == 1:
-        return matches[0], "text"
+    if isinstance(raw, float) and raw.is_integer():  # of a column with missing values
+        raw = int(raw)
+    if isinstance(raw, bool):  # a text such as "True", else the index 0 or 1
+        matches = [option for option in options if option.casefold() == str(raw).casefold()]
+        raw = matches[0] if len(matches) == 1 else int(raw) if len(options) == 2 else raw
+    key = _text(raw, "answer")
+    if not options:
+        return key, "text"
+    meanings = {
+        kind: option
+        for kind, read in READINGS.items()
+        if kind in _forms(fields) and (option := read(key, value, fields, options)) is not None
+    }
+    if len(set(meanings.values())) > 1:
+        listed = " and ".join(f"{option!r} by its {kind}" for kind, option in meanings.items())
+        raise UserError(
+            f"{where}: the answer {key!r} is {listed}; set answer_is in the data set's `fields` to "
+            f"{' or '.join(meanings)}"
+        )
+    for kind, option in meanings.items():
+        return option, kind
+    if key == "-1":
+        raise BadRowError("answer: -1, which means that there is no label")
+    raise BadRowError(f"answer {key!r} is not one of the options")
+
+
+def _forms(fields: Fields) -> tuple[str, ...]:
+    """Return the forms that a key may have: the one declared, or those that nothing excludes."""
+    if fields.answer_is:
+        return (fields.answer_is,)
     if fields.option_names:
-        names = _required(value, fields.option_names)
-        if not isinstance(names, list) or len(names) != len(options):
-            raise BadRowError(f"{fields.option_names}: expected one name for each option")
-        names = [str(name).strip() for name in names]
-        if text in names:
-            return options[names.index(text)], "name"
-    elif len(text) == 1 and text in string.ascii_letters:
-        index = string.ascii_uppercase.index(text.upper())
-        if index < len(options):
-            return options[index], "letter"
-    if re.fullmatch(r"-?\d+", text):
-        index = int(text) - fields.first_index
-        if 0 <= index < len(options):
-            return options[index], "index"
-        if int(text) == -1:
-            raise BadRowError("answer: -1, which means that there is no label")
-    raise BadRowError(f"answer {text!r} is not one of the options")
+        return ("name",)
+    return ("index",) if "first_index" in fields.model_fields_set else ("text", "letter", "index")
+
+
+def _by_text(key: str, value: Any, fields: Fields, options: list[str]) -> str | None:
+    if key in options:
+        return key
+    matches = [option for option in options if option.casefold() == key.casefold()]
+    return matches[0] if len(matches) == 1 else None
+
+
+def _by_name(key: str, value: Any, fields: Fields, options: list[str]) -> str | None:
+    names = _required(value, fields.option_names or "")
+    if not isinstance(names, list) or len(names) != len(options):
+        raise BadRowError(f"{fields.option_names}: expected one name for each option")
+    names = [str(name).strip() for name in names]
+    return options[names.index(key)] if key in names else None
+
+
+def _by_letter(key: str, value: Any, fields: Fields, options: list[str]) -> str | None:
+    letters = string.ascii_uppercase[: len(options)]
+    return options[letters.index(key.upper())] if len(key) == 1 and key.upper() in letters else None
+
+
+def _by_index(key: str, value: Any, fields: Fields, options: list[str]) -> str | None:
+    index = int(key) - fields.first_index if re.fullmatch(r"-?\d+", key, re.ASCII) else -1
+    return options[index] if 0 <= index < len(options) else None
+
+
+READINGS = {"text": _by_text, "name": _by_name, "letter": _by_letter, "index": _by_index}
 
 
 def _rationales(value: Mapping[str, Any], fields: Fields) -> dict[str, str]:
@@ -214,6 +266,8 @@ def _text(value: Any, name: str, empty: bool = False) -> str:
     """Return a text or number as a text without surrounding white space."""
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise BadRowError(f"{name}: expected a text, found {type(value).__name__}")
+    if isinstance(value, float) and not isfinite(value):
+        raise BadRowError(f"{name}: expected a text, found {value}, which marks a missing value")
     text = str(value).strip()
     if not text and not empty:
         raise BadRowError(f"{name}: empty")

@@ -5,6 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stages.distil.interface.catalogue import Files
+from stages.distil.interface.errors import UserError
 from stages.distil.questions.fields import Questions
 from stages.distil.storage.examples import Example, Record, Rejected
 
@@ -27,14 +28,85 @@ def test_an_answer_is_a_text_a_letter_or_an_index(answer):
     assert example.answer == "Bob"
 
 
-def test_an_options_text_takes_precedence_over_its_index():
-    (example,) = read([ROW | {"options": ["2", "1", "0"], "answer": "1"}])
-    assert example.answer == "1"
+BLOOD = ["B", "O", "A", "AB"]
+NUMBERS = ["1", "0", "3", "2"]
+
+
+@pytest.mark.parametrize(
+    ("options", "answer", "message"),
+    [
+        (NUMBERS, 1, "'1' is '1' by its text and '0' by its index; set answer_is"),
+        (NUMBERS, "1", "to text or index"),
+        (BLOOD, "A", "'A' is 'A' by its text and 'B' by its letter"),
+        (NUMBERS, True, "by its text and '0' by its index"),
+    ],
+)
+def test_a_key_with_two_meanings_stops_the_run(options, answer, message):
+    if answer is True:
+        options = options[:2]
+    with pytest.raises(UserError, match=message) as error:
+        read([ROW | {"options": options, "answer": answer}])
+    assert str(error.value).startswith("f, row 1: the answer ")
+
+
+@pytest.mark.parametrize(
+    ("options", "answer", "fields", "expected"),
+    [
+        (NUMBERS, 1, {"answer_is": "index"}, "0"),
+        (NUMBERS, 1.0, {"answer_is": "index"}, "0"),
+        (NUMBERS, "1", {"answer_is": "text"}, "1"),
+        (NUMBERS, 2, {"first_index": 1}, "0"),
+        (BLOOD, "A", {"answer_is": "letter"}, "B"),
+        (BLOOD, "A", {"answer_is": "text"}, "A"),
+        (["red", "blue"], 1.0, {}, "blue"),
+        (["no", "yes"], True, {}, "yes"),
+        (["True", "False"], True, {}, "True"),
+        (["True", "False"], "false", {}, "False"),
+        (["BB", "Bb", "bb"], "bb", {}, "bb"),
+    ],
+)
+def test_a_declared_or_single_meaning_counts(options, answer, fields, expected):
+    (example,) = read([ROW | {"options": options, "answer": answer}], fields=fields)
+    assert isinstance(example, Example), example
+    assert example.answer == expected
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ({"choices": ["Ann", "Bob"]}, "options: missing, but there is 'choices'; set fields.opt"),
+        ({"options": None, "choices": {"text": ["Ann"]}}, "there is 'choices'"),
+        ({"options": ["Ann", None]}, "options[1]: expected a text, found NoneType"),
+        ({"answer": float("nan")}, "answer: expected a text, found nan, which marks a missing"),
+        ({"question": float("nan")}, "question: expected a text, found nan"),
+        ({"answer": "BB"}, "answer 'BB' is not one of the options"),
+    ],
+)
+def test_what_is_missing_is_refused_by_name(row, reason):
+    values = {name: value for name, value in ROW.items() if name != "options"} | row
+    (rejected,) = read([values | ({"options": ["Ann", "Bob"]} if "answer" in row else {})])
+    assert isinstance(rejected, Rejected), rejected
+    assert reason in rejected.reason
+
+
+def test_a_row_without_options_among_others_is_refused():
+    free = {"id": "2", "question": "Who else?", "answer": "Ann"}
+    assert "no options, but the first question has options" in read([ROW, free])[1].reason
+    assert "options, but the first question has none" in read([free, ROW])[1].reason
 
 
 def test_indices_can_start_at_one():
     (example,) = read([ROW | {"answer": 1}], fields={"first_index": 1})
     assert example.answer == "Ann"
+
+
+def test_names_alone_count_where_the_options_have_names():
+    row = {"keys": ["1", "2", "3", "4"], "options": ["2", "3", "4", "5"], "answer": "3"}
+    assert read([ROW | row], fields={"option_names": "keys"})[0].answer == "4"
+    row = {"keys": ["A", "B", "C", "D"], "options": BLOOD, "answer": "A"}
+    assert read([ROW | row], fields={"option_names": "keys"})[0].answer == "B"
+    refused = read([ROW | row | {"answer": "AB"}], fields={"option_names": "keys"})[0]
+    assert "'AB' is not one of the options" in refused.reason
 
 
 def test_option_names_take_precedence_over_letters():
@@ -54,10 +126,16 @@ def test_a_field_that_is_set_must_exist_but_a_default_need_not():
     assert "choices: missing" in read([free], fields={"options": "choices"})[0].reason
 
 
-def test_white_space_and_case_do_not_hide_a_repeated_question():
-    first, second = read([ROW, ROW | {"id": "2", "question": " who?  "}])
+def test_white_space_does_not_hide_a_repeated_question():
+    first, second = read([ROW, ROW | {"id": "2", "question": " Who?  "}])
     assert isinstance(first, Example)
     assert "the same question" in second.reason
+
+
+def test_a_question_that_differs_in_case_is_another():
+    assert all(
+        isinstance(row, Example) for row in read([ROW, ROW | {"id": "2", "question": "WHO?"}])
+    )
 
 
 def test_the_same_question_with_other_options_is_a_different_question():
@@ -87,10 +165,10 @@ rows = (
 )
 
 
-@given(st.lists(rows, max_size=12))
+@given(st.lists(rows, max_size=12), st.sampled_from(["text", "letter", "index"]))
 @settings(max_examples=300)
-def test_every_row_is_accepted_or_refused(values):
-    results = read(values)
+def test_every_row_is_accepted_or_refused(values, answer_is):
+    results = read(values, fields={"answer_is": answer_is})
     assert len(results) == len(values)
     for row in results:
         if isinstance(row, Example):
