@@ -1,0 +1,60 @@
+"""Models as the stages load them."""
+
+import json
+import shutil
+
+import pytest
+import torch
+
+from stages.distil.interface.errors import UserError
+from stages.distil.language.teacher_prompts import Conversation
+from stages.distil.models.greedy import continue_greedily
+from stages.distil.models.loading import load_model
+from stages.distil.teachers.backend import Request
+from stages.distil.teachers.transformers_backend import Generator
+
+OWN = {"do_sample": True, "temperature": 9.0, "repetition_penalty": 50.0, "min_new_tokens": 9}
+
+
+@pytest.fixture
+def opinionated(family, tmp_path):
+    """A model whose folder asks for sampling, a repetition penalty and a shortest text."""
+    folder = shutil.copytree(family, tmp_path / "own")
+    file = folder / "generation_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | OWN))
+    return folder
+
+
+def test_greedy_texts_are_greedy_whatever_the_models_folder_asks_for(family, opinionated):
+    """Against one argmax after the other."""
+    model, tokenizer = load_model(opinionated, "float32")
+    prompt = tokenizer.encode("What is it?")
+    [written] = continue_greedily(model, [prompt], 6, tokenizer.pad_token_id, 1000)
+    encoder_decoder = model.config.is_encoder_decoder
+    ids = [model.config.decoder_start_token_id] if encoder_decoder else list(prompt)
+    expected: list[int] = []
+    with torch.no_grad():
+        while len(expected) < 6 and expected[-1:] != [model.generation_config.eos_token_id]:
+            inputs = {"decoder_input_ids": torch.tensor([ids])} if encoder_decoder else {}
+            read = prompt if encoder_decoder else ids
+            logits = model(torch.tensor([read]), **inputs).logits[0, -1]
+            expected.append(int(logits.argmax()))
+            ids.append(expected[-1])
+    assert written[: len(expected)] == expected
+
+
+def test_a_teacher_writes_the_same_with_other_settings_in_its_folder(family, opinionated):
+    requests = [Request(Conversation("", (), f"Why {n}?", "So:"), 6) for n in range(3)]
+    texts = [
+        {
+            request: completion.text
+            for request, completion in Generator(f, 400, "float32").complete(requests)
+        }
+        for f in (family, opinionated)
+    ]
+    assert texts[0] == texts[1]
+
+
+def test_a_folder_without_a_model_is_named(tmp_path):
+    with pytest.raises(UserError, match="no model there"):
+        load_model(tmp_path, "float32")
