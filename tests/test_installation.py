@@ -213,5 +213,5 @@ def test_a_package_that_does_not_import_is_a_one_line_error(tmp_path):
     )
     assert done.returncode == 1
     [line] = [line for line in done.stderr.splitlines() if "error" in line]
-    assert "vllm does not import (OSError: libcudnn.so.9: cannot open)" in line
+    assert "vllm cannot be imported (OSError: libcudnn.so.9: cannot open)" in line
     assert "Traceback" not in done.stderr
