@@ -59,29 +59,6 @@ def count_stored(workspace: Path) -> int:
         return store.execute(query).fetchone()[0]
 
 
-def test_a_killed_teacher_leaves_no_process_and_resumes(workspace, run_stage):
-    assert run_stage("prepare").returncode == 0
-    process = subprocess.Popen(
-        [sys.executable, "-m", "stages.rationales", "--teacher", TEACHER],
-        cwd=workspace,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        stderr=subprocess.DEVNULL,
-    )
-    while not count_stored(workspace):
-        assert process.poll() is None, "the stage ended before its engine wrote a text"
-        time.sleep(0.1)
-    children = psutil.Process(process.pid).children(recursive=True)
-    process.kill()
-    process.wait()
-    _, alive = psutil.wait_procs(children, timeout=60)
-    assert not alive
-    assert not (workspace / "data/rationales").exists()
-    before = count_stored(workspace)
-    done = run_stage("rationales", "--teacher", TEACHER)
-    assert done.returncode == 0, done.stderr
-    assert f"{14 - before} new, {before} found" in done.stderr
-
-
 @contextmanager
 def vllm_serve(model: Path, name: str) -> Iterator[str]:
     """Run vLLM's own server on a free port; yield its `url` when it is ready."""
@@ -115,14 +92,34 @@ def vllm_serve(model: Path, name: str) -> Iterator[str]:
         server.wait()
 
 
-def test_a_server_gives_the_same_texts_as_the_engine_in_process(workspace, write_params, run_stage):
-    sizes = {"train": 48, "validation": 3, "test": 16, "pool": 6}
+def test_a_killed_teacher_resumes_and_writes_what_a_server_writes(
+    workspace, write_params, run_stage
+):
+    sizes = {"train": 24, "validation": 3, "test": 16, "pool": 6}
     # In bfloat16 a text depends on the rest of its batch, and a server batches by arrival.
     changes = {"rationales/max_tokens": 32, "rationales/dtype": "float32"}
     write_params({"datasets/kinship/sizes": sizes} | changes)
     assert run_stage("prepare").returncode == 0
+    process = subprocess.Popen(
+        [sys.executable, "-m", "stages.rationales", "--teacher", TEACHER],
+        cwd=workspace,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stderr=subprocess.DEVNULL,
+    )
+    while not count_stored(workspace):
+        assert process.poll() is None, "the stage ended before its engine wrote a text"
+        time.sleep(0.1)
+    children = psutil.Process(process.pid).children(recursive=True)
+    process.kill()
+    process.wait()
+    _, alive = psutil.wait_procs(children, timeout=60)
+    assert not alive
+    assert not (workspace / "data/rationales").exists()
+    before = count_stored(workspace)
     done = run_stage("rationales", "--teacher", TEACHER)
     assert done.returncode == 0, done.stderr
+    assert f"{24 + 16 - before} new, {before} found" in done.stderr
+
     with vllm_serve(workspace / "models" / TEACHER, "small") as url:
         served = {"source": "server", "url": url, "model": "small"}
         write_params({"teachers": ["served"], "models/served": served})
