@@ -164,11 +164,12 @@ def scoring(tmp_path, write_params, monkeypatch):
 
     def run(model: Path, rows: list | None = None, **changes):
         rows = rows or [question(n, question=f"Where is the ball {n}?") for n in range(TRAIN)]
+        alike = {} if rows[0].get("options") else {"options": [], "answer": "here"}
         write_jsonl(
             tmp_path / "balls",
             train=rows,
-            validation=[question(0, "validation")],
-            test=[question(0, "test")],
+            validation=[question(0, "validation", **alike)],
+            test=[question(0, "test", **alike)],
         )
         values = {f"saliency/{name}": value for name, value in changes.items()}
         values |= {
