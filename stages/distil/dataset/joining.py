@@ -22,8 +22,8 @@ from stages.distil.storage.tables import (
     EXAMPLES,
     SALIENCY,
     SCHEMAS,
-    open_table,
     rationale_table,
+    scan_row_groups,
 )
 
 NO_WORDS = pa.array([[]], pa.list_(pa.string()))
@@ -35,7 +35,7 @@ class Follower:
     def __init__(self, path: Path, columns: Sequence[str], split: str | None = None):
         """Take the table and its columns; with `split`, skip the rows of other splits."""
         self._path = path
-        self._batches = _ahead(_batches(path, columns, split))
+        self._batches = _ahead(scan_row_groups(path, columns, split))
         self._waiting: pa.Table | None = None
 
     def rows_of(self, ids: pa.Array) -> tuple[pa.Table | None, np.ndarray]:
@@ -91,7 +91,7 @@ def _positions(rows: pa.ChunkedArray, ids: pa.Array) -> np.ndarray:
 def count_statuses(teacher: str) -> Counter[str]:
     """Return how many of a teacher's rationales have each status."""
     counts: Counter[str] = Counter()
-    for batch in _batches(rationale_table(teacher), ["status"], "train"):
+    for batch in scan_row_groups(rationale_table(teacher), ["status"], "train"):
         for entry in batch["status"].value_counts().to_pylist():
             counts[entry["values"]] += entry["counts"]
     return counts
@@ -130,7 +130,7 @@ def _join(
     scored = Follower(SALIENCY, ["id", "text", "words"]) if training else None
     columns = ["id", "question", "options", "answer"]
     statuses = pa.array(settings.statuses, pa.string())
-    for questions in _ahead(_batches(EXAMPLES, columns, split)):
+    for questions in _ahead(scan_row_groups(EXAMPLES, columns, split)):
         ids = questions["id"].combine_chunks()
         size = len(ids)
         parts, answered = [], {}
@@ -196,18 +196,6 @@ def _labels(
 def _most_frequent(answers: Sequence[str], options: Sequence[str]) -> str | None:
     counts = [sum(same(answer, other, options) for other in answers) for answer in answers]
     return answers[counts.index(max(counts))] if answers else None
-
-
-def _batches(path: Path, columns: Sequence[str], split: str | None) -> Iterator[pa.Table]:
-    with open_table(path) as file:
-        for number in range(file.num_row_groups):
-            if split is None:
-                yield file.read_row_group(number, list(columns))
-                continue
-            in_split = pc.equal(file.read_row_group(number, ["split"])["split"], split)
-            if pc.any(in_split).as_py():
-                table = file.read_row_group(number, list(columns))
-                yield table if pc.all(in_split).as_py() else table.filter(in_split)
 
 
 def _ahead(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:

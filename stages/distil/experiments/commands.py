@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 from stages.distil.interface.errors import UserError
@@ -21,6 +22,11 @@ def dvc(*arguments: str, threads: int | None = None, show: bool = False) -> str:
         reason = lines[0].removeprefix("ERROR: ") if lines else "see its output above"
         raise UserError(f"`dvc {' '.join(arguments[:2])}` failed: {reason}")
     return done.stdout or ""
+
+
+def set_params(changes: Iterable[str]) -> list[str]:
+    """Return the arguments of `dvc exp run` that set these parameters."""
+    return [argument for change in changes for argument in ("--set-param", change)]
 
 
 def _environment(threads: int | None) -> dict[str, str]:

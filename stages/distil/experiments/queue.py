@@ -11,7 +11,7 @@ import time
 import psutil
 from tqdm import tqdm
 
-from stages.distil.experiments.commands import dvc
+from stages.distil.experiments.commands import dvc, set_params
 from stages.distil.experiments.plan import Run
 from stages.distil.interface.errors import UserError
 
@@ -39,8 +39,7 @@ def execute(runs: list[Run], jobs: int) -> None:
         dvc("queue", "remove", *failed)
     for run in runs:
         if tasks.get(run.name) not in (WAITING, RUNNING):
-            changes = [part for change in run.changes for part in ("--set-param", change)]
-            dvc("exp", "run", "--queue", "--name", run.name, *changes, TARGET)
+            dvc("exp", "run", "--queue", "--name", run.name, *set_params(run.changes), TARGET)
     try:
         _wait(names, jobs)
     except KeyboardInterrupt:

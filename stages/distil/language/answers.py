@@ -32,8 +32,10 @@ def same(a: str, b: str, options: Sequence[str] = ()) -> bool:
     number or the same text once normalised.
     """
     if options:
+        if a == b:
+            return True
         option = choose_option(a, options)
-        return a == b or (option is not None and option == choose_option(b, options))
+        return option is not None and option == choose_option(b, options)
     return _canonical(a) == _canonical(b)
 
 

@@ -149,8 +149,8 @@ def _answer(
         return key, "text"
     meanings = {
         kind: option
-        for kind, read in READINGS.items()
-        if kind in _forms(fields) and (option := read(key, value, fields, options)) is not None
+        for kind in _forms(fields)
+        if (option := READINGS[kind](key, value, fields, options)) is not None
     }
     if len(set(meanings.values())) > 1:
         listed = " and ".join(f"{option!r} by its {kind}" for kind, option in meanings.items())

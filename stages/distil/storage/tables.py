@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from stages.distil.interface.errors import UserError
@@ -225,11 +226,22 @@ def check_exists(path: Path) -> None:
         raise UserError(f"{path}: no such table; `dvc repro` makes it")
 
 
-def scan_row_groups(path: Path, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
-    """Yield the row groups of a file, of all columns or of those named; memory holds one."""
+def scan_row_groups(
+    path: Path, columns: Sequence[str], split: str | None = None
+) -> Iterator[pa.Table]:
+    """Yield the named columns of a file, one row group after the other; memory holds one.
+
+    With `split`, yield its rows only, and read nothing else of a row group that has none.
+    """
     with open_table(path) as file:
         for number in range(file.num_row_groups):
-            yield file.read_row_group(number, columns=columns and list(columns))
+            if split is None:
+                yield file.read_row_group(number, list(columns))
+                continue
+            in_split = pc.equal(file.read_row_group(number, ["split"])["split"], split)
+            if pc.any(in_split).as_py():
+                group = file.read_row_group(number, list(columns))
+                yield group if pc.all(in_split).as_py() else group.filter(in_split)
 
 
 def scan_table(path: Path, expected: pa.Schema | None = None) -> Iterator[dict[str, Any]]:
@@ -245,8 +257,8 @@ def scan_table(path: Path, expected: pa.Schema | None = None) -> Iterator[dict[s
                     f"{file}: expected columns {', '.join(expected.names)}, found "
                     f"{', '.join(columns)}; delete it and run `dvc repro`"
                 )
-        for group in scan_row_groups(file):
-            yield from group.to_pylist()
+            for number in range(rows.num_row_groups):
+                yield from rows.read_row_group(number).to_pylist()
 
 
 def read_examples(*splits: str) -> list[Example]:

@@ -1,6 +1,6 @@
 """One interface for all teachers' backends: requests in, completions out as they finish.
 
-Backends know nothing of questions, rationales or tables.
+A backend handles requests only, never questions, rationales or tables.
 """
 
 import hashlib

@@ -11,7 +11,7 @@ from pathlib import Path
 from pydantic import Field
 from ruamel.yaml import YAML
 
-from stages.distil.experiments.commands import dvc
+from stages.distil.experiments.commands import dvc, set_params
 from stages.distil.interface.errors import UserError, report_errors
 from stages.distil.interface.parameters import Parameters
 from stages.distil.interface.settings import Settings, check_settings, load_settings
@@ -45,8 +45,7 @@ def run_profile() -> None:
     if EXPERIMENT in dvc("exp", "list", "--name-only").split():
         dvc("exp", "remove", EXPERIMENT)
     changes = load_settings(PROFILE, Profile).changes
-    sets = [part for change in changes for part in ("--set-param", change)]
-    dvc("exp", "run", "--temp", "--name", EXPERIMENT, *sets, TARGET, show=True)
+    dvc("exp", "run", "--temp", "--name", EXPERIMENT, *set_params(changes), TARGET, show=True)
 
 
 def read_results() -> dict[Path, str]:
