@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 from scipy import stats
 
@@ -98,9 +97,9 @@ def read_predictions(name: str) -> Rows:
     try:
         files = DVCFileSystem(rev=name)
         with files.open(str(tables.PREDICTIONS)) as file:
-            # In memory: Arrow's threads may outlive a read from a Python file, and then abort the
-            # process as it ends (apache/arrow issue 33975).
-            return pq.read_table(pa.BufferReader(file.read())).to_pylist()
+            # Without threads: those of Arrow outlive a read from a Python file, and may then abort
+            # the process as it ends (apache/arrow issue 33975).
+            return pq.ParquetFile(file).read(use_threads=False).to_pylist()
     except FileNotFoundError:
         raise UserError(
             f"{name}: {tables.PREDICTIONS} is not in DVC's cache; run `dvc pull`, or repeat the run"
