@@ -10,10 +10,10 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 from scipy import stats
 
 from stages.distil.evaluation.statistics import wilson_interval
@@ -95,11 +95,12 @@ def read_predictions(name: str) -> Rows:
     from dvc.exceptions import DvcException
 
     try:
-        files = DVCFileSystem(rev=name)
-        with files.open(str(tables.PREDICTIONS)) as file:
-            # Without threads: those of Arrow outlive a read from a Python file, and may then abort
-            # the process as it ends (apache/arrow issue 33975).
-            return pq.ParquetFile(file).read(use_threads=False).to_pylist()
+        # Copied: Arrow's threads outlive a read from a Python file, and may then abort the process
+        # as it ends (apache/arrow issue 33975).
+        with TemporaryDirectory() as folder:
+            copy = Path(folder) / tables.PREDICTIONS.name
+            DVCFileSystem(rev=name).get_file(str(tables.PREDICTIONS), str(copy))
+            return list(tables.scan_table(copy))
     except FileNotFoundError:
         raise UserError(
             f"{name}: {tables.PREDICTIONS} is not in DVC's cache; run `dvc pull`, or repeat the run"
