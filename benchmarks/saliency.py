@@ -31,6 +31,7 @@ from stages.distil.attribution.attributor import Attributor
 from stages.distil.attribution.prompts import Prompt, encode_prompt
 from stages.distil.interface.method import Saliency
 from stages.distil.interface.parameters import load_parameters
+from stages.distil.language.chat import Chat
 from stages.distil.language.teacher_prompts import PromptFile
 from stages.distil.models.hardware import precision
 from stages.distil.models.loading import load_model
@@ -57,8 +58,9 @@ class Teacher:
         self.tokenizer: PreTrainedTokenizerBase
         self.model, self.tokenizer = load_model(model_folder(name), dtype)
         wording = PromptFile(load_parameters("params.yaml").rationales.prompts.answer)
+        chat = Chat(name, self.tokenizer)
         self.prompts = [
-            encode_prompt(self.tokenizer, wording.conversation(example), example, example.answer)
+            encode_prompt(chat, wording.conversation(example), example, example.answer)
             for example in examples
         ]
 

@@ -19,6 +19,8 @@ def finetune(parameters: Parameters) -> None:
         # Importing torch takes seconds, so a missing input is reported first.
         from stages.distil.attribution.prompts import encode_prompt
         from stages.distil.attribution.tuning import tune
+        from stages.distil.interface.catalogue import template_variables
+        from stages.distil.language.chat import Chat
         from stages.distil.language.teacher_prompts import PromptFile
         from stages.distil.models.hardware import precision, use_one_gpu
         from stages.distil.models.loading import load_model
@@ -30,11 +32,13 @@ def finetune(parameters: Parameters) -> None:
         dtype = precision(parameters.saliency.dtype)
         model, tokenizer = load_model(teacher, dtype, place=False)
         wording = PromptFile(parameters.rationales.prompts.answer)
+        source = parameters.models[parameters.saliency.teacher]
+        chat = Chat(parameters.saliency.teacher, tokenizer, template_variables(source))
         prompts = [
-            encode_prompt(tokenizer, wording.conversation(example), example, example.answer)
+            encode_prompt(chat, wording.conversation(example), example, example.answer)
             for example in examples
         ]
-        weights = fingerprint(parameters.models[parameters.saliency.teacher], teacher)
+        weights = fingerprint(source, teacher)
         identity = json.dumps([dtype, weights], sort_keys=True)
         save_adapter(tune(model, tokenizer, prompts, settings, parameters.seed, identity), folder)
 

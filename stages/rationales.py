@@ -12,7 +12,7 @@ from stages.distil.interface.parameters import Parameters
 from stages.distil.language.quality import STATUSES, rationale_status
 from stages.distil.storage import tables
 from stages.distil.teachers.backend import Completion
-from stages.distil.teachers.selection import identity, open_backend
+from stages.distil.teachers.selection import identity, open_backend, renderer
 from stages.distil.teachers.texts import TeacherTexts, rationale_row
 from stages.distil.teachers.writer import CachedWriter, Generations
 from stages.distil.weights.folders import count_parameters, model_folder
@@ -25,6 +25,7 @@ def rationales(parameters: Parameters, teacher: str) -> None:
         raise UserError(f"unknown teacher {teacher!r}; models in the catalogue: {names}")
     tables.check_exists(tables.EXAMPLES)
     statuses: Counter[str] = Counter()
+    answers = empty = 0
     with ExitStack() as stack:
         if parameters.models[teacher].source == "provided":
             rows = _provided(parameters, teacher)
@@ -37,9 +38,18 @@ def rationales(parameters: Parameters, teacher: str) -> None:
         )
         for row in rows:
             statuses[row["status"] or ""] += 1
+            if row["split"] == "test":
+                answers += 1
+                empty += not row["answer"]
             table.write(row)
     counts = [f"{statuses[status]:,} {status}" for status in STATUSES if statuses[status]]
     print(f"{teacher}: {', '.join(counts)}")
+    if empty:
+        print(
+            f"{teacher}: {empty:,} of {answers:,} test answers are empty and count as wrong; if it "
+            f"thinks first, set models.{teacher}.max_completion_tokens, or chat_template_kwargs so "
+            "that it does not"
+        )
 
 
 def _generated(
@@ -51,6 +61,7 @@ def _generated(
         identity(teacher, parameters.models[teacher], parameters.rationales, folder),
         lambda: open_backend(teacher, parameters, folder),
         store,
+        renderer(teacher, parameters.models[teacher], parameters.rationales, folder),
     )
     texts = TeacherTexts(parameters, teacher, writer)
     try:

@@ -65,6 +65,9 @@ def train(parameters: Parameters) -> None:
         validation=validation,
         prompts=[encoder.prompt(row, max_tokens) for row in validation],
     )
+    # A task without a single target, such as that of a teacher that was left out, has no loss.
+    taught = {branch.task for samples in questions.train for s in samples for branch in s.branches}
+    weights = {task: weight if task in taught else 0.0 for task, weight in weights.items()}
     summary: dict[str, Any] = {
         "too_long": {"cut": len(encoder.cut)} | dict(sorted(encoder.dropped.items()))
     }

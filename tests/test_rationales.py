@@ -1,7 +1,9 @@
 """The stage `rationales` against a server: resuming, growth, samples, reasoning, examples."""
 
+import json
 import os
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -212,3 +214,68 @@ def test_too_few_solved_examples_are_reported(project, tmp_path):
         done = project(url, code=1)
     assert "needs more than 2 solved questions" in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+THOUGHT = "Maybe it is green. No."
+
+
+def thinking(number, body):
+    """Reply after a thought: in the text, in a field of its own, or cut off."""
+    limit = body.get("max_completion_tokens", body.get("max_tokens"))
+    gold = re.findall(r"Correct answer: (.*)", body["messages"][-1]["content"])
+    reply = f"So it is {gold[-1]}." if gold else "red"
+    kind = body["model"]
+    message = {
+        "tagged": {"content": f"<think>\n{THOUGHT}\n</think>\n\n{reply}"},
+        "closed": {"content": f"{THOUGHT}\n</think>\n\n{reply}"},
+        "field": {"content": reply, "reasoning_content": THOUGHT},
+        "cut": {"content": None, "reasoning": THOUGHT},
+    }[kind]
+    choice = {
+        "index": 0,
+        "finish_reason": "length" if kind == "cut" else "stop",
+        "message": {"role": "assistant"} | message,
+    }
+    answer = {"id": "1", "object": "chat.completion", "created": 0, "model": kind}
+    usage = {"prompt_tokens": 9, "completion_tokens": limit, "total_tokens": 9 + limit}
+    return 200, json.dumps(answer | {"choices": [choice], "usage": usage}).encode(), {}
+
+
+@pytest.mark.parametrize("kind", ["tagged", "closed", "field"])
+def test_a_thought_is_dropped_or_becomes_the_rationale(project, kind):
+    with serve(Teacher(thinking)) as url:
+        settings = {"models__far__model": kind, "rationales__examples": "none"}
+        project(url, **settings)
+        rows = table()
+        assert all(re.fullmatch("So it is [a-z]+[.]", row["rationale"]) for row in rows[:TRAIN])
+        assert {row["status"] for row in rows if row["split"] == "train"} == {"ok"}
+        assert {row["answer"] for row in rows if row["split"] == "test"} == {"red"}
+        project(url, **settings, rationales__thinking="rationale")
+        train = [row for row in table() if row["split"] == "train"]
+        assert {row["rationale"] for row in train} == {THOUGHT}
+        assert {row["status"] for row in train} == {"ok"}  # by what the reply concludes
+
+
+def test_a_thought_that_was_cut_off_is_truncated_and_empty_answers_are_counted(project):
+    with serve(Teacher(thinking)) as url:
+        done = project(url, models__far__model="cut", rationales__examples="none")
+    assert {row["status"] for row in table() if row["split"] == "train"} == {"truncated"}
+    assert {row["rationale"] for row in table() if row["split"] == "train"} == {""}
+    assert f"far: {TEST} of {TEST} test answers are empty" in done.stdout
+    assert "models.far.max_completion_tokens" in done.stdout
+
+
+def test_a_limit_and_template_variables_of_the_model_are_sent(project):
+    teacher = Teacher()
+    with serve(teacher) as url:
+        project(
+            url,
+            models__far__max_completion_tokens=900,
+            models__far__chat_template_kwargs={"enable_thinking": False},
+            rationales__examples="none",
+        )
+    assert {body.get("max_completion_tokens") for body in teacher.requests} == {900}
+    assert not any("max_tokens" in body for body in teacher.requests)
+    assert {str(body["chat_template_kwargs"]) for body in teacher.requests} == {
+        "{'enable_thinking': False}"
+    }

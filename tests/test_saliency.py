@@ -10,6 +10,7 @@ import torch
 from stages.distil.attribution.prompts import encode_prompt
 from stages.distil.attribution.word_scores import ATTRIBUTIONS
 from stages.distil.interface.errors import UserError
+from stages.distil.language.chat import Chat
 from stages.distil.language.teacher_prompts import PromptFile
 from stages.distil.language.words import find_words
 from stages.distil.models.loading import load_model
@@ -63,11 +64,11 @@ def predictions(folder) -> dict[str, str]:
     """Return the option with the largest mean log-probability, computed one at a time."""
     model, tokenizer = load_model(folder, "float32")
     wording = PromptFile(ROOT / "stages/prompts/answer.jinja")
-    best = {}
+    best, chat = {}, Chat("", tokenizer)
     for example in tables.read_examples("train"):
         means = []
         for option in example.options:
-            prompt = encode_prompt(tokenizer, wording.conversation(example), example, option)
+            prompt = encode_prompt(chat, wording.conversation(example), example, option)
             with torch.no_grad():
                 value = log_probability(model, embedded(model, prompt.ids), prompt.label)
             means.append(value.item() / len(prompt.label))

@@ -122,6 +122,14 @@ def test_the_total_loss_is_the_weighted_sum_of_its_parts(prepared, tiny_model):
         assert total == pytest.approx(expected, rel=1e-5)
 
 
+def test_a_teacher_that_was_left_out_has_no_curve(prepared, tiny_model):
+    """Every odd question has a rationale of `two`; a single, even question has none."""
+    parameters = prepared(tiny_model, rows=1, train__epochs=1)
+    train(parameters)
+    drawn = {file.stem for file in (CURVES / "plots/metrics/loss").iterdir()}
+    assert drawn == {"total", "answer", "one"}  # nor has question 0 salient words
+
+
 def test_the_token_budget_does_not_change_what_is_learnt(prepared, family):
     curves = []
     for budget in (1, 10_000):

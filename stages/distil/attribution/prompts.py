@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass
 
-from transformers import PreTrainedTokenizerBase
-
 from stages.distil.interface.errors import UserError
+from stages.distil.language.chat import Chat
 from stages.distil.language.student_prompts import question_spans, question_text
 from stages.distil.language.teacher_prompts import Conversation
+from stages.distil.language.thinking import without_thought
 from stages.distil.language.words import find_words, owners
 from stages.distil.storage.examples import Example
 
@@ -15,27 +15,32 @@ from stages.distil.storage.examples import Example
 class Prompt:
     """Token ids of a prompt and of its label; token `tokens[i]` belongs to word `words[i]`.
 
-    Words are numbered from 0 to `count` - 1 in the order of the prompt.
+    Words are numbered from 0 in the order of the prompt; `spans` holds the characters of each in
+    `question_text`.
     """
 
     ids: list[int]
     label: list[int]
     tokens: list[int]
     words: list[int]
-    count: int
+    spans: list[tuple[int, int]]
+
+    @property
+    def count(self) -> int:
+        """The number of words."""
+        return len(self.spans)
 
 
-def encode_prompt(
-    tokenizer: PreTrainedTokenizerBase, conversation: Conversation, example: Example, label: str
-) -> Prompt:
+def encode_prompt(chat: Chat, conversation: Conversation, example: Example, label: str) -> Prompt:
     """Encode a conversation that ends with a question and asks for `label`.
 
     Only the words of question and options are scored. Raises `UserError` if the conversation does
     not contain the question in the form of `question_text`.
     """
     text = question_text(example.question, example.options)
-    rendered = conversation.prompt(tokenizer)
-    if not tokenizer.chat_template:  # the label continues the cue
+    tokenizer = chat.tokenizer
+    rendered = without_thought(chat.render(conversation))
+    if not chat.has_template:  # the label continues the cue
         label = f" {label}"
     start = rendered.rfind(text)
     if start < 0:
@@ -45,16 +50,16 @@ def encode_prompt(
         )
     encoded = tokenizer(
         rendered,
-        add_special_tokens=not tokenizer.chat_template,
+        add_special_tokens=not chat.has_template,
         return_offsets_mapping=True,
     )
-    words = find_words(text, question_spans(example.question, example.options))
     spans = [(a - start, b - start) for a, b in encoded["offset_mapping"]]
+    words = find_words(text, question_spans(example.question, example.options), spans)
     scored = [(i, word) for i, word in enumerate(owners(words, spans)) if word is not None]
     return Prompt(
         ids=encoded["input_ids"],
         label=tokenizer.encode(label, add_special_tokens=False),
         tokens=[i for i, _ in scored],
         words=[word for _, word in scored],
-        count=len(words),
+        spans=words,
     )

@@ -15,12 +15,13 @@ from tqdm import tqdm
 
 from stages.distil.attribution.attributor import Attributor, Scores
 from stages.distil.attribution.prompts import Prompt, encode_prompt
+from stages.distil.interface.catalogue import template_variables
 from stages.distil.interface.errors import UserError
 from stages.distil.interface.parameters import Parameters
 from stages.distil.language.answers import parse_answer, same
-from stages.distil.language.student_prompts import question_spans, question_text
+from stages.distil.language.chat import Chat
+from stages.distil.language.student_prompts import question_text
 from stages.distil.language.teacher_prompts import PromptFile
-from stages.distil.language.words import find_words
 from stages.distil.models.hardware import precision
 from stages.distil.models.loading import load_model
 from stages.distil.models.lora import with_adapter
@@ -46,7 +47,9 @@ class WordScores:
         folder = model_folder(self._settings.teacher)
         self._dtype = dtype = precision(self._settings.dtype)
         model, self._tokenizer = load_model(folder, dtype)
-        identity = [dtype, fingerprint(parameters.models[self._settings.teacher], folder)]
+        source = parameters.models[self._settings.teacher]
+        self._chat = Chat(self._settings.teacher, self._tokenizer, template_variables(source))
+        identity = [dtype, fingerprint(source, folder)]
         if self._settings.finetune.epochs:
             model = with_adapter(model, ADAPTER)
             identity.append(digest(ADAPTER))
@@ -67,18 +70,16 @@ class WordScores:
                 progress.update(len(window) - len(chosen))
                 prompts = [self._prompt(example, target) for example, target in chosen]
                 scored = self._scores(prompts, progress)
-                for (example, target), scores in zip(chosen, scored, strict=True):
-                    yield self._row(example, target, scores)
+                for (example, target), prompt, scores in zip(chosen, prompts, scored, strict=True):
+                    yield self._row(example, target, prompt, scores)
 
-    def _row(self, example: Example, target: str, scores: Scores) -> dict[str, Any]:
-        text = question_text(example.question, example.options)
-        words = find_words(text, question_spans(example.question, example.options))
+    def _row(self, example: Example, target: str, prompt: Prompt, scores: Scores) -> dict[str, Any]:
         return {
             "id": example.id,
-            "text": text,
+            "text": question_text(example.question, example.options),
             "words": [
                 {"start": start, "end": end, "score": score}
-                for (start, end), score in zip(words, scores.words, strict=True)
+                for (start, end), score in zip(prompt.spans, scores.words, strict=True)
             ],
             "method": self._settings.method,
             "target": target,
@@ -154,4 +155,4 @@ class WordScores:
         return predictions
 
     def _prompt(self, example: Example, label: str) -> Prompt:
-        return encode_prompt(self._tokenizer, self._wording.conversation(example), example, label)
+        return encode_prompt(self._chat, self._wording.conversation(example), example, label)

@@ -10,7 +10,16 @@ from stages.distil.interface.settings import Count, Integer, Name, Number, Setti
 NO_WEIGHTS = ("provided", "server")  # sources without weights on this machine
 
 
-class HubModel(Settings):
+class _Generator(Settings):
+    chat_template_kwargs: dict[str, Any] = Field(
+        {}, description="variables of its chat template, such as enable_thinking"
+    )
+    max_completion_tokens: Count | None = Field(
+        None, description="tokens of a thought and the reply together, for a model that thinks"
+    )
+
+
+class HubModel(_Generator):
     """A model of the Hugging Face Hub at a pinned commit."""
 
     source: Literal["hub"]
@@ -18,14 +27,14 @@ class HubModel(Settings):
     revision: str = Field(pattern=r"^[0-9a-f]{40}$", description="commit, 40 hex digits")
 
 
-class FolderModel(Settings):
+class FolderModel(_Generator):
     """A model in a local folder in the Hugging Face format (safetensors)."""
 
     source: Literal["folder"]
     path: Path
 
 
-class PackageModel(Settings):
+class PackageModel(_Generator):
     """A GGUF file in one or more packages of the Python package index, joined in order."""
 
     source: Literal["package"]
@@ -43,7 +52,7 @@ class ProvidedModel(Settings):
     source: Literal["provided"]
 
 
-class ServerModel(Settings):
+class ServerModel(_Generator):
     """A teacher behind an OpenAI-compatible server, such as `vllm serve`."""
 
     source: Literal["server"]
@@ -63,6 +72,11 @@ Model = Annotated[
     HubModel | FolderModel | PackageModel | ProvidedModel | ServerModel,
     Field(discriminator="source"),
 ]
+
+
+def template_variables(model: Model) -> dict[str, Any]:
+    """Return the variables that a model's entry sets for its chat template."""
+    return {} if isinstance(model, ProvidedModel) else model.chat_template_kwargs
 
 
 class KinshipSizes(Settings):

@@ -50,6 +50,9 @@ class Rationales(Settings):
     examples: Literal["none", "random", "fixed", "similar"]
     num_examples: Count
     max_tokens: Count
+    thinking: Literal["drop", "rationale"] = Field(
+        "drop", description="what becomes of the thought before a reply, such as <think>...</think>"
+    )
     temperature: Number = Field(0.0, ge=0, le=2)
     samples: Count = Field(1, description="rationales per question")
     on_bad: Literal["keep", "drop", "retry"] = "keep"

@@ -5,13 +5,38 @@ import string
 import unicodedata
 from collections.abc import Callable, Sequence
 from decimal import Decimal
+from fractions import Fraction
 from typing import Any
 
-# Sign, currency, digits with or without commas at the thousands, decimals.
-NUMBER = re.compile(r"([-+]?)[$€£]?((?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|\.\d+)\.?", re.ASCII)
+import regex
+
+from stages.distil.language.words import UNSPACED
+
+# Digits with or without commas at the thousands, and decimals.
+DIGITS = r"(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+"
+NUMBER = re.compile(rf"([-+]?)[$€£]?({DIGITS})\.?", re.ASCII)  # after sign and currency
+# A number with what counts it, such as `5 apples` or `3/4 of a litre`.
+QUANTITY = re.compile(rf"([-+]?)[$€£]?({DIGITS})(?:/(\d+))?(?:\s*([^\d\s][^\d]*))?", re.ASCII)
+LONGEST_UNIT = 3  # words
+NUMBER_IN_TEXT = re.compile(rf"(?<![\w.,/-])[-+]?[$€£]?(?:{DIGITS})(?:/\d+)?(?![\w/-])", re.ASCII)
 
 QUOTES = " \t\"'`*_“”„‘’«»"
-BEFORE, AFTER = r"(?<![\w-])", r"(?![\w-])"  # of an option in a text
+# The characters around an option in a text: no letter of a word that goes on, no part of a number.
+SPACED = rf"[[\w-]--[{UNSPACED}]]"
+BEFORE, AFTER = rf"(?<!{SPACED})", rf"(?!{SPACED}|\p{{M}})"
+BEFORE_DIGIT, AFTER_DIGIT = r"(?<!\d[.,])", r"(?![.,]?\d)"
+# What denies an option right after it: `not the aunt`, `no aunt`, `isn't an aunt`.
+NEGATION = re.compile(
+    r"(?:\b(?:not|no|nor|neither|never|cannot|rather than|instead of)|n['’]t)"
+    r"(?:\s+(?:a|an|the|any|be|been|really|simply|just|necessarily|evidence|sign|of|for|to))*"
+    r"[\s\"'*_“‘]+$",
+    re.IGNORECASE,
+)
+INTRODUCTION = re.compile(
+    r"^[\s*_]*(?:so |thus,? |therefore,? )?(?:the |my )?(?:final |correct )?answer[*_]*"
+    r"(?:\s*:| is:?)[\s*_]*",
+    re.IGNORECASE,
+)
 
 
 def normalise(text: str) -> str:
@@ -29,14 +54,18 @@ def same(a: str, b: str, options: Sequence[str] = ()) -> bool:
     """Return whether two answers are equal.
 
     With options, both must name the same one. Free-form answers are equal if they are the same
-    number or the same text once normalised.
+    quantity, as `_quantity` reads them (a unit may be left out), or the same text once normalised.
     """
     if options:
         if a == b:
             return True
         option = choose_option(a, options)
         return option is not None and option == choose_option(b, options)
-    return _canonical(a) == _canonical(b)
+    one, other = _quantity(a), _quantity(b)
+    if one and other:
+        units = (one[1], other[1])
+        return one[0] == other[0] and (units[0] == units[1] or "" in units)
+    return normalise(a) == normalise(b)
 
 
 def choose_option(text: str, options: Sequence[str]) -> str | None:
@@ -78,6 +107,13 @@ def _canonical(text: str) -> Decimal | str:
 
 
 FORMS: tuple[Callable[[str], Any], ...] = (_spaced, _bare, _folded, _canonical)
+# The forms in which a text names an option: of the option, of the text.
+NAMED: tuple[tuple[Callable[[str], str], Callable[[str], str]], ...] = (
+    (normalise, lambda text: unicodedata.normalize("NFKC", _spaced(text).casefold())),
+    (_folded, lambda text: _spaced(text).casefold()),
+    (_bare, _spaced),
+    (_spaced, _spaced),
+)
 
 
 def _number(text: str) -> Decimal | None:
@@ -87,40 +123,125 @@ def _number(text: str) -> Decimal | None:
     return Decimal(match[1] + match[2].replace(",", "")) if match else None
 
 
+def _quantity(text: str) -> tuple[Fraction, str] | None:
+    r"""Return the number and the unit of a text such as `5 apples`, `$3`, `-1/2`, `7.`; or None.
+
+    The text may be in quotes, emphasis or `$` of LaTeX, a fraction may be `\frac{1}{2}`. A unit is
+    the words after the number, LONGEST_UNIT at most, without a further number.
+    """
+    text = unicodedata.normalize("NFKC", text).replace("\u2212", "-").replace("\u2044", "/")
+    text = re.sub(r"\\[dt]?frac\{(\d+)\}\{(\d+)\}", r"\1/\2", text)
+    match = QUANTITY.fullmatch(_bare(re.sub(r"^\$(.*[^\\])\$$", r"\1", text.strip())))
+    if match is None:
+        return None
+    sign, digits, divisor, unit = match.groups()
+    unit = normalise(unit or "") or (unit or "").strip()
+    if len(unit.split()) > LONGEST_UNIT or divisor == "0":
+        return None
+    return Fraction(sign + digits.replace(",", "")) / int(divisor or 1), unit
+
+
+def final_value(text: str) -> str | None:
+    r"""Return what a worked solution marks as its result, or None.
+
+    It is the content of the last `\boxed{...}` (MATH), else the text after the last `####` that
+    begins a line (GSM8K).
+    """
+    text = re.sub(r"\\(?:text|mathrm)\{([^{}]*)\}", r" \1", text)
+    start = text.rfind("\\boxed{")
+    if start >= 0:
+        depth = 0
+        for place in range(start + len("\\boxed"), len(text)):
+            depth += {"{": 1, "}": -1}.get(text[place], 0)
+            if not depth:
+                return text[start + len("\\boxed{") : place].strip() or None
+    marks = re.findall(r"(?m)^####[ \t]*(\S.*)$", text)
+    return marks[-1].strip() if marks else None
+
+
 def find_options(text: str, options: Sequence[str]) -> list[str]:
     """Return the options that the text names as whole words, in order; the longest match wins.
 
-    Text and options are normalised, or less if that takes two options for each other.
+    Text and options are normalised, or less if that takes two options for each other. An option
+    that is a number is found by its value (`1,000` for `1000`). An option that the text denies
+    (`not the aunt`) is not named.
     """
-    for form in (normalise, _folded, _bare, _spaced):
-        by_form = _by_form(options, form)
-        if by_form:
-            longest_first = sorted(by_form, key=len, reverse=True)
-            names = "|".join(map(re.escape, longest_first))
-            return [
-                by_form[match] for match in re.findall(rf"{BEFORE}(?:{names}){AFTER}", form(text))
-            ]
-    return []
+    values = [_number(option) for option in options]
+    by_value = {v: o for v, o in zip(values, options, strict=True) if v is not None}
+    if len(by_value) < sum(value is not None for value in values):
+        by_value = {}  # two options have the same value, such as `$5` and `€5`
+    worded = [option for option in options if option not in by_value.values()]
+    forms = ((_by_form(worded, of_option), of_text) for of_option, of_text in NAMED)
+    by_form, of_text = next((pair for pair in forms if pair[0] or not worded), ({}, None))
+    if of_text is None:
+        return []
+    names = [_bounded(name) for name in sorted(by_form, key=len, reverse=True)]
+    if by_value:
+        names.append(rf"(?<![\w-]){BEFORE_DIGIT}[-+]?[$€£]?(?:{DIGITS})(?![\w-]){AFTER_DIGIT}")
+    read = of_text(text)
+    named: list[str] = []
+    end = 0
+    for match in regex.finditer("|".join(names), read, regex.VERSION1):
+        option = by_form.get(match[0])
+        if option is None and (value := _number(match[0])) is not None:
+            option = by_value.get(value)
+        if option is not None:
+            if not NEGATION.search(read[end : match.start()]):
+                named.append(option)
+            end = match.end()
+    return named
+
+
+def _bounded(name: str) -> str:
+    """Return a pattern of an option that matches whole words and numbers only."""
+    unspaced_start, unspaced_end = (
+        regex.match(rf"[{UNSPACED}]", character) for character in (name[0], name[-1])
+    )
+    before = "" if unspaced_start else BEFORE
+    after = r"(?!\p{M})" if unspaced_end else AFTER
+    return (
+        before
+        + (BEFORE_DIGIT if name[0].isdigit() else "")
+        + regex.escape(name, literal_spaces=True)
+        + after
+        + (AFTER_DIGIT if name[-1].isdigit() else "")
+    )
 
 
 def parse_answer(text: str, options: Sequence[str]) -> str:
     """Return the answer that a generated text gives.
 
-    An option written out counts, also over several lines. Otherwise only the first line does: the
-    answer is the option equal to it, else the only option that it names ("The answer is aunt."),
-    else the line itself.
+    An option written out counts, also over several lines. Otherwise the result that a solution
+    marks does (`final_value`), or else the first line without an introduction ("The answer is"):
+    the answer is the option equal to it, else the only option that it names, else the line itself.
     """
-    line = next((line.strip() for line in text.splitlines() if line.strip()), "")
+    if (option := choose_option(text, options)) is not None:
+        return option
+    text = final_value(text) or text
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    line = lines[0] if lines else ""
     for candidate in (text, line):
         if (option := choose_option(candidate, options)) is not None:
+            return option
+    introduction = INTRODUCTION.match(line)
+    if introduction:
+        line = line[introduction.end() :] or (lines[1] if len(lines) > 1 else "")
+        if (option := choose_option(line, options)) is not None:
             return option
     named = set(find_options(line, options))
     return named.pop() if len(named) == 1 else line
 
 
 def conclusion(rationale: str, options: Sequence[str]) -> str | None:
-    """Return the option that a rationale concludes in: the last one in its last sentence."""
-    sentences = [s for s in re.split(r"(?<=[.!?])\s+|\n+", rationale.strip()) if s.strip()]
+    """Return the option that a rationale concludes in.
+
+    It is the result that the rationale marks (`final_value`), else the last option that its last
+    sentence names.
+    """
+    if (value := final_value(rationale)) and (option := choose_option(value, options)):
+        return option
+    ends = r"(?<=[.!?])\s+|(?<=[。！？])|\n+"
+    sentences = [s for s in re.split(ends, rationale.strip()) if s.strip()]
     named = find_options(sentences[-1], options) if sentences else []
     return named[-1] if named else None
 
@@ -144,7 +265,19 @@ def split_answer(text: str, options: Sequence[str]) -> tuple[str, str | None]:
 def is_correct(text: str, question: dict[str, Any]) -> bool:
     """Return whether a text answers a question (a row with `options` and `answer`) correctly."""
     options, answer = question["options"], question["answer"]
-    return same(parse_answer(text, options), answer, options)
+    if options:
+        return same(parse_answer(text, options), answer, options)
+    given = parse_answer(text, [])
+    if same(text, answer) or same(given, answer):
+        return True
+    gold = _quantity(answer)
+    if gold is None:
+        return False
+    # A number may stand in a sentence if it is the only one ("Ann has 5 apples left."), or in an
+    # equation behind its last `=`.
+    given = unicodedata.normalize("NFKC", given.rpartition("=")[2]).replace("\u2212", "-")
+    numbers = NUMBER_IN_TEXT.findall(given)
+    return len(numbers) == 1 and same(numbers[0], answer) and gold[1] in normalise(given)
 
 
 def accuracy(texts: Sequence[str], questions: Sequence[dict[str, Any]]) -> float:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from stages.distil.interface.method import STATUSES
 from stages.distil.language.answers import conclusion, normalise, same
+from stages.distil.language.words import spread
 
 OK, EMPTY, TRUNCATED, REPETITIVE, CONTRADICTS, INCONCLUSIVE, TOO_LONG = STATUSES
 RUN = 4  # words
@@ -43,7 +44,7 @@ def rationale_status(
 
 def is_repetitive(text: str) -> bool:
     """Return whether at least half of a text's runs of RUN words repeat earlier ones."""
-    words = normalise(text).split()
+    words = spread(normalise(text)).split()
     runs = [tuple(words[start : start + RUN]) for start in range(len(words) - RUN + 1)]
     return len(runs) >= FEWEST_RUNS and 2 * len(set(runs)) <= len(runs)
 

@@ -3,16 +3,13 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from jinja2 import StrictUndefined, Template, TemplateError, TemplateSyntaxError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from stages.distil.interface.errors import UserError
 from stages.distil.storage.examples import Example
-
-if TYPE_CHECKING:  # importing transformers takes seconds
-    from transformers import PreTrainedTokenizerBase
 
 BLOCKS = ("system", "user", "assistant", "cue")
 Messages = list[dict[str, str]]
@@ -30,26 +27,28 @@ class Conversation:
     user: str
     cue: str
 
-    def messages(self) -> Messages:
-        """Return the conversation for a chat template; each solved example is a turn."""
+    def messages(self, system_role: bool = True) -> Messages:
+        """Return the conversation for a chat template; each solved example is a turn.
+
+        Without `system_role`, the system message opens the first turn.
+        """
         messages = [{"role": "system", "content": self.system}]
         for user, assistant in self.shown:
             messages.append({"role": "user", "content": user})
             messages.append({"role": "assistant", "content": assistant})
-        return [*messages, {"role": "user", "content": self.user}]
+        messages.append({"role": "user", "content": self.user})
+        if not self.system:
+            return messages[1:]
+        if not system_role:
+            first = f"{self.system}\n\n{messages[1]['content']}"
+            return [{"role": "user", "content": first}, *messages[2:]]
+        return messages
 
     def text(self) -> str:
         """Return the conversation as plain text, for a model without a chat template."""
         solved = [f"{user}\n{self.cue} {assistant}" for user, assistant in self.shown]
-        return "\n\n".join([self.system, *solved, f"{self.user}\n{self.cue}"])
-
-    def prompt(self, tokenizer: "PreTrainedTokenizerBase") -> str:
-        """Return the conversation as a model reads it: in its chat template, if it has one."""
-        if not tokenizer.chat_template:
-            return self.text()
-        return tokenizer.apply_chat_template(
-            self.messages(), tokenize=False, add_generation_prompt=True
-        )
+        parts = [self.system, *solved, f"{self.user}\n{self.cue}"]
+        return "\n\n".join(part for part in parts if part)
 
 
 class PromptFile:

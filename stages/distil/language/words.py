@@ -1,6 +1,8 @@
 """The words of a text: where they are, which tokens they own, and the k of the largest score."""
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
@@ -11,12 +13,36 @@ import regex
 # points inside it join it.
 _PART = r"[\p{L}\p{N}_][\p{L}\p{N}\p{M}_\u200c\u200d]*"
 WORD = regex.compile(rf"{_PART}(?:[-'’.]{_PART})*")
+# Scripts that write no spaces between words.
+UNSPACED = r"\p{Han}\p{Hiragana}\p{Katakana}ー\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}"
+_CUT = regex.compile(rf"(?!\p{{M}})(?:(?<=[{UNSPACED}])|(?=[{UNSPACED}]))")
+_UNSPACED_CHARACTER = regex.compile(rf"[{UNSPACED}]\p{{M}}*")
 
 
-def find_words(text: str, spans: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Return the words of `text` that lie within one of `spans`, as character spans."""
-    words = [match.span() for match in WORD.finditer(text)]
+def find_words(
+    text: str, spans: Sequence[tuple[int, int]], tokens: Sequence[tuple[int, int]] = ()
+) -> list[tuple[int, int]]:
+    """Return the words of `text` that lie within one of `spans`, as character spans.
+
+    Where a script writes no spaces, the borders of `tokens` are borders of words.
+    """
+    borders = sorted({border for token in tokens for border in token})
+    words = [piece for match in WORD.finditer(text) for piece in _pieces(match, borders)]
     return [(a, b) for a, b in words if any(start <= a and b <= end for start, end in spans)]
+
+
+def _pieces(word: regex.Match[str], borders: Sequence[int]) -> list[tuple[int, int]]:
+    start, end = word.span()
+    if not _UNSPACED_CHARACTER.search(word[0]):
+        return [(start, end)]
+    inside = borders[bisect_right(borders, start) : bisect_left(borders, end)]
+    cuts = [start, *(b for b in inside if _CUT.match(word.string, b)), end]
+    return list(pairwise(cuts))
+
+
+def spread(text: str) -> str:
+    """Put spaces around each character of the UNSPACED scripts, so that it counts as a word."""
+    return _UNSPACED_CHARACTER.sub(r" \g<0> ", text)
 
 
 def owners(words: Sequence[tuple[int, int]], tokens: Sequence[tuple[int, int]]) -> list[int | None]:

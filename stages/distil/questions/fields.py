@@ -10,6 +10,7 @@ from typing import Any
 
 from stages.distil.interface.catalogue import Fields, Files, Hub
 from stages.distil.interface.errors import UserError
+from stages.distil.language.answers import final_value
 from stages.distil.storage.examples import Example, Record, Rejected
 
 PATH = re.compile(r"\{([^{}]+)\}")
@@ -146,7 +147,7 @@ def _answer(
         raw = matches[0] if len(matches) == 1 else int(raw) if len(options) == 2 else raw
     key = _text(raw, "answer")
     if not options:
-        return key, "text"
+        return final_value(key) or key, "text"
     meanings = {
         kind: option
         for kind in _forms(fields)

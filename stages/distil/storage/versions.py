@@ -5,10 +5,10 @@ result for the same input. Source files are not part of any key: other changes i
 tests/test_versions.py pins a small result to each version.
 """
 
-QUESTIONS = 2  # drawing, reading and choosing questions
-TEXTS = 2  # encoding a teacher's prompt, generating the text
+QUESTIONS = 3  # drawing, reading and choosing questions
+TEXTS = 3  # encoding a teacher's prompt, generating the text
 TUNING = 1  # fine-tuning a teacher before its attribution
-ATTRIBUTION = 2  # encoding a prompt and its words, and their scores
-TARGETS = 2  # the quality gate, votes, joining a question with its targets, its salient words
+ATTRIBUTION = 3  # encoding a prompt and its words, and their scores
+TARGETS = 3  # the quality gate, votes, joining a question with its targets, its salient words
 TRAINING = 2  # encoding the student's samples, loss, order, schedule, the best epoch
-EVALUATION = 2  # answering, reading an answer, counting
+EVALUATION = 3  # answering, reading an answer, counting

@@ -5,14 +5,11 @@ A backend handles requests only, never questions, rationales or tables.
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from stages.distil.language.teacher_prompts import Conversation
-
-if TYPE_CHECKING:  # importing transformers takes seconds
-    from transformers import PreTrainedTokenizerBase
 
 TOO_LONG = "too_long"
 
@@ -26,16 +23,22 @@ class Request:
     temperature: float = 0.0
     seed: int = 0
 
-    def key(self, teacher: str) -> bytes:
-        """Return a digest of everything that determines the text; `teacher` is its `identity`."""
+    def key(self, teacher: str, render: Callable[[Conversation], str] | None = None) -> bytes:
+        """Return a digest of everything that determines the text.
+
+        `teacher` is its `identity`; `render` returns the prompt that it reads, None if only its
+        server knows.
+        """
         values = asdict(self) | ({} if self.temperature else {"seed": None})
+        if render:
+            values["conversation"] = render(self.conversation)
         text = json.dumps([teacher, values], ensure_ascii=False, sort_keys=True)
         return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
 
 
 @dataclass(frozen=True)
 class Completion:
-    """A generated text.
+    """A generated text; it begins with the teacher's thought, if it thinks (`split_thought`).
 
     `finish_reason` is `stop`, `length` if the token limit cut the text off, or TOO_LONG if prompt
     and limit together exceed the teacher's context; then nothing was generated.
@@ -57,9 +60,3 @@ class Backend(Protocol):
         for what the user can fix, after all requests that can still be completed.
         """
         ...
-
-
-def encode(tokenizer: "PreTrainedTokenizerBase", conversation: Conversation) -> list[int]:
-    """Encode a conversation as a model reads it; a chat template contains the special tokens."""
-    special = not tokenizer.chat_template
-    return tokenizer.encode(conversation.prompt(tokenizer), add_special_tokens=special)

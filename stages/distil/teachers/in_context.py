@@ -4,6 +4,7 @@ import random
 from collections.abc import Sequence
 
 from stages.distil.language.answers import normalise
+from stages.distil.language.words import spread
 from stages.distil.storage.examples import Example
 
 Solved = tuple[Example, str]  # a question and the rationale to show
@@ -29,7 +30,7 @@ class ExampleGenerator:
             from sklearn.feature_extraction.text import TfidfVectorizer
 
             self._vectoriser = TfidfVectorizer(token_pattern=r"(?u)\b\w+\b", sublinear_tf=True)
-            self._vectors = self._vectoriser.fit_transform(self._texts)
+            self._vectors = self._vectoriser.fit_transform(map(spread, self._texts))
 
     def choose(self, example: Example) -> list[Solved]:
         """Return the solved examples for a question, in the order to show them."""
@@ -47,7 +48,9 @@ class ExampleGenerator:
         elif self._strategy == "fixed":
             chosen = others[: self._count]
         else:
-            similarity = (self._vectors @ self._vectoriser.transform([text]).T).toarray()[:, 0]
+            similarity = (self._vectors @ self._vectoriser.transform([spread(text)]).T).toarray()[
+                :, 0
+            ]
             chosen = sorted(others, key=lambda index: -similarity[index])[: self._count][::-1]
         return [self._pool[index] for index in chosen]
 

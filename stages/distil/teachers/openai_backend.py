@@ -16,6 +16,7 @@ import tenacity
 
 from stages.distil.interface.catalogue import ServerModel
 from stages.distil.interface.errors import UserError
+from stages.distil.language.thinking import join_thought
 from stages.distil.teachers.backend import TOO_LONG, Completion, Request
 
 FAILED_IN_A_ROW = 16  # consecutive failed requests after which the server is considered down
@@ -37,6 +38,7 @@ class Server:
         self._name = name
         self._source = source
         self._key = os.environ.get(source.key, "")
+        self._limit = "max_completion_tokens" if source.max_completion_tokens else "max_tokens"
 
     def complete(self, requests: Iterable[Request]) -> Iterator[tuple[Request, Completion]]:
         """Yield each request with its completion as it finishes."""
@@ -109,7 +111,7 @@ class Server:
         conversation = request.conversation
         settings: dict[str, Any] = {
             "model": self._source.model,
-            "max_tokens": request.max_tokens,
+            self._limit: request.max_tokens,
             "temperature": request.temperature,
             "seed": request.seed if request.temperature else openai.omit,
         }
@@ -117,8 +119,17 @@ class Server:
             response: Any
             if self._source.chat:
                 messages: Any = conversation.messages()
+                if template := self._source.chat_template_kwargs:
+                    settings["extra_body"] = {"chat_template_kwargs": template}
                 response = await client.chat.completions.create(messages=messages, **settings)
-                text = response.choices[0].message.content
+                message = response.choices[0].message
+                text = message.content
+                # Servers that take a thought out of the reply give it a field of its own.
+                thought = getattr(message, "reasoning_content", None) or getattr(
+                    message, "reasoning", None
+                )
+                if isinstance(thought, str) and thought.strip():
+                    text = join_thought(thought.strip(), text or "")
             else:
                 prompt = conversation.text()
                 response = await client.completions.create(prompt=prompt, stop=["\n\n"], **settings)
@@ -146,7 +157,13 @@ class Server:
             404: f"check that models.{self._name}.url ends as the server expects (often /v1) and "
             f"that it serves {self._source.model!r}",
         }.get(error.status_code, f"check the server's log and models.{self._name}")
-        return UserError(f"models.{self._name}: {self._describe(error)}; {advice}")
+        reason = self._describe(error)
+        if "max_completion_tokens" in reason:
+            advice = (
+                f"set models.{self._name}.max_completion_tokens, the limit of thought and reply "
+                "together"
+            )
+        return UserError(f"models.{self._name}: {reason}; {advice}")
 
     def _describe(self, error: Exception) -> str:
         """Return an error's first line, without the key."""

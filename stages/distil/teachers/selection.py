@@ -1,15 +1,18 @@
 """Which backend a teacher runs on, and what identifies the texts that it writes there."""
 
 import json
+from collections.abc import Callable
 from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from stages.distil.interface.catalogue import Model, ServerModel
+from stages.distil.interface.catalogue import Model, ServerModel, template_variables
 from stages.distil.interface.errors import UserError
 from stages.distil.interface.method import Rationales
 from stages.distil.interface.parameters import Parameters
+from stages.distil.language.chat import Chat
+from stages.distil.language.teacher_prompts import Conversation
 from stages.distil.storage import versions
 from stages.distil.teachers.backend import Backend
 from stages.distil.weights.folders import fingerprint
@@ -99,11 +102,23 @@ def open_backend(name: str, parameters: Parameters, folder: Path) -> Backend:
         return Server(name, source)
     from stages.distil.models.hardware import precision
 
-    dtype = precision(settings.dtype, gradients=False)
+    dtype, template = precision(settings.dtype, gradients=False), template_variables(source)
     if backend_of(settings.backend, folder) == "transformers":
         from stages.distil.teachers.transformers_backend import Generator
 
-        return Generator(folder, settings.context, dtype)
+        return Generator(folder, settings.context, dtype, template)
     from stages.distil.teachers.vllm_backend import Engine
 
-    return Engine(folder, settings.context, dtype, settings.engine_of(name))
+    return Engine(folder, settings.context, dtype, settings.engine_of(name), template)
+
+
+def renderer(
+    name: str, source: Model, settings: Rationales, folder: Path
+) -> Callable[[Conversation], str] | None:
+    """Return what renders a teacher's prompts; None for a server, which does it itself."""
+    if isinstance(source, ServerModel):
+        return None
+    backend_of(settings.backend, folder)  # raises if there is no model
+    from transformers import AutoTokenizer  # takes seconds
+
+    return Chat(name, AutoTokenizer.from_pretrained(folder), template_variables(source)).render

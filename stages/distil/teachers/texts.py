@@ -5,11 +5,13 @@ from hashlib import blake2b
 from itertools import starmap
 from typing import Any
 
+from stages.distil.interface.catalogue import ProvidedModel
 from stages.distil.interface.errors import UserError
 from stages.distil.interface.parameters import Parameters
-from stages.distil.language.answers import split_answer
+from stages.distil.language.answers import conclusion, split_answer
 from stages.distil.language.quality import OK, rationale_status, whole_sentences
 from stages.distil.language.teacher_prompts import Conversation, PromptFile
+from stages.distil.language.thinking import split_thought
 from stages.distil.storage import tables
 from stages.distil.storage.examples import POOL, Example
 from stages.distil.teachers.backend import Completion
@@ -25,7 +27,10 @@ class TeacherTexts:
         self._teacher = teacher
         self._writer = writer
         self._seed = parameters.seed
-        self._answer_tokens = parameters.evaluate.max_tokens
+        source = parameters.models[teacher]
+        limit = None if isinstance(source, ProvidedModel) else source.max_completion_tokens
+        self._rationale_tokens = limit or self._settings.max_tokens
+        self._answer_tokens = limit or parameters.evaluate.max_tokens
         self._data = parameters.data.name
         prompts = self._settings.prompts
         self._explain_prompt = PromptFile(prompts.rationale)
@@ -56,7 +61,9 @@ class TeacherTexts:
             yield rationale_row(example, completion, sample, text if keep else None, status, answer)
         for example in tables.scan_examples("test"):
             completion = self._writer.read(self._answer_task(example))
-            yield rationale_row(example, completion, answer=completion.text.strip())
+            yield rationale_row(
+                example, completion, answer=split_thought(completion.text)[1].strip()
+            )
 
     def _samples(self) -> Iterator[tuple[Example, int]]:
         """Yield each train question once per rationale, with the number of the sample."""
@@ -79,7 +86,7 @@ class TeacherTexts:
             attempts += [(higher, self._seed_of(sample, n)) for n in range(1, settings.retries + 1)]
         return WritingTask(
             lambda: _with_fewer_examples(prompt, example, self._examples.choose(example)),
-            settings.max_tokens,
+            self._rationale_tokens,
             tuple(attempts),
             lambda completion: self._judge(example, completion)[2] == OK,
         )
@@ -94,11 +101,16 @@ class TeacherTexts:
         self, example: Example, completion: Completion, forced: bool = False
     ) -> tuple[str, str | None, str]:
         """Return the rationale, the teacher's own answer and the rationale's status."""
-        text, answer = completion.text.strip(), None
+        thought, text = split_thought(completion.text.strip())
+        answer = None
         if not (forced or self._settings.teacher_forcing):
             text, answer = split_answer(text, example.options)
+        concluded = answer
+        if thought and self._settings.thinking == "rationale":
+            concluded = answer or conclusion(text, example.options)
+            text = thought
         reason = completion.finish_reason
-        status = rationale_status(text, reason, example.options, example.answer, answer)
+        status = rationale_status(text, reason, example.options, example.answer, concluded)
         return whole_sentences(text) if reason == "length" else text, answer, status
 
     def _make_example_generator(self) -> ExampleGenerator:
@@ -123,9 +135,9 @@ class TeacherTexts:
             return solved
 
         def explain(example: Example) -> WritingTask:
-            tokens = self._settings.max_tokens
             return WritingTask(
-                lambda: _with_fewer_examples(self._explain_prompt, example, []), tokens
+                lambda: _with_fewer_examples(self._explain_prompt, example, []),
+                self._rationale_tokens,
             )
 
         label = f"{self._teacher}: examples"

@@ -7,13 +7,15 @@ from typing import Any
 
 import torch
 
+from stages.distil.language.chat import Chat
 from stages.distil.models.batching import pad
 from stages.distil.models.hardware import explain_out_of_memory, pass_tokens
 from stages.distil.models.loading import load_model
-from stages.distil.teachers.backend import TOO_LONG, Completion, Request, encode
+from stages.distil.teachers.backend import TOO_LONG, Completion, Request
 
 IN_FLIGHT = 512  # requests that are sorted by length and batched together
 BATCH_TOKENS = 8192  # per batch on a CPU: rows × (longest prompt + longest text)
+Encoded = tuple[Request, list[int], str]  # with the tokens of its prompt and a thought's mark
 UNLIMITED = 10**9  # tokenizers without a limit declare one above this
 
 
@@ -24,13 +26,16 @@ class Generator:
     its own seed.
     """
 
-    def __init__(self, folder: Path, context: int, dtype: str):
+    def __init__(
+        self, folder: Path, context: int, dtype: str, template: dict[str, Any] | None = None
+    ):
         """Load the model; prompt and text of a request have `context` tokens at most.
 
         For an encoder-decoder model, `context` limits the prompt alone. `dtype` is the precision,
-        `bfloat16` or `float32`.
+        `bfloat16` or `float32`; `template` holds the variables of the chat template.
         """
         self._model, self._tokenizer = load_model(folder, dtype, gradients=False)
+        self._chat = Chat(folder.name, self._tokenizer, template)
         config = self._model.config
         self._encoder_decoder = config.is_encoder_decoder
         self._batch_tokens = pass_tokens("auto", BATCH_TOKENS, self._model, weight_bytes=0)
@@ -44,25 +49,23 @@ class Generator:
         while window := list(islice(remaining, IN_FLIGHT)):
             encoded = []
             for request in window:
-                tokens = encode(self._tokenizer, request.conversation)
+                tokens, opening = self._chat.encode(request.conversation)
                 text_tokens = 0 if self._encoder_decoder else request.max_tokens
                 if len(tokens) + text_tokens > self._context:
                     yield request, Completion("", TOO_LONG, len(tokens), 0)
                 else:
-                    encoded.append((request, tokens))
+                    encoded.append((request, tokens, opening))
             encoded.sort(key=lambda pair: (pair[0].temperature > 0, len(pair[1])))
             for batch in _batches(encoded, self._batch_tokens):
                 yield from self._generate(batch)
 
     @torch.inference_mode()
-    def _generate(
-        self, batch: list[tuple[Request, list[int]]]
-    ) -> Iterator[tuple[Request, Completion]]:
+    def _generate(self, batch: list[Encoded]) -> Iterator[tuple[Request, Completion]]:
         end_tokens = self._end_tokens()
         padding = self._tokenizer.pad_token_id
         if padding is None:
             padding = min(end_tokens)
-        ids, mask = pad([tokens for _, tokens in batch], padding, left=not self._encoder_decoder)
+        ids, mask = pad([tokens for _, tokens, _ in batch], padding, left=not self._encoder_decoder)
         width = ids.shape[1]
         request = batch[0][0]
         sampling: dict[str, Any] = {"do_sample": False}
@@ -79,18 +82,19 @@ class Generator:
             output = self._model.generate(
                 input_ids=ids.to(self._model.device),
                 attention_mask=mask.to(self._model.device),
-                max_new_tokens=max(r.max_tokens for r, _ in batch),
+                max_new_tokens=max(r.max_tokens for r, *_ in batch),
                 pad_token_id=padding,
                 num_beams=1,
                 **sampling,
             )
         texts = output[:, 1:] if self._encoder_decoder else output[:, width:]
-        for (request, tokens), row in zip(batch, texts.tolist(), strict=True):
+        for (request, tokens, opening), row in zip(batch, texts.tolist(), strict=True):
             end = next((index for index, token in enumerate(row) if token in end_tokens), None)
             stopped = end is not None and end < request.max_tokens
             written = row[: end if stopped else request.max_tokens]
             text = self._tokenizer.decode(written, skip_special_tokens=True)
-            if not self._tokenizer.chat_template and "\n\n" in text.strip():
+            text = opening + self._chat.with_marks(text, written)
+            if not self._chat.has_template and "\n\n" in text.strip():
                 text, stopped = text.strip().split("\n\n")[0], True
             yield (
                 request,
@@ -104,18 +108,16 @@ class Generator:
         return set(declared) if isinstance(declared, list) else {declared}
 
 
-def _batches(
-    encoded: list[tuple[Request, list[int]]], budget: int
-) -> Iterator[list[tuple[Request, list[int]]]]:
-    batch: list[tuple[Request, list[int]]] = []
+def _batches(encoded: list[Encoded], budget: int) -> Iterator[list[Encoded]]:
+    batch: list[Encoded] = []
     longest_prompt = longest_text = 0
-    for request, tokens in encoded:
+    for request, tokens, opening in encoded:
         longest_prompt = max(longest_prompt, len(tokens))
         longest_text = max(longest_text, request.max_tokens)
         full = (len(batch) + 1) * (longest_prompt + longest_text) > budget
         if batch and (full or request.temperature > 0):
             yield batch
             batch, longest_prompt, longest_text = [], len(tokens), request.max_tokens
-        batch.append((request, tokens))
+        batch.append((request, tokens, opening))
     if batch:
         yield batch

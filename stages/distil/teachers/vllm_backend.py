@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import psutil
 
 from stages.distil.interface.errors import UserError
+from stages.distil.language.chat import Chat
 from stages.distil.models.hardware import device
-from stages.distil.teachers.backend import TOO_LONG, Completion, Request, encode
+from stages.distil.teachers.backend import TOO_LONG, Completion, Request
 from stages.distil.weights.folders import count_parameters
 
 if TYPE_CHECKING:
@@ -33,17 +34,23 @@ class Engine:
     """
 
     def __init__(
-        self, folder: Path, context: int, dtype: str, arguments: dict[str, Any] | None = None
+        self,
+        folder: Path,
+        context: int,
+        dtype: str,
+        arguments: dict[str, Any] | None = None,
+        template: dict[str, Any] | None = None,
     ):
         """Start the engine; prompt and text of a request have `context` tokens at most.
 
-        `dtype` is the precision, `bfloat16`, `float16` or `float32`; `arguments` are vLLM's own.
+        `dtype` is the precision, `bfloat16`, `float16` or `float32`; `arguments` are vLLM's own,
+        `template` the variables of the chat template.
         """
         self._folder = folder
         self._context = min(context, _context_length(folder))
         llm = start_vllm(folder, self._context, dtype, arguments or {})
         self._engine = llm.llm_engine
-        self._tokenizer = llm.get_tokenizer()
+        self._chat = Chat(folder.name, llm.get_tokenizer(), template)
         slots = self._engine.vllm_config.scheduler_config.max_num_seqs
         self._in_flight = slots * (1 + WAITING)
 
@@ -53,12 +60,12 @@ class Engine:
         from vllm.sampling_params import RequestOutputKind
 
         remaining = iter(requests)
-        running: dict[str, Request] = {}
+        running: dict[str, tuple[Request, str]] = {}
         number = 0
         limit = 1  # the first request runs alone and fills the cache with what the others share
         while True:
             while len(running) < limit and (request := next(remaining, None)) is not None:
-                tokens = encode(self._tokenizer, request.conversation)
+                tokens, opening = self._chat.encode(request.conversation)
                 if len(tokens) + request.max_tokens > self._context:
                     yield request, Completion("", TOO_LONG, len(tokens), 0)
                     continue
@@ -66,13 +73,13 @@ class Engine:
                     temperature=request.temperature,
                     seed=request.seed if request.temperature else None,
                     max_tokens=request.max_tokens,
-                    stop=None if self._tokenizer.chat_template else ["\n\n"],
+                    stop=None if self._chat.has_template else ["\n\n"],
                     output_kind=RequestOutputKind.FINAL_ONLY,
                 )
                 name = str(number)
                 number += 1
                 self._engine.add_request(name, {"prompt_token_ids": tokens}, sampling)
-                running[name] = request
+                running[name] = (request, opening)
             if not running:
                 return
             try:
@@ -82,14 +89,16 @@ class Engine:
             limit = self._in_flight
             for output in outputs:
                 if output.finished:
-                    text = output.outputs[0]
+                    generated = output.outputs[0]
+                    request, opening = running.pop(output.request_id)
+                    text = self._chat.with_marks(generated.text, generated.token_ids)
                     yield (
-                        running.pop(output.request_id),
+                        request,
                         Completion(
-                            text=text.text,
-                            finish_reason=text.finish_reason or "stop",
+                            text=opening + text,
+                            finish_reason=generated.finish_reason or "stop",
                             prompt_tokens=len(output.prompt_token_ids),
-                            output_tokens=len(text.token_ids),
+                            output_tokens=len(generated.token_ids),
                         ),
                     )
 

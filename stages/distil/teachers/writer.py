@@ -60,9 +60,19 @@ class WritingTask:
 class CachedWriter:
     """A teacher whose texts are stored; its backend starts only if a text is missing."""
 
-    def __init__(self, teacher: str, start: Callable[[], Backend], store: Generations):
-        """Take the teacher's `identity`, a function that starts its backend, and the store."""
+    def __init__(
+        self,
+        teacher: str,
+        start: Callable[[], Backend],
+        store: Generations,
+        render: Callable[[Conversation], str] | None = None,
+    ):
+        """Take the teacher's `identity`, a function that starts its backend, and the store.
+
+        `render` returns a conversation as the teacher reads it; None if only its server knows.
+        """
         self._teacher = teacher
+        self._render = render
         self._start = start
         self._store = store
         self._backend: Backend | None = None
@@ -96,7 +106,7 @@ class CachedWriter:
                     self._backend = self._start()
                 start = time.monotonic()
                 for request, completion in self._backend.complete(chain([first], requests)):
-                    key = request.key(self._teacher)
+                    key = request.key(self._teacher, self._render)
                     if completion.finish_reason == TOO_LONG:
                         self._too_long.add(key)
                     else:
@@ -124,7 +134,7 @@ class CachedWriter:
                     self._store.hits += 1
                     progress.update()
                 continue
-            key = request.key(self._teacher)
+            key = request.key(self._teacher, self._render)
             if key not in in_flight:
                 in_flight.add(key)
                 yield request
@@ -147,7 +157,7 @@ class CachedWriter:
     ) -> tuple[Request | None, Completion | None]:
         for conversation in task.conversations():
             request = Request(conversation, task.max_tokens, temperature, seed)
-            key = request.key(self._teacher)
+            key = request.key(self._teacher, self._render)
             if key not in self._too_long:
                 return request, self._store.get(key)
         return None, Completion("", TOO_LONG, 0, 0)

@@ -65,12 +65,15 @@ def save_model(
     tokenizer.save_pretrained(folder)
 
 
+PROMPTING = {"chat_template_kwargs", "max_completion_tokens"}  # of an entry; not its weights
+
+
 def fingerprint(source: Model, folder: Path) -> Any:
     """Return a JSON value that identifies weights: a catalogue entry or a local folder's digest."""
     return (
         digest(folder)
         if isinstance(source, FolderModel)
-        else source.model_dump(mode="json", exclude_defaults=True)
+        else source.model_dump(mode="json", exclude_defaults=True, exclude=PROMPTING)
     )
 
 

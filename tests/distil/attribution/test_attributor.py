@@ -14,6 +14,7 @@ from stages.distil.attribution.attributor import Attributor
 from stages.distil.attribution.prompts import Prompt, encode_prompt
 from stages.distil.interface.errors import UserError
 from stages.distil.interface.method import Saliency
+from stages.distil.language.chat import Chat
 from stages.distil.language.teacher_prompts import Conversation
 from stages.distil.models.loading import load_model
 from stages.distil.storage import versions
@@ -40,7 +41,7 @@ def load(request, name: str):
             f"\nOptions: {', '.join(example.options)}" if example.options else ""
         )
         conversation = Conversation("Be brief.", (), f"{text} Reply.", "Answer:")
-        prompts.append(encode_prompt(tokenizer, conversation, example, example.answer))
+        prompts.append(encode_prompt(Chat("", tokenizer), conversation, example, example.answer))
     return model, tokenizer, prompts
 
 
@@ -259,7 +260,7 @@ def test_scores_do_not_depend_on_the_batch(request, name, method):
 
 def test_batches_hold_rows_of_similar_lengths_within_the_budget(request):
     model, tokenizer, _ = load(request, DECODER)
-    prompts = [Prompt([5] * n, [6, 7], [n - 1], [0], 1) for n in (3, 30, 9, 31, 200, 8, 7)]
+    prompts = [Prompt([5] * n, [6, 7], [n - 1], [0], [(0, 1)]) for n in (3, 30, 9, 31, 200, 8, 7)]
     attributor = Attributor(model, settings(), 0)
     assert list(attributor.batches(prompts)) == [[4], [3, 1], [2, 5, 6, 0]]
     attributor = Attributor(model, settings(method="integrated_gradients", steps=5), 0)
@@ -324,7 +325,7 @@ def test_a_prompt_without_the_question_is_reported(request):
     _, tokenizer, _ = load(request, DECODER)
     conversation = Conversation("", (), "Something else", "Answer:")
     with pytest.raises(UserError, match="rationales.prompts.answer: expected the question"):
-        encode_prompt(tokenizer, conversation, EXAMPLES[0], "aunt")
+        encode_prompt(Chat("", tokenizer), conversation, EXAMPLES[0], "aunt")
 
 
 def test_a_folder_without_a_model_is_reported(tmp_path):

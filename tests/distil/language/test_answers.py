@@ -238,3 +238,72 @@ def test_in_the_shared_sets_the_gold_text_is_right_and_no_other(name):
     for question in questions:
         correct = [is_correct(option, vars(question)) for option in question.options]
         assert correct == [option == question.answer for option in question.options], question
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "answer"),
+    [
+        ("The answer is -5.", ["5", "-5"], "-5"),
+        ("The answer is 5.", ["-5", "3"], None),
+        ("The answer is 1,000.", ["1", "1000"], "1000"),
+        ("The pH of water is 7.", ["1.6", "7.0"], "7.0"),
+        ("It is 3.5 m, so 3.", ["3", "5"], "3"),
+        ("So it is version 1.2.", ["1", "2"], None),
+        ("It occurs every 365.3 days.", ["3", "365"], None),
+        ("The sum is $5.", ["$5", "€5"], "$5"),
+        ("It is neutral, not entailment.", ["entailment", "neutral"], "neutral"),
+        ("There is no entailment: neutral", ["entailment", "neutral"], "neutral"),
+        ("It isn't a tea but milk.", ["tea", "milk"], "milk"),
+        ("It is neither tea nor milk.", ["tea", "milk"], None),
+        ("The answer is no.", ["yes", "no"], "no"),
+        ("The answer is no, yes would need rain.", ["yes", "no", "maybe"], "yes"),
+        ("**Answer:** tea", ["tea", "milk"], "tea"),
+        ("So **tea**.", ["tea", "milk"], "tea"),
+        (r"Thus \boxed{\text{tea}}, no milk.", ["tea", "milk"], "tea"),
+        (r"Not milk: $\boxed{tea}$, as milk is cold.", ["tea", "milk"], "tea"),
+        ("答案是红色。", ["红色", "绿色"], "红色"),
+        ("答案是red。", ["red", "green"], "red"),
+        ("答えはお茶です", ["お茶", "牛乳"], "お茶"),
+        ("คำตอบคือชาร้อน", ["ชาร้อน", "นม"], "ชาร้อน"),
+    ],
+)
+def test_a_conclusion_is_read_in_any_script_with_numbers_and_denials(text, options, answer):
+    assert conclusion(text, options) == answer
+
+
+@pytest.mark.parametrize(
+    ("text", "gold", "expected"),
+    [
+        ("The answer is 5 apples.", "5", True),
+        ("Ann has 5 apples left.", "5", True),
+        ("Ann has 5 of 8 apples left.", "5", False),
+        ("3 + 5 = 8", "8", True),
+        ("3 + 5 = 8\n#### 8", "8", True),
+        (r"So the area is $\boxed{\frac{1}{2}}$.", "0.5", True),
+        (r"\boxed{12}", "12.0", True),
+        ("**Answer:** 42", "42", True),
+        ("Answer:\n42", "42", True),
+        ("**42**", "42", True),
+        ("1/2", "0.5", True),
+        ("5", "5 apples", True),
+        ("5 pears", "5 apples", False),
+        ("5%", "0.05", False),
+        ("-5", "5", False),
+        ("The answer is -5.", "5", False),
+        ("$1,200.50", "1200.5", True),
+        ("five", "5", False),
+        ("1/0", "1", False),
+        ("Apollo 11", "11", True),  # the only number; a gold number asks for no more
+        ("11", "Apollo 11", False),
+        ("Paris.", "paris", True),
+        ("The answer is Paris.", "Paris", True),
+        ("step one\nstep two", "step one\nstep two", True),
+    ],
+)
+def test_a_free_form_answer_is_read_by_its_number_or_its_text(text, gold, expected):
+    assert is_correct(text, {"options": [], "answer": gold}) is expected
+
+
+def test_repetition_is_found_in_scripts_without_spaces():
+    assert is_repetitive("因为她是姐姐，" * 6)
+    assert not is_repetitive("红茶比牛奶热，因为水在炉子上烧开了很久。")

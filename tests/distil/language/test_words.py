@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages.distil.language.words import WORD, find_words, owners, top_words
+from stages.distil.language.words import WORD, find_words, owners, spread, top_words
 from stages.distil.storage.tables import SALIENCY, SCHEMAS
 
 
@@ -142,3 +142,26 @@ def test_many_texts_at_once_give_what_each_gives_alone(texts, k, random, cut):
     kind = SCHEMAS[SALIENCY].field("words").type
     sliced = top_words(pa.array(lines, pa.string())[cut:], pa.array(words, kind)[cut:], k)
     assert sliced.to_pylist() == expected[cut:]
+
+
+def test_where_no_spaces_are_written_the_tokens_are_the_words():
+    text = "红茶比牛奶热 than tea"
+    tokens = [(0, 2), (2, 3), (3, 5), (5, 6), (6, 9), (9, 11), (11, 15)]
+    words = find_words(text, [(0, len(text))], tokens)
+    assert [text[a:b] for a, b in words] == ["红茶", "比", "牛奶", "热", "than", "tea"]
+
+
+def test_a_word_is_not_cut_before_a_combining_mark_or_inside_a_spaced_script():
+    text = "ชานม tea"
+    tokens = [(0, 1), (1, 3), (3, 4), (4, 6), (6, 8)]
+    words = find_words(text, [(0, len(text))], tokens)
+    assert [text[a:b] for a, b in words] == ["ช", "าน", "ม", "tea"]
+    marked = "น้ำชา"  # น, two marks that belong to it, ช, า
+    words = find_words(marked, [(0, len(marked))], [(n, n + 1) for n in range(len(marked))])
+    assert "".join(marked[a:b] for a, b in words) == marked
+    assert marked[words[0][0] : words[0][1]].startswith("น้")
+
+
+def test_spreading_puts_spaces_between_characters_of_such_scripts_only():
+    assert spread("红茶 is tea").split() == ["红", "茶", "is", "tea"]
+    assert spread("It is tea.") == "It is tea."

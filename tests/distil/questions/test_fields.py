@@ -126,6 +126,15 @@ def test_a_field_that_is_set_must_exist_but_a_default_need_not():
     assert "choices: missing" in read([free], fields={"options": "choices"})[0].reason
 
 
+@pytest.mark.parametrize(
+    ("solution", "answer"),
+    [("3 + 5 = 8\n#### 8", "8"), (r"So it is $\boxed{\frac{1}{2}}$.", r"\frac{1}{2}"), ("8", "8")],
+)
+def test_the_answer_is_the_result_of_a_whole_solution(solution, answer):
+    row = {"id": "1", "question": "How many?", "answer": solution}
+    assert read([row])[0].answer == answer
+
+
 def test_white_space_does_not_hide_a_repeated_question():
     first, second = read([ROW, ROW | {"id": "2", "question": " Who?  "}])
     assert isinstance(first, Example)

@@ -115,6 +115,7 @@ def test_a_request_that_keeps_failing_is_skipped_and_counted():
         (refusal(401, f"wrong key {KEY}"), "set the environment variable OPENAI_API_KEY"),
         (refusal(403), "may not use this model"),
         (refusal(404), "models.far.url ends as the server expects"),
+        (refusal(400, "Use 'max_completion_tokens'"), "set models.far.max_completion_tokens,"),
         (refusal(400, "temperature is not a number"), "HTTP 400 temperature is not a number"),
     ],
 )

@@ -50,8 +50,8 @@ def test_a_prompt_beyond_the_context_is_skipped(tiny_t5):
 
 
 def test_batches_stay_within_the_token_budget():
-    encoded = [(make_request(0), [1] * length) for length in (10, 1000, 3000, 4000, 9000)]
-    sizes = [[len(tokens) for _, tokens in batch] for batch in _batches(encoded, BATCH_TOKENS)]
+    encoded = [(make_request(0), [1] * length, "") for length in (10, 1000, 3000, 4000, 9000)]
+    sizes = [[len(tokens) for _, tokens, _ in batch] for batch in _batches(encoded, BATCH_TOKENS)]
     assert sizes == [[10, 1000], [3000, 4000], [9000]]
     assert all(len(s) == 1 or len(s) * (max(s) + 6) <= BATCH_TOKENS for s in sizes)
 

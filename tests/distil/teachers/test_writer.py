@@ -138,3 +138,15 @@ def test_completions_before_a_failure_are_kept(store):
     backend = RecordingBackend()
     make_writer(store, backend).write(lambda: map(make_task, users), 20, "x")
     assert len(backend.requests) == 15
+
+
+def test_the_key_covers_the_prompt_as_the_teacher_reads_it(store):
+    """A chat template with today's date must not give yesterday's text."""
+    for day in ("Monday", "Tuesday", "Monday"):
+
+        def render(conversation: Conversation, day: str = day) -> str:
+            return f"{day}: {conversation.user}"
+
+        writer = CachedWriter("teacher", RecordingBackend, store, render)
+        writer.write(lambda: [make_task("q")], 1, "x")
+    assert (store.written, store.hits) == (2, 1)
