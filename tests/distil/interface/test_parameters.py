@@ -1,7 +1,12 @@
+import json
+import shutil
 import subprocess
 import sys
+from difflib import ndiff
 
 import pytest
+from dvc.utils.hydra import apply_overrides
+from ruamel.yaml import YAML
 
 from stages.distil.interface.errors import UserError
 from stages.distil.interface.parameters import Parameters, load_parameters
@@ -106,6 +111,66 @@ def test_a_wrong_parameter_is_named_with_the_expected_value(write_params, change
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("change", "removed", "added"),
+    [
+        ("alpha=0.3", ["alpha: 0.5"], ["alpha: 0.3"]),
+        ("train.learning_rate=0.01", ["  learning_rate: 0.0003"], ["  learning_rate: 0.01"]),
+        (
+            "data.limit=20",
+            ["  limit:              # maximum number of train questions; null: all"],
+            ["  limit: 20           # maximum number of train questions; null: all"],
+        ),
+        ("teachers=[oracle]", ["- qwen-coder-1b5", "- smollm2-135m"], ["- oracle"]),
+        ("assemble.statuses=[ok,inconclusive]", [], ["  - inconclusive"]),
+        (
+            "alpha={qwen-coder-1b5: 0.7, smollm2-135m: 0.1}",
+            ["alpha: 0.5"],
+            ["alpha:", "  qwen-coder-1b5: 0.7", "  smollm2-135m: 0.1"],
+        ),
+        (
+            "datasets.kinship.sizes={train: 30, validation: 10}",
+            ["    sizes: {train: 300, validation: 100, test: 300, pool: 32}"],
+            ["    sizes: {train: 30, validation: 10, test: 300, pool: 32}"],
+        ),
+        ("datasets.pubmedqa.fields.fixed_options=[yes,no]", ["      - maybe"], []),
+        (
+            "+datasets.mine={source: files, folder: ../my-data}",
+            [],
+            ["  mine:", "    source: files", "    folder: ../my-data"],
+        ),
+    ],
+)
+def test_an_experiment_changes_its_own_lines_of_the_file_alone(tmp_path, change, removed, added):
+    path = tmp_path / "params.yaml"
+    shutil.copy(PARAMS, path)
+    before = path.read_text(encoding="utf-8")
+    apply_overrides(path, [change])
+    lines = list(ndiff(before.splitlines(), path.read_text(encoding="utf-8").splitlines()))
+    assert [line[2:] for line in lines if line.startswith("- ")] == removed
+    assert [line[2:] for line in lines if line.startswith("+ ")] == added
+
+
+@pytest.mark.parametrize(
+    "name", ["alpha", "teachers", "data.limit", "train.learning_rate", "datasets.piqa.splits.test"]
+)
+def test_setting_what_is_set_leaves_the_file_as_it_is(tmp_path, name):
+    path = tmp_path / "params.yaml"
+    shutil.copy(PARAMS, path)
+    value = read_yaml(path)
+    for key in name.split("."):
+        value = value[key]
+    apply_overrides(path, [f"{name}={json.dumps(value)}"])
+    assert path.read_bytes() == PARAMS.read_bytes()
+
+
+def test_yes_and_no_are_texts_for_this_project_and_for_dvc():
+    for values in (read_yaml(PARAMS), YAML(typ="safe").load(PARAMS)):
+        fields = {name: values["datasets"][name]["fields"] for name in ("pubmedqa", "bioasq")}
+        assert fields["pubmedqa"]["fixed_options"] == ["yes", "no", "maybe"]
+        assert fields["bioasq"]["fixed_options"] == ["yes", "no"]
+
+
 def test_every_parameter_is_in_the_file():
     """DVC sees the values in params.yaml only: a default in the code would change unnoticed."""
 
@@ -149,8 +214,6 @@ def test_reading_parameters_and_tables_imports_no_torch():
 
 
 def test_every_parameter_in_dvc_yaml_exists(parameter_values):
-    from ruamel.yaml import YAML
-
     stages = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"]
     for name, stage in stages.items():
         for key in stage.get("do", stage).get("params", []):
