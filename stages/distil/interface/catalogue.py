@@ -5,9 +5,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from stages.distil.interface.settings import Count, Integer, Name, Number, Settings
+from stages.distil.interface.settings import Count, Integer, Name, Number, Settings, matching
 
 NO_WEIGHTS = ("provided", "server")  # sources without weights on this machine
+HubId = Annotated[str, matching(r"[\w.-]+/[\w.-]+", "owner/name")]
+Commit = Annotated[str, matching("[0-9a-f]{40}", "a commit, 40 hex digits")]
 
 
 class _Generator(Settings):
@@ -23,8 +25,8 @@ class HubModel(_Generator):
     """A model of the Hugging Face Hub at a pinned commit."""
 
     source: Literal["hub"]
-    id: str = Field(pattern=r"^[\w.-]+/[\w.-]+$", description="owner/name")
-    revision: str = Field(pattern=r"^[0-9a-f]{40}$", description="commit, 40 hex digits")
+    id: HubId
+    revision: Commit
 
 
 class FolderModel(_Generator):
@@ -38,12 +40,14 @@ class PackageModel(_Generator):
     """A GGUF file in one or more packages of the Python package index, joined in order."""
 
     source: Literal["package"]
-    package: str = Field(
-        pattern=r"^[\w.{}:-]+==[\w.]+$", description="name==version; {n} is the part, from 1"
-    )
+    package: Annotated[
+        str, matching(r"[\w.{}:-]+==[\w.]+", "name==version, where {n} is the part, from 1")
+    ]
     file: str = Field(description="path of the file inside the wheel; {n} as above")
     parts: Count = 1
-    sha256: str = Field(pattern=r"^[0-9a-f]{64}$", description="of the joined file")
+    sha256: Annotated[str, matching("[0-9a-f]{64}", "64 hex digits")] = Field(
+        description="of the joined file"
+    )
 
 
 class ProvidedModel(Settings):
@@ -56,12 +60,14 @@ class ServerModel(_Generator):
     """A teacher behind an OpenAI-compatible server, such as `vllm serve`."""
 
     source: Literal["server"]
-    url: str = Field(pattern=r"^https?://[^\s@]+$", description="such as http://host:8000/v1")
+    url: Annotated[
+        str, matching(r"https?://[^\s@]+", "a URL without a password, as http://host:8000/v1")
+    ]
     model: str = Field(min_length=1, description="the model's name on the server")
     revision: str | None = Field(None, description="change it when the server's weights change")
     chat: bool = Field(True, description="false: a base model, prompted with plain text")
-    key: str = Field(
-        "OPENAI_API_KEY", pattern=r"^\w+$", description="environment variable that holds the key"
+    key: Annotated[str, matching(r"\w+", "the name of an environment variable")] = Field(
+        "OPENAI_API_KEY", description="environment variable that holds the key"
     )
     in_flight: Count = Field(32, description="concurrent requests")
     timeout: Number = Field(120, gt=0, description="seconds to wait for an answer")
@@ -192,10 +198,8 @@ class Hub(_Records):
     """A data set of the Hugging Face Hub at a pinned commit, or a local folder in its format."""
 
     source: Literal["hub"]
-    id: str | None = Field(None, pattern=r"^[\w.-]+/[\w.-]+$", description="owner/name")
-    revision: str | None = Field(
-        None, pattern=r"^[0-9a-f]{40}$", description="commit, 40 hex digits"
-    )
+    id: HubId | None = None
+    revision: Commit | None = None
     folder: Path | None = Field(None, description="instead of id and revision")
     config: str | None = Field(None, description="configuration of the data set")
     splits: HubSplits = HubSplits()

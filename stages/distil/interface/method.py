@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from stages.distil.interface.settings import Count, Integer, Name, Number, Settings
+from stages.distil.interface.settings import Count, Integer, Name, Number, Seed, Settings
 from stages.distil.interface.vllm_arguments import engine_arguments
 
 # Of a rationale; `language.quality` defines them.
@@ -19,7 +19,7 @@ STATUSES = (
     "too_long",
 )
 GOLD, VOTE = "gold", "vote"  # labels that are not one teacher's answers
-Weight = Annotated[Number, Field(ge=0, allow_inf_nan=False)]
+Weight = Annotated[Number, Field(ge=0)]
 Tokens = Count | Literal["auto"]  # per pass; auto: what suits the device and its memory
 Precision = Literal["auto", "bfloat16", "float32"]  # auto: by what the hardware supports
 
@@ -63,7 +63,7 @@ class Rationales(Settings):
     engine: dict[Name, Any] | None = Field(
         None, description="vLLM's own arguments, for all teachers or under one teacher's name"
     )
-    dtype: Precision | Literal["float16"] = Field("auto", description="precision of the teachers")
+    dtype: Literal[Precision, "float16"] = Field("auto", description="precision of the teachers")
     prompts: PromptFiles
 
     @model_validator(mode="after")
@@ -139,7 +139,7 @@ class Train(Settings):
     learning_rate: Number = Field(gt=0, lt=1)
     batch_size: Count = Field(description="questions per optimiser step, over all processes")
     batch_tokens: Tokens = Field("auto", description="tokens per pass, including padding")
-    seed: Integer | None = Field(None, ge=0)
+    seed: Seed | None = None
     accelerate: Path | None = Field(None, description="configuration for several processes")
 
 

@@ -21,7 +21,14 @@ from stages.distil.interface.method import (
     Train,
     Weight,
 )
-from stages.distil.interface.settings import Integer, Name, Settings, load_settings, unknown_name
+from stages.distil.interface.settings import (
+    Name,
+    Seed,
+    Settings,
+    how_to_replace,
+    load_settings,
+    unknown_name,
+)
 from stages.distil.interface.vllm_arguments import SET_ELSEWHERE, engine_arguments
 
 RESERVED = ("student", "adapter", "release")  # folders of models/ that the pipeline writes
@@ -31,7 +38,7 @@ class Parameters(Settings):
     """All of params.yaml."""
 
     alpha: Weight | dict[Name, Weight]
-    seed: Integer = Field(ge=0)
+    seed: Seed
     data: Data
     teachers: list[Name] = Field(min_length=1)
     rationales: Rationales
@@ -70,7 +77,8 @@ class Parameters(Settings):
         if isinstance(self.alpha, dict):
             for name in self.alpha:
                 if name not in self.teachers:
-                    raise ValueError(f"alpha: {unknown_name(name, self.teachers, 'teacher')}")
+                    unknown = unknown_name(name, self.teachers, "teacher")
+                    raise ValueError(f"alpha: {unknown}; {how_to_replace('alpha')}")
             for name in self.teachers:
                 if name not in self.alpha:
                     raise ValueError(

@@ -115,7 +115,7 @@ def test_a_digest_does_not_depend_on_unused_models(project):
     ("changes", "message"),
     [
         ({"changes": ["alhpa=1"]}, "figure methods, method plain: alhpa=1 alpha=0 train.seed=0: "),
-        ({"changes": ["saliency.top_k=0"]}, "saliency.top_k: input should be greater than"),
+        ({"changes": ["saliency.top_k=0"]}, "saliency.top_k: expected at least 1"),
         ({"changes": ["alpha"]}, "method plain: alpha alpha=0 train.seed=0: "),
         ({"methods": METHODS | {"x": ["teachers=[y]"]}}, "method x: .*unknown model in `models`"),
     ],

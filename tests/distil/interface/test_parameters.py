@@ -28,10 +28,10 @@ def test_the_committed_parameters_are_valid():
             {"rationales/num_exmples": 2},
             "rationales.num_exmples: unknown parameter 'num_exmples'; did you mean 'num_examples'?",
         ),
-        ({"train/epochs": "many"}, "train.epochs: input should be a valid integer"),
+        ({"train/epochs": "many"}, "train.epochs: expected an integer, found 'many'"),
         (
             {"train/epochs": -1},
-            "train.epochs: input should be greater than or equal to 0, found -1",
+            "train.epochs: expected at least 0, found -1",
         ),
         ({"alpha": -1}, "alpha"),
         ({"teachers": ["qwen-coder-1b"]}, "teachers[0]: unknown model in `models` 'qwen-coder-1b'"),
@@ -83,8 +83,8 @@ def test_the_committed_parameters_are_valid():
             },
             "saliency.teacher: 'far' has no weights on this machine (source server)",
         ),
-        ({"datasets/kinship/hops": [4]}, "datasets.kinship.hops.0"),
-        ({"alpha": True}, "alpha: true and false are not numbers, found True"),
+        ({"datasets/kinship/hops": [4]}, "datasets.kinship.hops[0]: expected 2 or 3, found 4"),
+        ({"alpha": True}, "alpha: true and false are not numbers, found true"),
         (
             {"alpha": {"qwen-coder-1b5": 0.5, "smollm2-135m": False}},
             "alpha.smollm2-135m: true and false are not numbers",
@@ -109,6 +109,121 @@ def test_a_wrong_parameter_is_named_with_the_expected_value(write_params, change
         load_parameters(write_params(changes))
     assert message in str(error.value)
     assert "\n" not in str(error.value)
+
+
+SERVER = {"source": "server", "url": "http://host/v1", "model": "m"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"alpha": None}, "alpha: expected a number or a mapping, found null"),
+        ({"alpha": "much"}, "alpha: expected a number or a mapping, found 'much'"),
+        ({"alpha": [0.5]}, "alpha: expected a number or a mapping, found [0.5]"),
+        ({"alpha": -0.1}, "alpha: expected at least 0, found -0.1"),
+        ({"alpha": float("nan")}, "alpha: expected a finite number, found nan"),
+        (
+            {"alpha": {"qwen-coder-1b5": -0.5, "smollm2-135m": 0.1}},
+            "alpha.qwen-coder-1b5: expected at least 0, found -0.5",
+        ),
+        ({"teachers": "oracle"}, "teachers: expected a list, found 'oracle'; write [oracle]"),
+        ({"teachers": [7]}, "teachers[0]: expected a text, found 7; write it in quotes"),
+        ({"teachers": []}, "teachers: expected at least 1 entry, found []"),
+        (
+            {"data/name": "ARC"},
+            "data.name: unknown data set in `datasets` 'ARC'; did you mean 'arc'?",
+        ),
+        ({"seed": 2**32}, "seed: expected less than 4294967296, found 4294967296"),
+        ({"train/batch_tokens": 0}, "train.batch_tokens: expected at least 1, found 0"),
+        (
+            {"train/batch_tokens": "many"},
+            "train.batch_tokens: expected an integer or 'auto', found 'many'",
+        ),
+        (
+            {"rationales/dtype": "half"},
+            "rationales.dtype: expected 'auto', 'bfloat16', 'float32' or 'float16', found 'half'",
+        ),
+        ({"saliency/finetune": None}, "saliency.finetune: expected a mapping, found null"),
+        (
+            {"rationales/samples": 2},
+            "rationales: several samples are identical at temperature 0; raise temperature",
+        ),
+        ({"models/new": {"path": "x"}}, "models.new.source: missing"),
+        (
+            {"models/new": {"source": "hb"}},
+            "models.new.source: expected one of 'hub', 'folder', 'package', 'provided', 'server', "
+            "found 'hb'",
+        ),
+        ({"models/new": 5}, "models.new: expected a mapping, found 5"),
+        (
+            {"models/new": {"source": "hub", "id": "gpt2", "revision": "main"}},
+            "models.new.id: expected owner/name, found 'gpt2'; "
+            "models.new.revision: expected a commit, 40 hex digits, found 'main'",
+        ),
+        (  # `package` is both the source and a key
+            {"models/new": {"source": "package", "package": "a==1", "file": "x", "sha256": "z"}},
+            "models.new.sha256: expected 64 hex digits, found 'z'",
+        ),
+        (
+            {"models/qwen2.5": {"source": "provided"}},
+            "models.qwen2.5: expected letters, digits, - and _ alone (DVC splits names at dots), "
+            "found 'qwen2.5'",
+        ),
+        (
+            {"models/new": SERVER | {"timeout": float("inf")}},
+            "models.new.timeout: expected a finite number, found inf",
+        ),
+        (
+            {
+                "datasets/new": {
+                    "source": "files",
+                    "folder": "d",
+                    "fields": {"fixed_options": ["no", False]},
+                }
+            },
+            "datasets.new.fields.fixed_options[1]: expected a text, found false; "
+            "write it in quotes",
+        ),
+        (
+            {"datasets/new": {"source": "files", "folder": "d", "fields": {"options": 5}}},
+            "datasets.new.fields.options: expected a text or a list, found 5; write it in quotes",
+        ),
+    ],
+)
+def test_a_message_says_what_was_expected_once(write_params, changes, message):
+    path = write_params(changes)
+    with pytest.raises(UserError) as error:
+        load_parameters(path)
+    assert str(error.value) == f"{path}: {message}"
+
+
+@pytest.mark.parametrize(
+    ("earlier", "change"),
+    [
+        (["alpha={qwen-coder-1b5: 0.7, smollm2-135m: 0.1}"], "alpha={qwen-coder-1b5: 0.3}"),
+        (
+            ["+datasets.new={source: files, folder: d, rows: r}"],
+            "datasets.new={source: hub, folder: d}",
+        ),
+        (["+models.oracle={url: http, tries: 2}"], "models.oracle={source: provided}"),
+    ],
+)
+def test_the_advice_on_a_mapping_that_dvc_merges_works(tmp_path, earlier, change):
+    path = tmp_path / "params.yaml"
+    shutil.copy(PARAMS, path)
+    apply_overrides(path, ["teachers=[qwen-coder-1b5]", *earlier])
+    key, _, value = change.partition("=")
+    advice = f"`-S` adds to a mapping in params.yaml; `-S {key}=null -S '{key}={{…}}'` replaces it"
+    apply_overrides(path, [change])
+    with pytest.raises(UserError) as error:
+        load_parameters(path)
+    assert str(error.value).count(advice) == 1
+    apply_overrides(path, [f"{key}=null", change])
+    load_parameters(path)
+    values = read_yaml(path)
+    for part in key.split("."):
+        values = values[part]
+    assert values == YAML(typ="safe").load(value)
 
 
 @pytest.mark.parametrize(
