@@ -10,6 +10,7 @@ from typing import Any
 from stages.distil.interface.command import is_main_process, run_stage
 from stages.distil.interface.errors import UserError
 from stages.distil.interface.parameters import Parameters
+from stages.distil.interface.paths import locate
 from stages.distil.storage import tables
 
 CURVES = Path("results/train")
@@ -107,7 +108,8 @@ def _launch(parameters: Parameters) -> None:
     configuration = parameters.train.accelerate
     if configuration is None or LAUNCHED in os.environ:
         return
-    if not configuration.is_file():
+    file = locate(configuration)
+    if not file.is_file():
         raise UserError(
             f"train.accelerate: {configuration}: no such file; `.venv/bin/accelerate config "
             f"--config_file {configuration}` writes one"
@@ -117,7 +119,7 @@ def _launch(parameters: Parameters) -> None:
 
     from stages.distil.weights.folders import model_folder
 
-    values = YAML(typ="safe").load(configuration)
+    values = YAML(typ="safe").load(file)
     folder = model_folder(parameters.student.model)
     if values.get("distributed_type") == "FSDP":
         if AutoConfig.from_pretrained(folder).is_encoder_decoder:
@@ -125,7 +127,7 @@ def _launch(parameters: Parameters) -> None:
                 f"train.accelerate: {configuration}: FSDP cannot shard an encoder-decoder, whose "
                 "two parts share their embeddings; use distributed_type: MULTI_GPU"
             )
-    launcher = ["-m", "accelerate.commands.launch", "--config_file", str(configuration)]
+    launcher = ["-m", "accelerate.commands.launch", "--config_file", str(file)]
     command = [sys.executable, *launcher, "-m", "stages.train", *sys.argv[1:]]
     os.execve(sys.executable, command, os.environ | {LAUNCHED: "yes"})
 

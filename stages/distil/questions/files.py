@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from stages.distil.interface.catalogue import Files, Split
 from stages.distil.interface.errors import UserError
+from stages.distil.interface.paths import locate
 from stages.distil.storage.examples import Record
 
 FORMATS = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
@@ -34,23 +35,25 @@ def read(settings: Files, split: Split) -> Iterator[Record]:
 
 
 def find_files(settings: Files, split: Split) -> list[Path]:
-    """Return the files of a split: those in `splits`, or else those named after the split."""
-    if not settings.folder.is_dir():
+    """Return the files of a split: those in `splits`, or else those named after the split.
+
+    Their paths begin with the folder as it is written in the settings.
+    """
+    folder = locate(settings.folder)
+    if not folder.is_dir():
         raise UserError(f"{settings.folder}: no such folder; set datasets.*.folder")
     declared = settings.splits.get(split)
     patterns = [declared] if isinstance(declared, str) else declared
     if patterns is None:
         patterns = [f"{split}.*", f"{split}-*", f"{split}/**/*"]
-    paths = {path for pattern in patterns for path in settings.folder.glob(pattern)}
+    paths = {path for pattern in patterns for path in folder.glob(pattern)}
     paths |= {inside for path in paths if path.is_dir() for inside in path.rglob("*")}
-    files = sorted(
-        (path for path in paths if path.is_file() and not path.name.startswith((".", "_"))),
-        key=lambda path: path.as_posix(),
-    )
+    files = [path for path in paths if path.is_file() and not path.name.startswith((".", "_"))]
     if not files:
         tried = " or ".join(str(settings.folder / pattern) for pattern in patterns)
         raise UserError(f"{tried}: no such file; datasets.*.splits can name the files of {split}")
-    return files
+    written = (settings.folder / path.relative_to(folder) for path in files)
+    return sorted(written, key=lambda path: path.as_posix())
 
 
 def _read_file(path: Path, split: Split, rows: str | None) -> Iterator[Record]:
@@ -67,7 +70,7 @@ def _read_file(path: Path, split: Split, rows: str | None) -> Iterator[Record]:
         yield from (Record(split, str(path), *row) for row in _parquet(path))
         return
     reader = {".jsonl": _json_lines, ".json": _json, ".csv": _csv, ".tsv": _csv}[kind]
-    with pa.input_stream(str(path), compression="detect") as stream:
+    with pa.input_stream(str(locate(path)), compression="detect") as stream:
         for row in reader(io.BufferedReader(stream), path, rows):
             yield Record(split, str(path), *row)
 
@@ -150,7 +153,7 @@ def _csv(stream: io.BufferedReader, path: Path, rows: str | None) -> Iterator[Ro
 
 def _parquet(path: Path) -> Iterator[Row]:
     number = 0
-    with pq.ParquetFile(path) as file:
+    with pq.ParquetFile(locate(path)) as file:
         for batch in file.iter_batches(BATCH):
             for row in batch.to_pylist():
                 number += 1

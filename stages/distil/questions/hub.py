@@ -10,6 +10,7 @@ from typing import Any
 
 from stages.distil.interface.catalogue import Hub
 from stages.distil.interface.errors import UserError
+from stages.distil.interface.paths import locate
 from stages.distil.storage.examples import Record
 
 CACHE = Path(".cache/datasets")  # one folder per revision: `datasets` would reuse another revision
@@ -18,7 +19,7 @@ CACHE = Path(".cache/datasets")  # one folder per revision: `datasets` would reu
 def read(settings: Hub, split: str) -> Iterator[Record]:
     """Yield the records of a split in order; class labels stay numbers."""
     name = settings.id or str(settings.folder)
-    if settings.folder is not None and not settings.folder.is_dir():
+    if settings.folder is not None and not locate(settings.folder).is_dir():
         raise UserError(f"{settings.folder}: no such folder; set datasets.*.folder")
     part = getattr(settings.splits, split)
     for number, value in enumerate(_load(settings, name, part), start=1):
@@ -33,7 +34,7 @@ def _load(settings: Hub, name: str, part: str) -> Any:
     datasets.disable_progress_bars()
     try:
         return datasets.load_dataset(
-            name,
+            settings.id or str(locate(Path(name))),
             name=settings.config,
             split=part,
             revision=settings.revision,

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from stages.distil.interface.catalogue import NO_WEIGHTS, FolderModel, HubModel, Model, PackageModel
 from stages.distil.interface.errors import UserError
+from stages.distil.interface.paths import locate
 from stages.distil.weights.folders import model_folder, save_model, whole_folder
 
 DOWNLOADS = Path(".cache/downloads")  # partial downloads; removed when the model is complete
@@ -59,9 +60,10 @@ def _fetch_hub(name: str, source: HubModel, staging: Path) -> None:
 
 
 def _copy_folder(name: str, source: FolderModel, staging: Path) -> None:
-    if not source.path.is_dir():
+    folder = locate(source.path)
+    if not folder.is_dir():
         raise UserError(f"models.{name}.path: {source.path}: no such folder")
-    _copy_model_files(source.path, staging)
+    _copy_model_files(folder, staging)
 
 
 def _copy_model_files(folder: Path, staging: Path) -> None:
