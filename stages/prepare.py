@@ -51,7 +51,9 @@ def prepare(parameters: Parameters) -> None:
                     ids[row.split].append(row.id)
                     parts[row.split].write(tables.example_row(row))
                 else:
-                    rejected.write(asdict(row))
+                    # No table can hold half of a surrogate pair; it stays an escape, as in JSON.
+                    text = row.text.encode(errors="backslashreplace").decode()
+                    rejected.write(asdict(row) | {"text": text})
                     if row.repeated:
                         tally["repeated"] += 1
                         continue
@@ -92,7 +94,7 @@ def _choose_pool(parameters: Parameters) -> list[dict[str, Any]]:
 def _check_counts(
     parameters: Parameters, ids: dict[str, list[str]], tally: Counter[str], first_error: str
 ) -> None:
-    rejected, left_out = tally["rejected"], tally["left out by where"]
+    rejected = tally["rejected"]
     total = sum(map(len, ids.values())) + rejected
     if rejected > parameters.data.max_rejected * total:
         raise UserError(
@@ -101,8 +103,12 @@ def _check_counts(
         )
     for split in ("train", "validation", "test"):
         if not ids[split]:
-            note = f"; `where` leaves out {left_out} rows" if left_out else ""
-            raise UserError(f"data set {parameters.data.name!r} has no {split} questions{note}")
+            kinds = [kind for kind in ("left out by where", "repeated", "rejected") if tally[kind]]
+            notes = ", ".join(f"{tally[kind]} {kind}" for kind in kinds)
+            raise UserError(
+                f"data set {parameters.data.name!r} has no {split} questions; "
+                + (f"of the rows of all splits, {notes}" if notes else "there are no rows for it")
+            )
 
 
 if __name__ == "__main__":

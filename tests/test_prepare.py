@@ -1,8 +1,10 @@
+import json
 import shutil
 
 import pyarrow.parquet as pq
 import pytest
 
+from stages.distil.storage import tables
 from tests.conftest import question, write_jsonl
 
 GOOD = {
@@ -153,6 +155,88 @@ def test_a_missing_or_empty_file_is_named(tmp_path, write_params, run_stage, spl
     assert f"mine/{split}.* or " in done.stderr
     assert f"no such file; datasets.*.splits can name the files of {split}" in done.stderr
     assert (done.returncode, len(done.stderr.splitlines())) == (1, 1)
+
+
+def test_a_split_without_rows_says_where_they_went(tmp_path, write_params, run_stage):
+    folder = write_jsonl(tmp_path / "mine", **GOOD)
+    (folder / "train.jsonl").unlink()
+    (folder / "TRAIN.CSV").write_text("id;question;answer\n")
+    params(write_params, folder)
+    done = run_stage("prepare")
+    assert "data set 'mine' has no train questions; there are no rows for it" in done.stderr
+    write_jsonl(folder, train=[GOOD["test"][0] | {"id": "leak"}])
+    done = run_stage("prepare")
+    assert "has no train questions; of the rows of all splits, 1 repeated" in done.stderr
+    data = {"source": "files", "folder": str(folder), "where": {"answer": "none"}}
+    params(write_params, folder, **{"datasets/mine": data})
+    done = run_stage("prepare")
+    assert "has no train questions; of the rows of all splits, 6 left out by where" in done.stderr
+    assert (done.returncode, len(done.stderr.splitlines())) == (1, 1)
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "json"])
+def test_half_of_a_surrogate_pair_matters_in_a_used_field_only(
+    tmp_path, write_params, run_stage, kind
+):
+    folder = write_jsonl(tmp_path / "mine", **GOOD)
+    (folder / "train.jsonl").unlink()
+    half = "half \ud83d"
+    rows = [
+        question(0, note=half),
+        question(1, question=half),
+        question(2, options=["red", half], answer="red"),
+        question(3, rationales={"one": half}),
+        question(4, id=half),
+        question(5, **{half: half}),
+        question(6, answer="none", note=half),
+        question(0, id="again", note=half),
+    ]
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    (folder / f"train.{kind}").write_text(json.dumps(rows) if kind == "json" else lines)
+    params(write_params, folder, **{"data/max_rejected": 0.9})
+    done = run_stage("prepare")
+    assert (done.returncode, done.stderr.count("Traceback")) == (0, 0), done.stderr
+    refused = pq.read_table(tmp_path / "data/rejected.parquet").to_pylist()
+    assert [(row["row"], row["reason"].partition(",")[0]) for row in refused] == [
+        (2, "question: contains U+D83D"),
+        (3, "options[1]: contains U+D83D"),
+        (4, "rationales.one: contains U+D83D"),
+        (5, "id: contains U+D83D"),
+        (7, "answer 'none' is not one of the options"),
+        (8, "the same question is also on an earlier row"),
+    ]
+    assert all(r"half \ud83d" in row["text"] for row in refused)
+    train = [row["id"] for row in tables.read_table(tmp_path / tables.EXAMPLES)]
+    assert train[:2] == ["train-0", "train-5"]
+
+
+def test_open_quotes_count_as_the_rows_that_they_cost(tmp_path, write_params, run_stage):
+    free = {
+        split: [row | {"options": []} for row in GOOD[split]] for split in ("validation", "test")
+    }
+    folder = write_jsonl(tmp_path / "mine", **free)
+    rows = [f"train-{n},Which is {n}?,red" for n in range(8)]
+    rows[3:3] = ['bad,"Which,red', 'bad,"Which,red']
+    (folder / "train.csv").write_text("\n".join(["id,question,answer", *rows]))
+    params(write_params, folder)
+    done = run_stage("prepare")
+    assert "mine/train.csv, row 5: not CSV: " in done.stderr
+    assert "(2 bad rows of 15; fix them, or raise data.max_rejected" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_hub_folder_that_cannot_be_read_is_one_line(tmp_path, write_params, run_stage):
+    shards = {f"{split}-{n}": [question(n, split)] for split in GOOD for n in range(2)}
+    shards["train-1"] = [question(1, more="x")]
+    folder = write_jsonl(tmp_path / "mine", **shards)
+    data = {"source": "hub", "folder": str(folder)}
+    params(write_params, folder, **{"datasets/mine": data})
+    done = run_stage("prepare")
+    (line,) = done.stderr.splitlines()
+    assert "split 'test' or another: its files differ in their columns" in line
+    assert done.returncode == 1
+    params(write_params, folder)
+    assert run_stage("prepare").returncode == 0
 
 
 def test_a_mistyped_parameter_shows_a_traceback_only_with_debug(write_params, run_stage):

@@ -15,7 +15,7 @@ def report_errors(name: str, debug: bool, action: Callable[[], None]) -> int:
     except (UserError, OSError) as error:
         if debug:
             raise
-        print(f"{name}: error: {_one_line(error)}", file=sys.stderr)
+        print(f"{name}: error: {one_line(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print(f"{name}: interrupted", file=sys.stderr)
@@ -23,8 +23,9 @@ def report_errors(name: str, debug: bool, action: Callable[[], None]) -> int:
     return 0
 
 
-def _one_line(error: BaseException) -> str:
+def one_line(error: BaseException) -> str:
+    """Return an error's message as one line."""
     if isinstance(error, OSError) and error.strerror:
         where = f"{error.filename}: " if error.filename else ""
         return f"{where}{error.strerror}"
-    return " ".join(str(error).split())
+    return " ".join(str(error).split()) or type(error).__name__

@@ -11,7 +11,7 @@ from typing import Any
 from stages.distil.interface.catalogue import Fields, Files, Hub
 from stages.distil.interface.errors import UserError
 from stages.distil.language.answers import final_value
-from stages.distil.storage.examples import Example, Record, Rejected
+from stages.distil.storage.examples import Example, Record, Rejected, Unreadable
 
 PATH = re.compile(r"\{([^{}]+)\}")
 OPTION_FIELD = re.compile(r"(?i)option|choice|candidate|alternative|ending")
@@ -117,7 +117,7 @@ def _options(value: Mapping[str, Any], fields: Fields) -> list[str]:
     elif "options" in fields.model_fields_set:
         raw = _required(value, path)
     else:
-        raw = value.get(path)
+        raw = _follow(value, path)
     if raw is None:
         for name, field in value.items():
             if OPTION_FIELD.search(name) and isinstance(field, list | tuple | Mapping):
@@ -209,7 +209,7 @@ def _rationales(value: Mapping[str, Any], fields: Fields) -> dict[str, str]:
     elif "rationales" in fields.model_fields_set:
         raw = _required(value, fields.rationales)
     else:
-        raw = value.get(fields.rationales)
+        raw = _follow(value, fields.rationales)
     if raw is None:
         return {}
     if not isinstance(raw, Mapping):
@@ -253,13 +253,13 @@ def _required(value: Mapping[str, Any], path: str) -> Any:
 
 def _follow(value: Any, path: str) -> Any:
     """Follow a path such as `choices.text`; a step into a list applies to each of its items."""
-    if isinstance(value, Mapping) and path in value:
-        return value[path]
-    for key in path.split("."):
+    for key in [path] if isinstance(value, Mapping) and path in value else path.split("."):
         if isinstance(value, list):
             value = [item.get(key) if isinstance(item, Mapping) else None for item in value]
         else:
             value = value.get(key) if isinstance(value, Mapping) else None
+        if isinstance(value, Unreadable):
+            raise BadRowError(f"{path}: {value.reason}")
     return value
 
 

@@ -1,10 +1,9 @@
 """Records from files: JSON lines, JSON, CSV, TSV or Parquet, in shards, compressed or not."""
 
-import csv
+import codecs
 import io
 import json
-import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +11,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from stages.distil.interface.catalogue import Files, Split
-from stages.distil.interface.errors import UserError
+from stages.distil.interface.errors import UserError, one_line
 from stages.distil.interface.paths import locate
-from stages.distil.storage.examples import Record
+from stages.distil.questions import delimited
+from stages.distil.storage.examples import Record, Unreadable
 
 FORMATS = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
-COMPRESSIONS = (".gz", ".zst", ".bz2")
-BOM = b"\xef\xbb\xbf"
+COMPRESSIONS = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2"}
+# The mark of UTF-32-LE begins with that of UTF-16-LE.
+OTHER_BOMS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_BE)
 BATCH = 1024  # rows of a Parquet file in memory at once
 
 
@@ -27,10 +28,10 @@ def read(settings: Files, split: Split) -> Iterator[Record]:
     for path in find_files(settings, split):
         try:
             yield from _read_file(path, split, settings.rows)
-        except (OSError, EOFError, pa.ArrowException) as error:
-            reason = str(error).splitlines()[0]
+        except (OSError, EOFError, UnicodeError, pa.ArrowException) as error:
             raise UserError(
-                f"{path}: cannot be read to its end ({reason}); replace it with an intact copy"
+                f"{path}: cannot be read to its end ({one_line(error)}); replace it with an intact "
+                "copy"
             ) from error
 
 
@@ -46,9 +47,20 @@ def find_files(settings: Files, split: Split) -> list[Path]:
     patterns = [declared] if isinstance(declared, str) else declared
     if patterns is None:
         patterns = [f"{split}.*", f"{split}-*", f"{split}/**/*"]
-    paths = {path for pattern in patterns for path in folder.glob(pattern)}
+        any_case = "".join(f"[{letter}{letter.upper()}]" for letter in split)
+        globs = [pattern.replace(split, any_case) for pattern in patterns]
+    else:
+        globs = patterns
+    try:
+        paths = {path for pattern in globs for path in folder.glob(pattern)}
+    except (ValueError, NotImplementedError) as error:
+        raise UserError(
+            f"datasets.*.splits.{split}: expected patterns relative to {settings.folder}, found "
+            f"{', '.join(patterns)} ({one_line(error)})"
+        ) from error
     paths |= {inside for path in paths if path.is_dir() for inside in path.rglob("*")}
-    files = [path for path in paths if path.is_file() and not path.name.startswith((".", "_"))]
+    # A link to a file that does not exist is kept, so that reading it fails and names it.
+    files = [path for path in paths if not path.is_dir() and not path.name.startswith((".", "_"))]
     if not files:
         tried = " or ".join(str(settings.folder / pattern) for pattern in patterns)
         raise UserError(f"{tried}: no such file; datasets.*.splits can name the files of {split}")
@@ -58,7 +70,8 @@ def find_files(settings: Files, split: Split) -> list[Path]:
 
 def _read_file(path: Path, split: Split, rows: str | None) -> Iterator[Record]:
     suffixes = [suffix.lower() for suffix in path.suffixes]
-    if suffixes and suffixes[-1] in COMPRESSIONS:
+    compression = COMPRESSIONS.get(suffixes[-1]) if suffixes else None
+    if compression:
         suffixes.pop()
     kind = suffixes[-1] if suffixes else ""
     if kind not in FORMATS:
@@ -66,31 +79,45 @@ def _read_file(path: Path, split: Split, rows: str | None) -> Iterator[Record]:
             f"{path}: unknown format {kind or path.name!r}; expected {', '.join(FORMATS)}, "
             f"followed by {', '.join(COMPRESSIONS)} if compressed"
         )
-    if kind == ".parquet":
-        yield from (Record(split, str(path), *row) for row in _parquet(path))
-        return
-    reader = {".jsonl": _json_lines, ".json": _json, ".csv": _csv, ".tsv": _csv}[kind]
-    with pa.input_stream(str(locate(path)), compression="detect") as stream:
-        for row in reader(io.BufferedReader(stream), path, rows):
+    with pa.input_stream(str(locate(path)), compression=compression) as stream:
+        for row in _rows(stream, path, kind, rows):
             yield Record(split, str(path), *row)
 
 
 Row = tuple[int, str, Any, str]  # number, text, value, error
 
 
-def _json_lines(stream: io.BufferedReader, path: Path, rows: str | None) -> Iterator[Row]:
+def _rows(stream: pa.NativeFile, path: Path, kind: str, rows: str | None) -> Iterator[Row]:
+    if kind == ".parquet":
+        return _parquet(stream if stream.seekable() else pa.BufferReader(stream.read()), path)
+    text = io.BufferedReader(stream)
+    if text.peek(4).startswith(OTHER_BOMS):
+        raise UserError(
+            f"{path}: expected UTF-8, found the byte-order mark of UTF-16 or UTF-32; convert it, "
+            "such as with iconv -f UTF-16 -t UTF-8"
+        )
+    if kind == ".jsonl":
+        return _json_lines(text)
+    if kind == ".json":
+        return _json(text, path, rows)
+    return delimited.read(text, path, "\t" if kind == ".tsv" else ",")
+
+
+def _json_lines(stream: io.BufferedReader) -> Iterator[Row]:
     for number, line in enumerate(stream, start=1):
         if number == 1:
-            line = line.removeprefix(BOM)
+            line = line.removeprefix(codecs.BOM_UTF8)
         if line.strip():
             line = line.rstrip(b"\r\n")
             yield number, line.decode(errors="replace"), *_parse_json(line)
 
 
 def _json(stream: io.BufferedReader, path: Path, rows: str | None) -> Iterator[Row]:
-    value, error = _parse_json(stream.read().removeprefix(BOM))
+    value, error = _parse_json(stream.read().removeprefix(codecs.BOM_UTF8))
     for key in rows.split(".") if rows else []:
         value = value.get(key) if isinstance(value, dict) else None
+    if error.startswith("not UTF-8"):
+        raise UserError(f"{path}: {error}; convert it, such as with iconv -f LATIN1 -t UTF-8")
     if not isinstance(value, list):
         where = f"key {rows!r}" if rows else "content"
         reason = error or f"its {where} is not a list of rows"
@@ -112,49 +139,37 @@ def _parse_json(text: bytes) -> tuple[Any, str]:
         return None, f"not JSON: {error}"
 
 
-def _csv(stream: io.BufferedReader, path: Path, rows: str | None) -> Iterator[Row]:
-    csv.field_size_limit(sys.maxsize)
-    # A byte that is not UTF-8 becomes a surrogate, so that only its row is refused.
-    lines = io.TextIOWrapper(stream, "utf-8-sig", errors="surrogateescape", newline="")
-    row_lines: list[str] = []
-
-    def recorded() -> Iterator[str]:
-        for line in lines:
-            row_lines.append(line)
-            yield line
-
-    reader = csv.reader(recorded(), delimiter="\t" if ".tsv" in path.suffixes else ",", strict=True)
-    header: list[str] | None = None
-    while True:
-        number = reader.line_num + 1
-        row_lines.clear()
-        cells: list[str] = []
-        error = ""
-        try:
-            cells = next(reader)
-        except StopIteration:
-            return
-        except csv.Error as csv_error:
-            error = f"not CSV: {csv_error}"
-        raw = "".join(row_lines).rstrip("\r\n")
-        text = raw.encode(errors="surrogateescape").decode(errors="replace")
-        if header is None:
-            header = cells
-            if error or text != raw or len(set(header)) < len(header):
-                reason = error or "a column name is repeated or not UTF-8"
-                raise UserError(f"{path}: no valid header in its first line: {reason}")
-        elif error or text != raw:
-            yield number, text, None, error or "not UTF-8"
-        elif raw.strip() and len(cells) != len(header):
-            yield number, text, None, f"expected {len(header)} cells, found {len(cells)}"
-        elif raw.strip():
-            yield number, text, dict(zip(header, cells, strict=True)), ""
-
-
-def _parquet(path: Path) -> Iterator[Row]:
+def _parquet(stream: pa.NativeFile, path: Path) -> Iterator[Row]:
     number = 0
-    with pq.ParquetFile(locate(path)) as file:
+    with pq.ParquetFile(stream) as file:
+        names = file.schema_arrow.names
+        if len(set(names)) < len(names):
+            raise UserError(f"{path}: a column name is repeated; rename one of the columns")
         for batch in file.iter_batches(BATCH):
-            for row in batch.to_pylist():
+            for row in _batch_rows(batch):
                 number += 1
                 yield number, json.dumps(row, default=str, ensure_ascii=False), row, ""
+
+
+def _batch_rows(batch: pa.RecordBatch) -> Iterable[dict[str, Any]]:
+    try:
+        return batch.to_pylist()
+    except (ValueError, OverflowError):
+        rows = (
+            zip(batch.schema.names, scalars, strict=True) for scalars in zip(*batch, strict=True)
+        )
+        return (read_columns({name: scalar.as_py for name, scalar in row}) for row in rows)
+
+
+def read_columns(readers: Mapping[str, Callable[[], Any]]) -> dict[str, Any]:
+    """Return the columns of a row by their readers; `Unreadable` stands for one that fails."""
+    row: dict[str, Any] = {}
+    for name, reader in readers.items():
+        try:
+            row[name] = reader()
+        except UnicodeDecodeError as error:
+            text = error.object.decode(errors="replace")
+            row[name] = Unreadable(f"not UTF-8 at byte {error.start + 1}", text)
+        except Exception as error:  # whatever the conversion of the column's type raises
+            row[name] = Unreadable(f"cannot be read ({one_line(error)})", "")
+    return row

@@ -5,12 +5,17 @@ Code that comes with a data set is never run.
 
 import json
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
+import pyarrow as pa
+
 from stages.distil.interface.catalogue import Hub
-from stages.distil.interface.errors import UserError
+from stages.distil.interface.errors import UserError, one_line
 from stages.distil.interface.paths import locate
+from stages.distil.questions.files import read_columns
 from stages.distil.storage.examples import Record
 
 CACHE = Path(".cache/datasets")  # one folder per revision: `datasets` would reuse another revision
@@ -22,16 +27,24 @@ def read(settings: Hub, split: str) -> Iterator[Record]:
     if settings.folder is not None and not locate(settings.folder).is_dir():
         raise UserError(f"{settings.folder}: no such folder; set datasets.*.folder")
     part = getattr(settings.splits, split)
-    for number, value in enumerate(_load(settings, name, part), start=1):
+    rows = _load(settings, name, part)
+    for number in range(len(rows)):
+        try:
+            value = rows[number]
+        except Exception:  # whatever the decoding of a column raises
+            value = read_columns(
+                {column: partial(rows[column].__getitem__, number) for column in rows.column_names}
+            )
         text = json.dumps(value, default=str, ensure_ascii=False)
-        yield Record(split, f"{name} {part}", number, text, value)
+        yield Record(split, f"{name} {part}", number + 1, text, value)
 
 
 def _load(settings: Hub, name: str, part: str) -> Any:
     import datasets
-    from datasets.exceptions import DatasetNotFoundError
+    from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
 
     datasets.disable_progress_bars()
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # its errors are raised too
     try:
         return datasets.load_dataset(
             settings.id or str(locate(Path(name))),
@@ -41,11 +54,31 @@ def _load(settings: Hub, name: str, part: str) -> Any:
             cache_dir=str(CACHE / (settings.revision or "local")),
         )
     except (DatasetNotFoundError, FileNotFoundError, ConnectionError) as error:
-        reason = str(error).splitlines()[0]
+        advice = " (HF_TOKEN opens a gated data set, HF_ENDPOINT names a mirror)"
         raise UserError(
-            f"cannot load data set {name}: {reason} (HF_TOKEN opens a gated data set, HF_ENDPOINT "
-            "names a mirror)"
+            f"cannot load data set {name}: {one_line(error)}{advice if settings.id else ''}"
         ) from error
-    except (ValueError, RuntimeError) as error:  # an unknown split or configuration, a script
-        reason = str(error).splitlines()[0]
-        raise UserError(f"data set {name}, split {part!r}: {reason}") from error
+    except Exception as error:  # an unknown split, or whatever the readers of the files raise
+        other = advice = ""
+        if isinstance(error, DatasetGenerationError | pa.ArrowException | EOFError | StopIteration):
+            # `datasets` prepares all splits at once and does not say which one is at fault.
+            other = " or another"
+            advice = (
+                "; read its files with `source: files`, which accepts files that differ and names "
+                "a bad file or row"
+            )
+        raise UserError(
+            f"data set {name}, split {part!r}{other}: {_reason(error)}{advice}"
+        ) from error
+
+
+def _reason(error: BaseException) -> str:
+    from datasets.table import CastError
+
+    while error.__cause__:
+        error = error.__cause__
+    if isinstance(error, CastError):
+        return f"its files differ in their columns: {error.details()}"
+    if isinstance(error, StopIteration):
+        return "its first file has no rows"
+    return shorten(one_line(error), 500)

@@ -39,6 +39,20 @@ class Record:
 
 
 @dataclass(frozen=True)
+class Unreadable:
+    """The value of a field that cannot be read, such as a text that is not UTF-8.
+
+    A row with such a field is refused if the field is used. `text` shows it in the row's text.
+    """
+
+    reason: str
+    text: str
+
+    def __str__(self) -> str:
+        return self.text
+
+
+@dataclass(frozen=True)
 class Rejected:
     """A row that was not accepted as a question: where it is (rows count from 1) and why.
 

@@ -1,6 +1,7 @@
 """Files of every format, hub folders, generated questions."""
 
 import bz2
+import codecs
 import csv
 import gzip
 import io
@@ -12,13 +13,14 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from stages.distil.interface.catalogue import Files, Gym, Hub
 from stages.distil.interface.errors import UserError
 from stages.distil.interface.parameters import load_parameters
-from stages.distil.questions import files
+from stages.distil.questions import files, hub
+from stages.distil.questions.fields import Questions
 from stages.distil.questions.reading import read, warning
 from stages.distil.storage import tables
 from stages.distil.storage.examples import Example, Rejected
@@ -35,11 +37,18 @@ def values(folder: Path, **changes) -> list:
     return [record.value for record in records]
 
 
-def write_csv(path: Path, rows: list[dict], delimiter: str = ",") -> None:
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]), delimiter=delimiter)
-        writer.writeheader()
-        writer.writerows(rows)
+def csv_bytes(rows: list[dict], delimiter: str = ",") -> bytes:
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, list(rows[0]), delimiter=delimiter)
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue().encode()
+
+
+def parquet_bytes(rows: list[dict]) -> bytes:
+    table = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(rows), table)
+    return table.getvalue()
 
 
 def test_every_format_gives_the_same_records(tmp_path):
@@ -51,9 +60,23 @@ def test_every_format_gives_the_same_records(tmp_path):
             pa.Codec("zstd").compress(LINES, asbytes=True)
         ),
         "train.json": lambda path: path.write_text(json.dumps(ROWS)),
-        "train.csv": lambda path: write_csv(path, ROWS),
-        "train.tsv": lambda path: write_csv(path, ROWS, "\t"),
-        "train.parquet": lambda path: pq.write_table(pa.Table.from_pylist(ROWS), path),
+        "train.csv": lambda path: path.write_bytes(csv_bytes(ROWS)),
+        "train.tsv": lambda path: path.write_bytes(csv_bytes(ROWS, "\t")),
+        "train.parquet": lambda path: path.write_bytes(parquet_bytes(ROWS)),
+        "train.csv.gz": lambda path: path.write_bytes(gzip.compress(csv_bytes(ROWS))),
+        "train.tsv.bz2": lambda path: path.write_bytes(bz2.compress(csv_bytes(ROWS, "\t"))),
+        "train.parquet.gz": lambda path: path.write_bytes(gzip.compress(parquet_bytes(ROWS))),
+        "train-two-members.jsonl.gz": lambda path: path.write_bytes(
+            gzip.compress(LINES[:50]) + gzip.compress(LINES[50:])
+        ),
+        "TRAIN.CSV": lambda path: path.write_bytes(csv_bytes(ROWS)),
+        "Train.TSV": lambda path: path.write_bytes(csv_bytes(ROWS, "\t")),
+        "train.JSONL.GZ": lambda path: path.write_bytes(gzip.compress(LINES)),
+        "TRAIN-0.Parquet": lambda path: path.write_bytes(parquet_bytes(ROWS)),
+        "train-semicolons.csv": lambda path: path.write_bytes(csv_bytes(ROWS, ";")),
+        "train-tabs.csv": lambda path: path.write_bytes(csv_bytes(ROWS, "\t")),
+        "train-commas.tsv": lambda path: path.write_bytes(csv_bytes(ROWS, ",")),
+        "train-blank-line-first.csv": lambda path: path.write_bytes(b"\r\n" + csv_bytes(ROWS)),
         "train-byte-order-mark.jsonl": lambda path: path.write_bytes(b"\xef\xbb\xbf" + LINES),
     }
     for name, write in writers.items():
@@ -89,19 +112,7 @@ def test_the_path_of_the_rows_in_a_json_file_can_be_set(tmp_path):
         values(tmp_path)
 
 
-def test_only_the_bad_lines_of_a_csv_are_refused(tmp_path):
-    lines = [b"id,question,answer", b"1,q,a", b"2,q", b"3,\xff,a", b'4,"q" x,a', b"", b'5,"q,q",a']
-    (tmp_path / "train.csv").write_bytes(b"\r\n".join(lines))
-    records = list(files.read(Files(source="files", folder=tmp_path), "train"))
-    assert [(record.row, record.error[:16]) for record in records] == [
-        (2, ""),
-        (3, "expected 3 cells"),
-        (4, "not UTF-8"),
-        (5, "not CSV: ',' exp"),
-        (7, ""),
-    ]
-    assert records[3].text == '4,"q" x,a'
-    assert records[4].value["question"] == "q,q"
+REPEATED_COLUMN = parquet_bytes([{"answ1": 1, "answ2": 2}]).replace(b"answ2", b"answ1")
 
 
 @pytest.mark.parametrize(
@@ -113,6 +124,19 @@ def test_only_the_bad_lines_of_a_csv_are_refused(tmp_path):
         ("train.csv", b"a,a\n1,2\n", "no valid header"),
         ("train.json", b"{", "not JSON"),
         ("train.docx", b"", "unknown format '.docx'"),
+        ("train.txt", b"a\tb\n", "unknown format '.txt'"),
+        ("train.csv", b'q,"a\n1,2\n', "no valid header in its first line: not CSV"),
+        ("train.csv", "é,a\n1,2\n".encode("latin-1"), "no valid header in its first line: not UTF"),
+        ("train.csv", "q,a\n1,2\n".encode("utf-16-le"), "no valid header"),
+        ("train.csv", "q,a\n1,2\n".encode("utf-16"), "found the byte-order mark of UTF-16"),
+        ("train.tsv.gz", gzip.compress("q".encode("utf-16")), "expected UTF-8, found"),
+        ("train.json", "[]".encode("utf-16"), "found the byte-order mark of UTF-16"),
+        ("train.json", "[]".encode("utf-32"), "found the byte-order mark of UTF-16 or UTF-32"),
+        ("train.json", '["é"]'.encode("latin-1"), "not UTF-8 at byte 3; convert it, such as with"),
+        ("train.jsonl", codecs.BOM_UTF16_BE + "{}".encode("utf-16-be"), "expected UTF-8, found"),
+        ("train.json", b"", "not JSON"),
+        ("train.parquet", b"", "cannot be read to its end"),
+        ("train.parquet", REPEATED_COLUMN, "a column name is repeated"),
     ],
 )
 def test_a_file_that_cannot_be_read_is_named(tmp_path, name, content, message):
@@ -121,6 +145,77 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path, name, content, message):
         values(tmp_path)
     assert name in str(error.value)
     assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_link_to_a_missing_file_is_named(tmp_path):
+    (tmp_path / "train-0.jsonl").write_bytes(LINES)
+    (tmp_path / "train-1.jsonl").symlink_to(tmp_path / "elsewhere.jsonl")
+    with pytest.raises(UserError, match=r"train-1\.jsonl: cannot be read"):
+        values(tmp_path)
+
+
+@pytest.mark.parametrize("pattern", ["/data/train.csv", ""])
+def test_a_pattern_that_is_not_relative_is_named(tmp_path, pattern):
+    with pytest.raises(UserError, match=r"splits\.train: expected patterns relative to"):
+        values(tmp_path, splits={"train": pattern})
+
+
+def test_a_folder_named_like_a_file_is_read_as_shards(tmp_path):
+    (tmp_path / "train.jsonl").mkdir()
+    with pytest.raises(UserError, match=r"train/\*\*/\*: no such file"):
+        values(tmp_path)
+    (tmp_path / "train.jsonl/part-0.json").write_text(json.dumps(ROWS))
+    assert values(tmp_path) == ROWS
+
+
+def wrong_texts(bad: list[int], values: list[str]) -> pa.Array:
+    """A column of texts, some of them with a byte that is not UTF-8."""
+    raw = [text.encode() + b"\xe9" * (n in bad) for n, text in enumerate(values)]
+    return pa.array(raw, pa.binary()).view(pa.string())
+
+
+def mixed_table() -> pa.Table:
+    """Rows 2 to 4 have a wrong text in a used field; rows 5 and 6 have a fault in another one."""
+    numbers = range(8)
+    return pa.table(
+        {
+            "id": [f"i{n}" for n in numbers],
+            "question": wrong_texts([1], [f"Which is {n}?" for n in numbers]),
+            "options": pa.ListArray.from_arrays(
+                pa.array(range(0, 17, 2), pa.int32()), wrong_texts([4], ["x", "y"] * 8)
+            ),
+            "more": pa.StructArray.from_arrays([wrong_texts([3], ["x"] * 8)], names=["answer"]),
+            "note": wrong_texts([4], ["fine"] * 8),
+            "time": pa.array([10**14 if n == 5 else 0 for n in numbers], pa.timestamp("s")),
+        }
+    )
+
+
+@pytest.mark.parametrize("source", [Files, Hub])
+@pytest.mark.parametrize("batch", [2, 1024])
+def test_only_rows_with_a_wrong_text_in_a_used_field_are_refused(
+    tmp_path, monkeypatch, source, batch
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(files, "BATCH", batch)
+    pq.write_table(mixed_table(), tmp_path / "test.parquet")
+    data = source(
+        source="files" if source is Files else "hub",
+        folder=tmp_path,
+        fields={"answer": "more.answer"},
+    )
+    questions = Questions(data, 1_000, Counter())
+    reader = files if source is Files else hub
+    rows = list(questions.accept(reader.read(data, "test")))
+    refused = [(row.row, row.reason) for row in rows if isinstance(row, Rejected)]
+    assert refused == [
+        (2, "question: not UTF-8 at byte 12"),
+        (3, "options: not UTF-8 at byte 2"),
+        (4, "more.answer: not UTF-8 at byte 2"),
+    ]
+    assert [row.id for row in rows if isinstance(row, Example)] == ["i0", "i4", "i5", "i6", "i7"]
+    assert "Which is 1?\ufffd" in rows[1].text
 
 
 @given(st.lists(st.binary(max_size=40).filter(lambda b: b.strip()), max_size=8))
@@ -128,6 +223,7 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path, name, content, message):
 def test_every_line_is_accepted_or_refused(tmp_path_factory, lines):
     folder = tmp_path_factory.mktemp("lines")
     lines = [line.replace(b"\n", b" ") for line in lines]
+    assume(not b"\n".join(lines).startswith((b"\xff\xfe", b"\xfe\xff")))  # refused as UTF-16
     content = [line for line in lines if line.strip()]
     (folder / "train.jsonl").write_bytes(b"\n".join(lines))
     records = list(files.read(Files(source="files", folder=folder), "train"))
@@ -224,9 +320,7 @@ def test_a_hub_data_set_is_read_at_its_revision(tmp_path, monkeypatch, write_par
             }
             for n in range(count)
         ]
-        table = io.BytesIO()
-        pq.write_table(pa.Table.from_pylist(rows), table)
-        files[f"main/{split}-00000-of-00001.parquet"] = table.getvalue()
+        files[f"main/{split}-00000-of-00001.parquet"] = parquet_bytes(rows)
     monkeypatch.setenv("HF_HUB_OFFLINE", "0")
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
     with serve({"datasets/allenai/openbookqa": files}) as address:
