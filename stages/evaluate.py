@@ -1,7 +1,5 @@
 """Stage `evaluate`: measure the student and the teachers on the test questions."""
 
-import csv
-import io
 import json
 import sys
 import time
@@ -82,8 +80,8 @@ def evaluate(parameters: Parameters) -> None:
     bars += [(name, entry) for name, entry in metrics["teachers"].items() if "accuracy" in entry]
     _write_bars(ACCURACY, "model", bars)
     _write_bars(CLASSES, "answer", list(classes.items()))
-    mass = "".join(f"{k},{share}\n" for k, share in enumerate(kept_mass(scored.words)))
-    tables.write_text(MASS, "k,share\n" + mass)
+    mass = ({"k": k, "share": share} for k, share in enumerate(kept_mass(scored.words)))
+    tables.write_text(MASS, tables.csv_text(["k", "share"], mass))
     total = metrics["student"]
     print(
         f"student: {total['accuracy']:.3f} ({total['low']:.3f} to {total['high']:.3f}) on "
@@ -125,12 +123,8 @@ def _teacher_metrics(name: str, rows: list[dict[str, Any]], student_size: int) -
 
 def _write_bars(path: Path, name: str, bars: list[tuple[str, dict[str, Any]]]) -> None:
     """Write the accuracies of a bar plot with their intervals."""
-    columns = ("accuracy", "low", "high", "questions")
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([name, *columns])
-    writer.writerows([label, *(entry[c] for c in columns)] for label, entry in bars)
-    tables.write_text(path, text.getvalue())
+    columns = (name, "accuracy", "low", "high", "questions")
+    tables.write_text(path, tables.csv_text(columns, ({name: label} | e for label, e in bars)))
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ difference is a bootstrap over questions.
 """
 
 import argparse
-import csv
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -160,11 +159,8 @@ def compare(name_a: str, name_b: str) -> None:
         f"A − B {result.gain:+.3f}, 95 % interval {result.low:+.3f} to {result.high:+.3f} "
         f"(bootstrap over {result.questions} questions); exact McNemar p = {result.p_value:.2g}"
     )
-    CHANGED.parent.mkdir(parents=True, exist_ok=True)
-    with CHANGED.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, ["id", "right", "question", "answer", "A", "B"])
-        writer.writeheader()
-        writer.writerows(changed)
+    columns = ["id", "right", "question", "answer", "A", "B"]
+    tables.write_text(CHANGED, tables.csv_text(columns, changed))
     print(f"\n{len(changed)} questions with one correct side, all in {CHANGED}")
     for row in changed[:SHOWN]:
         print(f"\n{row['id']}, {row['right']} is correct: {row['question']}")

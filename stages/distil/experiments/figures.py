@@ -5,8 +5,6 @@ clone. Tables, plots and the case study depend on these answers alone.
 """
 
 import argparse
-import csv
-import io
 import json
 import sys
 from collections.abc import Iterable
@@ -44,7 +42,7 @@ def write_figures(grid: Grid, runs: list[Run], folder: Path) -> None:
             for key, by_seed in grouped.items()
         ]
         rows = table(grid, points)
-        texts[f"{title}.csv"] = _csv(rows)
+        texts[f"{title}.csv"] = tables.csv_text(list(rows[0]), rows)
         texts[f"{title}.svg"] = draw(figure, rows)
         _print_table(title, figure, rows)
         if title == MAIN:
@@ -69,14 +67,6 @@ def draw(figure: Figure, rows: Rows) -> str:
     if figure.parameter:
         return draw_sweep(rows, figure.parameter, title)
     return draw_methods(rows, title)
-
-
-def _csv(rows: Rows) -> str:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
 
 
 def _print_table(title: str, figure: Figure, rows: Rows) -> None:

@@ -4,6 +4,8 @@ A table is written under a temporary name and renamed, so a reader never sees a 
 bytes depend only on its rows.
 """
 
+import csv
+import io
 import json
 import os
 import shutil
@@ -302,6 +304,15 @@ def write_text(path: Path, text: str) -> None:
     temporary = path.with_name(path.name + ".tmp")
     temporary.write_text(text, encoding="utf-8")
     temporary.replace(path)
+
+
+def csv_text(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
+    """Return these columns of rows as CSV with a header."""
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, columns, lineterminator="\n", extrasaction="ignore")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
 
 
 def rationale_table(teacher: str) -> Path:
