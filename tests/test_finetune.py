@@ -12,6 +12,7 @@ import torch
 from stages.distil.attribution.prompts import encode_prompt
 from stages.distil.attribution.tuning import CHECKPOINTS
 from stages.distil.interface.errors import UserError
+from stages.distil.language.chat import Chat
 from stages.distil.language.teacher_prompts import PromptFile
 from stages.distil.models.loading import load_model
 from stages.distil.models.lora import with_adapter
@@ -28,7 +29,7 @@ TUNED = {"finetune/epochs": 3, "finetune/learning_rate": 0.01, "finetune/batch_s
 def prompts(tokenizer) -> list:
     wording = PromptFile(ROOT / "stages/prompts/answer.jinja")
     return [
-        encode_prompt(tokenizer, wording.conversation(example), example, example.answer)
+        encode_prompt(Chat("", tokenizer), wording.conversation(example), example, example.answer)
         for example in tables.read_examples("train")
     ]
 

@@ -13,16 +13,14 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
     Trainer,
-    TrainingArguments,
     set_seed,
 )
 
 from stages.distil.attribution.prompts import Prompt
 from stages.distil.interface.errors import UserError
 from stages.distil.interface.method import Finetune
-from stages.distil.models.hardware import device
 from stages.distil.models.lora import with_lora
-from stages.distil.models.resuming import train
+from stages.distil.models.resuming import train, training_arguments
 from stages.distil.storage import versions
 
 CHECKPOINTS = Path(".cache/checkpoints/finetune")
@@ -46,28 +44,9 @@ def tune(
     encoder_decoder = model.config.is_encoder_decoder
     tuned = with_lora(model, settings.rank)
     steps = -(-len(prompts) // settings.batch_size)
-    arguments = TrainingArguments(
-        output_dir=str(CHECKPOINTS),
-        num_train_epochs=settings.epochs,
-        per_device_train_batch_size=settings.batch_size,
-        learning_rate=settings.learning_rate,
-        lr_scheduler_type="linear",
-        warmup_steps=max(1, steps * settings.epochs // 20),
-        optim="adamw_torch_fused",
-        save_strategy="epoch",
-        save_total_limit=2,  # one is complete while the other is written
-        logging_steps=max(1, steps // 4),
-        seed=seed,
-        use_cpu=device() == "cpu",
-        remove_unused_columns=False,
-        dataloader_pin_memory=False,
-        logging_nan_inf_filter=False,
-        disable_tqdm=not sys.stderr.isatty(),
-        report_to="none",
-    )
     trainer = Trainer(
         model=tuned,
-        args=arguments,
+        args=training_arguments(CHECKPOINTS, settings, steps, seed),
         train_dataset=[_sample(prompt, tokenizer, encoder_decoder) for prompt in prompts],
         data_collator=DataCollatorForSeq2Seq(tokenizer, label_pad_token_id=IGNORED),
     )

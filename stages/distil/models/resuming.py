@@ -1,16 +1,49 @@
-"""Resume an interrupted training."""
+"""The arguments of a training that resumes, and its resumption."""
 
 import json
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
-from transformers import Trainer
+from transformers import Trainer, TrainingArguments
 
 from stages.distil.interface.errors import UserError
+from stages.distil.interface.method import Finetune, Train
+from stages.distil.models.hardware import device
 
 STATE = "trainer_state.json"  # the last file that the Trainer writes to a checkpoint
+
+
+def training_arguments(
+    folder: Path, settings: Train | Finetune, steps: int, seed: int, **more: Any
+) -> TrainingArguments:
+    """Return the arguments of a training with a checkpoint after each epoch of `steps` steps.
+
+    The learning rate rises over the first twentieth of all steps and then falls to 0. `more` are
+    further arguments of the Trainer.
+    """
+    return TrainingArguments(
+        output_dir=str(folder),
+        num_train_epochs=settings.epochs,
+        per_device_train_batch_size=settings.batch_size,
+        learning_rate=settings.learning_rate,
+        lr_scheduler_type="linear",
+        warmup_steps=max(1, steps * settings.epochs // 20),
+        optim="adamw_torch_fused",
+        save_strategy="epoch",
+        save_total_limit=2,  # one is complete while the other is written
+        logging_steps=max(1, steps // 4),
+        logging_nan_inf_filter=False,
+        seed=seed,
+        use_cpu=device() == "cpu",
+        remove_unused_columns=False,
+        dataloader_pin_memory=False,
+        disable_tqdm=not sys.stderr.isatty(),
+        report_to="none",
+        **more,
+    )
 
 
 def train(trainer: Trainer, key: str) -> None:

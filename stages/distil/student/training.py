@@ -14,12 +14,11 @@ from transformers import (
     PreTrainedTokenizerBase,
     Trainer,
     TrainerCallback,
-    TrainingArguments,
     set_seed,
 )
 
 from stages.distil.models import resuming
-from stages.distil.models.hardware import device, pass_tokens
+from stages.distil.models.hardware import pass_tokens
 from stages.distil.storage import versions
 from stages.distil.student.collator import Collator
 from stages.distil.student.steps import Steps
@@ -84,30 +83,17 @@ def train_student(
     batch_tokens = pass_tokens(settings.batch_tokens, BATCH_TOKENS, model, TRAINED_WEIGHT)
     collate = Collator(model, tokenizer, tasks)
     steps = Steps(questions.train, collate, tasks, settings.batch_size, batch_tokens, seed)
-    arguments = TrainingArguments(
-        output_dir=str(CHECKPOINTS),
-        num_train_epochs=settings.epochs,
-        per_device_train_batch_size=settings.batch_size,
-        learning_rate=settings.learning_rate,
-        lr_scheduler_type="linear",
-        optim="adamw_torch_fused",
-        warmup_steps=max(1, len(steps) * settings.epochs // 20),
+    arguments = resuming.training_arguments(
+        CHECKPOINTS,
+        settings,
+        len(steps),
+        seed,
         eval_strategy="epoch",
-        save_strategy="epoch",
-        save_total_limit=2,  # one is complete while the other is written
         load_best_model_at_end=True,
         metric_for_best_model="accuracy",
         greater_is_better=True,
-        logging_steps=max(1, len(steps) // 4),
-        logging_nan_inf_filter=False,
         restore_callback_states_from_checkpoint=True,
-        seed=seed,
-        use_cpu=device() == "cpu",
         ddp_find_unused_parameters=False,
-        remove_unused_columns=False,
-        dataloader_pin_memory=False,
-        disable_tqdm=not sys.stderr.isatty(),
-        report_to="none",
     )
     callbacks: list[TrainerCallback] = [_Curves(live)]
     if settings.patience:
