@@ -102,7 +102,7 @@ def train(kind: type[Steps], student: str, rows: list[dict[str, Any]], settings:
     model, tokenizer = load_model(model_folder(student), "float32", place=False)
     teachers = [rationale["teacher"] for rationale in rows[0]["rationales"]]
     weights = {ANSWER: 1.0} | dict.fromkeys(teachers, 0.5) | {SALIENCY: 0.1}
-    encoder = Encoder(model, tokenizer)
+    encoder = Encoder(model.config, tokenizer)
     samples = [encoder.samples(row, weights) for row in rows]
     set_seed(0)
     collate = Collator(model, tokenizer, list(weights))

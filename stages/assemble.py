@@ -1,5 +1,6 @@
 """Stage `assemble`: bring a question and all its targets together, one row a question."""
 
+import sys
 from collections import Counter
 
 from stages.distil.dataset.joining import count_statuses, join_targets
@@ -11,6 +12,15 @@ from stages.distil.storage import tables
 
 
 def assemble(parameters: Parameters) -> None:
+    """Write `distill`; report what the student cannot read or write before it is trained."""
+    join(parameters)
+    from stages.distil.student.limits import find_limits  # importing torch takes seconds
+
+    for line in find_limits(parameters):
+        print(f"assemble: warning: {line}", file=sys.stderr)
+
+
+def join(parameters: Parameters) -> None:
     """Write `distill`; rationales that the quality gate refused are left out.
 
     Tables of teachers that params.yaml no longer names are removed first: DVC leaves them behind,

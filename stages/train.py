@@ -60,7 +60,7 @@ def train(parameters: Parameters) -> None:
     weights = {ANSWER: 1.0}
     weights |= {teacher: parameters.teacher_weight(teacher) for teacher in parameters.teachers}
     weights[SALIENCY] = parameters.saliency.weight
-    encoder = Encoder(model, tokenizer, settings.shared_context, settings.context)
+    encoder = Encoder(model.config, tokenizer, settings.shared_context, settings.context)
     questions = Questions(
         train=[encoder.samples(row, weights) for row in rows],
         validation=validation,
@@ -69,9 +69,7 @@ def train(parameters: Parameters) -> None:
     # A task without a single target, such as that of a teacher that was left out, has no loss.
     taught = {branch.task for samples in questions.train for s in samples for branch in s.branches}
     weights = {task: weight if task in taught else 0.0 for task, weight in weights.items()}
-    summary: dict[str, Any] = {
-        "too_long": {"cut": len(encoder.cut)} | dict(sorted(encoder.dropped.items()))
-    }
+    summary: dict[str, Any] = {"too_long": encoder.shortened}
     if any(summary["too_long"].values()):
         print(f"longer than {encoder.limit} tokens: {summary['too_long']}", file=sys.stderr)
     with ExitStack() as stack:

@@ -1,6 +1,7 @@
 """Score options with the student, and compare its words and rationales with their targets."""
 
-from collections.abc import Iterable, Sequence
+import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from statistics import mean
 from typing import Any
@@ -70,36 +71,46 @@ def explanation_scores(
 
     `rows` are train rows of `distill`. Returns the mean F1 of the salient words, and of the words
     of each teacher's rationales, if there are any:
-    `{"words": {"f1", "questions"}, "rationales": {teacher: {"f1", "questions"}}}`.
+    `{"words": {"f1", "questions"}, "rationales": {teacher: {"f1", "questions"}}}`. A target that is
+    too long for the student, which training left out, is not measured; stderr says how many are.
     """
 
-    def generate(task: str, numbers: Iterable[int], targets: Iterable[str]) -> list[str]:
-        longest = max(len(tokenizer.encode(f" {target}")) for target in targets)
-        prompts = [encoder.prompt(rows[n], longest, task) for n in numbers]
-        return generate_answers(model, tokenizer, prompts, longest, dtype)
-
-    def measure(predicted: list[list[str]], targets: Iterable[list[str]]) -> dict[str, Any]:
-        scores = [f1(words, target) for words, target in zip(predicted, targets, strict=True)]
+    def measure(
+        name: str, task: str, targets: dict[int, tuple[str, list[str]]], separator: str | None
+    ) -> dict[str, Any] | None:
+        """Compare what the student writes with `targets`, text and words by number of row."""
+        lengths = {n: len(encoder.target(text)) for n, (text, _) in targets.items()}
+        taught = [n for n in targets if encoder.fits(rows[n], task, lengths[n] + 1)]
+        longest = max((lengths[n] for n in taught), default=0)
+        kept = [n for n in taught if encoder.fits(rows[n], task, longest)]
+        if left := len(targets) - len(kept):
+            count = f"{left} of {len(targets)}"
+            print(f"{name}: {count} are too long for the student, not measured", file=sys.stderr)
+        if not kept:
+            return None
+        prompts = [encoder.prompt(rows[n], longest, task) for n in kept]
+        written = generate_answers(model, tokenizer, prompts, longest, dtype)
+        scores = [
+            f1(normalise(text).split(separator), targets[n][1])
+            for n, text in zip(kept, written, strict=True)
+        ]
         return {"f1": round(mean(scores), 6), "questions": len(scores)}
 
     result: dict[str, Any] = {}
-    salient = {n: row["saliency"] for n, row in enumerate(rows) if row["saliency"]}
-    if salient:
-        generated = generate(SALIENCY_TASK, salient, map(", ".join, salient.values()))
-        targets = [[normalise(word) for word in words] for words in salient.values()]
-        result["words"] = measure([normalise(text).split(", ") for text in generated], targets)
+    salient = {
+        n: (", ".join(words), [normalise(word) for word in words])
+        for n, row in enumerate(rows)
+        if (words := row["saliency"])
+    }
+    if score := measure("key words", SALIENCY_TASK, salient, ", "):
+        result["words"] = score
     for number, teacher in enumerate(teachers, start=1):
         rationales = {
-            n: text["text"]
+            n: (rationale["text"], normalise(rationale["text"]).split())
             for n, row in enumerate(rows)
-            for text in row["rationales"]
-            if text["teacher"] == teacher
+            for rationale in row["rationales"]
+            if rationale["teacher"] == teacher
         }
-        if rationales:
-            generated = generate(rationale_task(number), rationales, rationales.values())
-            predicted, targets = (
-                [normalise(text).split() for text in texts]
-                for texts in (generated, rationales.values())
-            )
-            result.setdefault("rationales", {})[teacher] = measure(predicted, targets)
+        if score := measure(f"rationales of {teacher}", rationale_task(number), rationales, None):
+            result.setdefault("rationales", {})[teacher] = score
     return result

@@ -74,7 +74,8 @@ def pass_tokens(
         return on_cpu
     config = model.config.get_text_config()
     layers = config.num_hidden_layers * (2 if model.config.is_encoder_decoder else 1)
-    hidden, heads = config.hidden_size, config.num_attention_heads
+    hidden = config.hidden_size
+    heads = getattr(config, "num_attention_heads", 0)  # a state-space model has none
     token_bytes = layers * (34 * hidden + 5 * heads * WIDTH)
     if not weight_bytes:
         weight_bytes = 4

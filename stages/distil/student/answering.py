@@ -38,10 +38,15 @@ def generate_answers(
             model,
             ids,
             max_tokens,
-            tokenizer.pad_token_id or 0,
+            tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id,
             inference_tokens(model),
             prefix,
             tokenizer.eos_token_id,
         )
     model.train(training)
+    return decode(tokenizer, texts)
+
+
+def decode(tokenizer: PreTrainedTokenizerBase, texts: list[list[int]]) -> list[str]:
+    """Return the texts of tokens that the student wrote, without control tokens."""
     return [tokenizer.decode(tokens, skip_special_tokens=True) for tokens in texts]

@@ -39,6 +39,9 @@ class Collator:
         Returns, for B samples of at most N tokens: `input_ids`, `position_ids`, `labels` (the token
         to predict after each position, or IGNORED) and `tasks` (the task's number), all (B, N), and
         `attention_mask` (B, 1, N, N), true where a row may attend to a column.
+
+        Samples of one branch are ordinary texts: the model forms its own positions and mask, such
+        as a sliding window, from an `attention_mask` (B, N) of the tokens that are not padding.
         """
         size = (len(samples), max(sample.length for sample in samples))
         input_ids = torch.full(size, self._padding)
@@ -60,16 +63,14 @@ class Collator:
                 tasks[row, start:end] = self._tasks.index(branch.task)
                 branch_ids[row, start:end] = number
                 start = end
+        batch = {"input_ids": input_ids, "labels": labels, "tasks": tasks}
+        if all(len(sample.branches) <= 1 for sample in samples):
+            return batch | {"attention_mask": (branch_ids >= 0).long()}
         earlier = torch.ones(size[1], size[1], dtype=torch.bool).tril()
         same_branch = branch_ids[:, :, None] == branch_ids[:, None, :]
         to_context = (branch_ids[:, None, :] == 0) & (branch_ids[:, :, None] > 0)
-        return {
-            "input_ids": input_ids,
-            "position_ids": position_ids,
-            "attention_mask": (earlier & (same_branch | to_context))[:, None],
-            "labels": labels,
-            "tasks": tasks,
-        }
+        mask = (earlier & (same_branch | to_context))[:, None]
+        return batch | {"position_ids": position_ids, "attention_mask": mask}
 
     def _encoder_decoder_batch(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
         """Lay out contexts for the encoder and branches for the decoder, padded on the right.

@@ -22,22 +22,31 @@ def autocast(dtype: str) -> torch.autocast:
 def task_sums(model: PreTrainedModel, batch: dict[str, Tensor], count: int) -> Tensor:
     """Return the summed cross-entropy of each of `count` tasks over its targets, shape (count,).
 
-    `model` may be wrapped for several processes. The model's own head computes logits at target
-    positions only; an encoder reads each question once.
+    `model` may be wrapped for several processes.
     """
-    plain = getattr(model, "module", model)
-    inputs = {k: v for k, v in batch.items() if k not in ("labels", "tasks", "rows")}
     is_target = batch["labels"] != IGNORED
-    if plain.config.is_encoder_decoder:
-        inputs["attention_mask"] = batch["attention_mask"][batch["rows"]]  # of cross-attention
-    elif plain.config._attn_implementation == "eager":  # adds its mask to the scores
-        allowed = batch["attention_mask"]
-        inputs["attention_mask"] = torch.where(allowed, 0.0, torch.finfo(torch.float32).min)
-    with logits_at(plain, is_target), _encode_once(plain, batch):
-        logits = model(**inputs, use_cache=False).logits[0]
+    logits = target_logits(model, batch)
     losses = functional.cross_entropy(logits.float(), batch["labels"][is_target], reduction="none")
     zeros = torch.zeros(count, device=losses.device)
     return zeros.index_add(0, batch["tasks"][is_target], losses)
+
+
+def target_logits(model: PreTrainedModel, batch: dict[str, Tensor]) -> Tensor:
+    """Return the logits (targets, vocabulary) of a batch, row by row.
+
+    The model's own head computes them at target positions only; an encoder reads each question
+    once.
+    """
+    plain = getattr(model, "module", model)
+    is_target = batch["labels"] != IGNORED
+    inputs = {k: v for k, v in batch.items() if k not in ("labels", "tasks", "rows")}
+    if plain.config.is_encoder_decoder:
+        inputs["attention_mask"] = batch["attention_mask"][batch["rows"]]  # of cross-attention
+    elif batch["attention_mask"].dim() == 4 and plain.config._attn_implementation == "eager":
+        allowed = batch["attention_mask"]  # eager attention adds its mask to the scores
+        inputs["attention_mask"] = torch.where(allowed, 0.0, torch.finfo(torch.float32).min)
+    with logits_at(plain, is_target), _encode_once(plain, batch):
+        return model(**inputs, use_cache=False).logits[0]
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import BatchEncoding, PreTrainedConfig, PreTrainedTokenizerBase
 
 from stages.distil.interface.errors import UserError
 from stages.distil.language.student_prompts import (
@@ -51,27 +51,43 @@ class Encoder:
     one sample per target, as in the papers: an encoder-decoder then reads the prefix at the end of
     the question instead of at the start of its text.
 
+    A text never becomes control tokens: `<s>` in a question is three characters, and an answer with
+    it survives decoding, which leaves control tokens out.
+
     `cut` contains the ids of questions that were too long and lost their beginning; `dropped`
     counts, for each task, the targets that were left out for the same reason.
     """
 
     def __init__(
         self,
-        model: PreTrainedModel,
+        config: PreTrainedConfig,
         tokenizer: PreTrainedTokenizerBase,
         shared_context: bool = True,
         limit: int | None = None,
     ):
-        """Take the student; `limit` is the most tokens it reads, None its own maximum."""
+        """Take the student; `limit` is the most tokens it reads, None its own maximum.
+
+        Raises `UserError` if targets cannot be encoded with its tokenizer.
+        """
+        if not tokenizer.is_fast or tokenizer.eos_token_id is None:
+            lacks = "end-of-text token" if tokenizer.is_fast else "fast form (tokenizer.json)"
+            raise UserError(f"student.model: its tokenizer has no {lacks}; choose another student")
         self._tokenizer = tokenizer
-        self._encoder_decoder = model.config.is_encoder_decoder
+        self._encoder_decoder = config.is_encoder_decoder
         self._shared = shared_context
         self.cut: set[str] = set()
         self.dropped: Counter[str] = Counter()
-        limits = [limit, tokenizer.model_max_length]
-        if not self._encoder_decoder:  # an encoder-decoder's positions are relative
-            limits.append(model.config.get_text_config().max_position_embeddings)
+        # Relative positions and state-space models have no maximum.
+        positions = getattr(config.get_text_config(), "max_position_embeddings", None)
+        limits = [limit, tokenizer.model_max_length, positions]
         self.limit = min((n for n in limits if n is not None and n < UNLIMITED), default=UNLIMITED)
+        own = limit is not None and limit == self.limit
+        self._advice = "raise student.context" if own else "choose a student that reads more"
+
+    @property
+    def shortened(self) -> dict[str, int]:
+        """The number of questions that were cut, and of the targets of each task left out."""
+        return {"cut": len(self.cut)} | dict(sorted(self.dropped.items()))
 
     def samples(self, row: dict[str, Any], weights: dict[str, float]) -> list[Sample]:
         """Encode a row with its targets.
@@ -90,7 +106,7 @@ class Encoder:
             texts.append((SALIENCY, SALIENCY_TASK, ", ".join(row["saliency"])))
         end = self._tokenizer.eos_token_id
         branches = [
-            Branch(task, self._tokens(prefix), [*self._tokens(f" {text}"), end])
+            Branch(task, self._tokens(prefix), [*self.target(text), end])
             for task, prefix, text in texts
             if weights.get(task, 0.0) > 0
         ]
@@ -99,7 +115,7 @@ class Encoder:
     def options(self, row: dict[str, Any]) -> list[Sample]:
         """Encode a row with each of its options as a target without end-of-text."""
         prefix = self._tokens(ANSWER_TASK)
-        targets = [self._tokens(f" {option}") for option in row["options"]]
+        targets = map(self.target, row["options"])
         return self._samples(row, [Branch(ANSWER, prefix, target) for target in targets])
 
     def _samples(self, row: dict[str, Any], branches: list[Branch]) -> list[Sample]:
@@ -118,8 +134,32 @@ class Encoder:
         prompt = replace(fitted, branches=[replace(branch, target=[])])
         return prompt if self._shared else self._move_prefix(prompt)
 
+    def target(self, text: str) -> list[int]:
+        """Return the tokens of a text as a target, without end-of-text."""
+        return self.targets([text])[0]
+
+    def targets(self, texts: Sequence[str]) -> list[list[int]]:
+        """Return the tokens of each text as a target, without end-of-text."""
+        return self.tokens([f" {text}" for text in texts])
+
+    def fits(self, row: dict[str, Any], task: str, length: int) -> bool:
+        """Return whether `length` tokens after the prefix `task` leave room for a row's options.
+
+        If not, training leaves out a target of that length, end-of-text included.
+        """
+        return bool(self._fit(row, [Branch(SALIENCY, self._tokens(task), [0] * length)]).branches)
+
+    def tokens(self, texts: Sequence[str], special: bool = False) -> list[list[int]]:
+        """Encode texts at once; with `special`, add what the tokenizer adds around every text."""
+        if not texts:  # which the tokenizer does not accept
+            return []
+        return self._encode(list(texts), add_special_tokens=special)["input_ids"]
+
     def _tokens(self, text: str) -> list[int]:
-        return self._tokenizer.encode(text, add_special_tokens=False)
+        return self.tokens([text])[0]
+
+    def _encode(self, texts: str | list[str], **arguments: Any) -> BatchEncoding:
+        return self._tokenizer(texts, split_special_tokens=True, **arguments)
 
     def _move_prefix(self, sample: Sample) -> Sample:
         """Move the prefix of the only branch from an encoder-decoder's text to its context."""
@@ -137,7 +177,7 @@ class Encoder:
         that leave no room for the options are dropped. Raises `UserError` if options and answer
         alone are too long.
         """
-        encoded = self._tokenizer(
+        encoded = self._encode(
             row["context"], return_offsets_mapping=True, return_special_tokens_mask=True
         )
         context = encoded["input_ids"]
@@ -155,10 +195,11 @@ class Encoder:
                 return Sample(row["id"], context, branches)
             droppable = [branch for branch in branches if branch.task != ANSWER]
             if not droppable:
+                needed = least + max(map(self._room_of, branches))
                 raise UserError(
-                    f"question {row['id']!r}: options and answer are longer than the {self.limit} "
-                    "tokens that the student reads; leave the question out, raise student.context, "
-                    "or choose a student with a longer context"
+                    f"question {row['id']!r}: options and answer take {needed} tokens, more than "
+                    f"the {self.limit} tokens that the student reads; leave the question out, or "
+                    f"{self._advice}"
                 )
             longest = max(droppable, key=self._room_of)
             self.dropped[longest.task] += 1

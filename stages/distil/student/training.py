@@ -21,6 +21,7 @@ from stages.distil.models import resuming
 from stages.distil.models.hardware import pass_tokens
 from stages.distil.storage import versions
 from stages.distil.student.collator import Collator
+from stages.distil.student.sharing import check_shared_context
 from stages.distil.student.steps import Steps
 from stages.distil.student.trainer import DistillationTrainer, Questions, Recipe
 
@@ -75,7 +76,7 @@ def train_student(
 
     Returns that epoch and its validation accuracy; if FSDP has sharded `model`, also the full
     weights, in the main process. A stopped run with the same inputs resumes after its last epoch.
-    Raises `UserError` if the loss diverges.
+    Raises `UserError` if the loss diverges, or if the student cannot share a context.
     """
     settings, seed = recipe.settings, recipe.seed
     set_seed(seed)
@@ -109,6 +110,8 @@ def train_student(
         recipe=recipe,
         batch_tokens=batch_tokens,
     )
+    if live is not None:  # FSDP gives the other processes no weights before it shards them
+        check_shared_context(model, collate, list(chain.from_iterable(questions.train)))
     common = [versions.TRAINING, recipe, batch_tokens, arguments.world_size]
     key = hashlib.sha256(repr(common).encode())
     for item in [*chain.from_iterable(questions.train), *questions.prompts, *questions.validation]:

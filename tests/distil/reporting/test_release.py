@@ -35,7 +35,7 @@ def test_plain_transformers_gives_the_students_answer(trained):
     """Chat template and generation settings are enough."""
     model, tokenizer = load_model(STUDENT, "float32")
     row = {"id": "1", "context": "Question: Who?\nOptions: he, she", "options": ["he", "she"]}
-    prompt = Encoder(model, tokenizer).prompt(row, 6)
+    prompt = Encoder(model.config, tokenizer).prompt(row, 6)
     [expected] = generate_answers(model, tokenizer, [prompt], 6, "float32")
     loaded = AutoModelForCausalLM.from_pretrained(STUDENT)
     chat = pipeline(
@@ -55,7 +55,7 @@ def test_the_template_includes_tokens_that_start_every_text(tiny_model):
     )
     configure_inference(model, tokenizer, 6)
     row = {"id": "1", "context": "Question: Who?", "options": []}
-    prompt = Encoder(model, tokenizer).prompt(row, 6)
+    prompt = Encoder(model.config, tokenizer).prompt(row, 6)
     messages = [{"role": "user", "content": "Who?"}]
     encoded = tokenizer.apply_chat_template(messages, tokenize=True, return_dict=True)
     assert encoded["input_ids"] == prompt.context + prompt.branches[0].prefix

@@ -38,7 +38,7 @@ ROWS = [
 
 def load(folder: Path, **arguments):
     model, tokenizer = load_model(folder, "float32")
-    return model, tokenizer, Encoder(model, tokenizer, **arguments)
+    return model, tokenizer, Encoder(model.config, tokenizer, **arguments)
 
 
 def encode(encoder: Encoder, rows=ROWS, weights=WEIGHTS) -> list[Sample]:
@@ -228,7 +228,7 @@ def test_the_default_limit_is_the_models(family):
     model, tokenizer, encoder = load(family)
     assert encoder.limit == (1024 if not model.config.is_encoder_decoder else 10**9)
     tokenizer.model_max_length = 77
-    assert Encoder(model, tokenizer).limit == 77
+    assert Encoder(model.config, tokenizer).limit == 77
 
 
 @pytest.mark.parametrize("shared_context", [True, False])
