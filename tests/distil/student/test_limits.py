@@ -8,9 +8,9 @@ from transformers import AutoConfig, AutoTokenizer
 from stages.distil.interface.errors import UserError
 from stages.distil.interface.parameters import load_parameters
 from stages.distil.language.student_prompts import student_context
+from stages.distil.storage import tables
 from stages.distil.student.limits import find_limits
 from stages.distil.student.samples import Encoder
-from stages.distil.storage import tables
 
 
 def row(number: int, options=("red", "green"), answer="green", words=3, rationale="So.") -> dict:
