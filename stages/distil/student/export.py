@@ -3,6 +3,7 @@
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from stages.distil.language.student_prompts import ANSWER_TASK, student_context
+from stages.distil.student.samples import added_tokens
 
 
 def configure_inference(
@@ -19,7 +20,18 @@ def configure_inference(
     if model.config.is_encoder_decoder:
         settings["decoder_start_token_id"] = model.config.decoder_start_token_id
     else:
-        special = tokenizer.decode(tokenizer.encode(""))  # tokens added before every text
         question = student_context("{{ messages[-1].content }}", [])
-        tokenizer.chat_template = f"{special}{question}{ANSWER_TASK}"
+        tokenizer.chat_template = f"{_start(tokenizer)}{question}{ANSWER_TASK}"
     model.generation_config = GenerationConfig(**settings)
+
+
+def _start(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Return the text of the tokens before every text, as a chat template must write it.
+
+    Some tokenizers put a space before a text, but not after a control token.
+    """
+    added, _ = added_tokens(tokenizer)
+    start = "".join(tokenizer.convert_ids_to_tokens(added))
+    text = student_context("", [])
+    alone, after = (tokenizer.encode(t, add_special_tokens=False) for t in (text, start + text))
+    return start if after == [*added, *alone] else f"{start} "

@@ -3,7 +3,8 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from itertools import takewhile
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -44,8 +45,21 @@ class Sample:
         return len(self.context) + sum(len(b.prefix) + len(b.target) - 1 for b in self.branches)
 
 
+class _Target(NamedTuple):
+    """A branch whose prefix is still a text: its tokens depend on the question before it."""
+
+    task: str
+    prefix: str
+    tokens: list[int]
+
+
 class Encoder:
     """Encodes rows of `distill` as samples.
+
+    Context and prefix together are the tokens of their joined text, and the target those that
+    follow, so a server that encodes a prompt as one text gives the student the tokens of its
+    training. If the tokenizer merges a question's last character with the line break after it, the
+    merged token belongs to the prefix.
 
     With `shared_context`, a question is one sample with a branch for each target. Otherwise it is
     one sample per target, as in the papers: an encoder-decoder then reads the prefix at the end of
@@ -74,6 +88,8 @@ class Encoder:
             raise UserError(f"student.model: its tokenizer has no {lacks}; choose another student")
         self._tokenizer = tokenizer
         self._encoder_decoder = config.is_encoder_decoder
+        self._head, tail = added_tokens(tokenizer)
+        self._tail = tail if self._encoder_decoder else []  # a decoder's text goes on
         self._shared = shared_context
         self.cut: set[str] = set()
         self.dropped: Counter[str] = Counter()
@@ -105,23 +121,22 @@ class Encoder:
         if row["saliency"]:
             texts.append((SALIENCY, SALIENCY_TASK, ", ".join(row["saliency"])))
         end = self._tokenizer.eos_token_id
-        branches = [
-            Branch(task, self._tokens(prefix), [*self.target(text), end])
+        targets = [
+            _Target(task, prefix, [*self.target(text), end])
             for task, prefix, text in texts
             if weights.get(task, 0.0) > 0
         ]
-        return self._samples(row, branches)
+        return self._samples(row, targets)
 
     def options(self, row: dict[str, Any]) -> list[Sample]:
         """Encode a row with each of its options as a target without end-of-text."""
-        prefix = self._tokens(ANSWER_TASK)
-        targets = map(self.target, row["options"])
-        return self._samples(row, [Branch(ANSWER, prefix, target) for target in targets])
+        targets = self.targets(row["options"])
+        return self._samples(row, [_Target(ANSWER, ANSWER_TASK, target) for target in targets])
 
-    def _samples(self, row: dict[str, Any], branches: list[Branch]) -> list[Sample]:
+    def _samples(self, row: dict[str, Any], targets: list[_Target]) -> list[Sample]:
         if self._shared:
-            return [self._fit(row, branches)]
-        separate = [self._fit(row, [branch]) for branch in branches]
+            return [self._fit(row, targets)]
+        separate = [self._fit(row, [target]) for target in targets]
         return [self._move_prefix(sample) for sample in separate if sample.branches]
 
     def prompt(self, row: dict[str, Any], max_tokens: int, task: str = ANSWER_TASK) -> Sample:
@@ -129,8 +144,8 @@ class Encoder:
 
         `task` is the prefix that asks for the answer or for another target.
         """
-        branch = Branch(ANSWER, self._tokens(task), [0] * max_tokens)
-        fitted = self._fit(row, [branch])
+        fitted = self._fit(row, [_Target(ANSWER, task, [0] * max_tokens)])
+        [branch] = fitted.branches
         prompt = replace(fitted, branches=[replace(branch, target=[])])
         return prompt if self._shared else self._move_prefix(prompt)
 
@@ -139,24 +154,30 @@ class Encoder:
         return self.targets([text])[0]
 
     def targets(self, texts: Sequence[str]) -> list[list[int]]:
-        """Return the tokens of each text as a target, without end-of-text."""
-        return self.tokens([f" {text}" for text in texts])
+        """Return the tokens of each text as a target, without end-of-text.
+
+        They are those that follow a prefix; every prefix ends in a colon. A text whose beginning
+        the tokenizer merges with the colon is encoded by itself.
+        """
+        prefix, *wholes = self.tokens([ANSWER_TASK, *(f"{ANSWER_TASK} {text}" for text in texts)])
+        start = len(prefix)
+        return [
+            whole[start:] if whole[:start] == prefix else self.tokens([f" {text}"])[0]
+            for text, whole in zip(texts, wholes, strict=True)
+        ]
 
     def fits(self, row: dict[str, Any], task: str, length: int) -> bool:
         """Return whether `length` tokens after the prefix `task` leave room for a row's options.
 
         If not, training leaves out a target of that length, end-of-text included.
         """
-        return bool(self._fit(row, [Branch(SALIENCY, self._tokens(task), [0] * length)]).branches)
+        return bool(self._fit(row, [_Target(SALIENCY, task, [0] * length)]).branches)
 
     def tokens(self, texts: Sequence[str], special: bool = False) -> list[list[int]]:
         """Encode texts at once; with `special`, add what the tokenizer adds around every text."""
         if not texts:  # which the tokenizer does not accept
             return []
         return self._encode(list(texts), add_special_tokens=special)["input_ids"]
-
-    def _tokens(self, text: str) -> list[int]:
-        return self.tokens([text])[0]
 
     def _encode(self, texts: str | list[str], **arguments: Any) -> BatchEncoding:
         return self._tokenizer(texts, split_special_tokens=True, **arguments)
@@ -166,25 +187,46 @@ class Encoder:
         if not self._encoder_decoder:
             return sample
         [branch] = sample.branches
-        end = len(sample.context) - self._tokenizer.num_special_tokens_to_add()
-        context = sample.context[:end] + branch.prefix + sample.context[end:]
+        context = sample.context + branch.prefix
         return replace(sample, context=context, branches=[replace(branch, prefix=[])])
 
-    def _fit(self, row: dict[str, Any], branches: list[Branch]) -> Sample:
+    def _lay_out(
+        self, row: dict[str, Any], targets: list[_Target]
+    ) -> tuple[list[int], int, list[Branch]]:
+        """Return the context, how many of its tokens cannot be cut, and the branches.
+
+        The context ends where the tokens of the question with each prefix begin to differ from
+        those of the question alone, or at its own end.
+        """
+        text = row["context"]
+        encoded = self._encode(text, add_special_tokens=False, return_offsets_mapping=True)
+        context = encoded["input_ids"]
+        if self._encoder_decoder and self._shared:  # the decoder reads the prefixes
+            prefixes = self.tokens([target.prefix for target in targets])
+            end = self._tail
+        else:
+            prompts = self.tokens([text + target.prefix for target in targets])
+            context = _common_start([context, *prompts])
+            prefixes = [prompt[len(context) :] + self._tail for prompt in prompts]
+            end = []
+        options_start = len(text) - len(options_text(row["options"]))
+        offsets = encoded["offset_mapping"][: len(context)]
+        least = len(self._head) + sum(last > options_start for _, last in offsets) + len(end)
+        branches = [
+            Branch(target.task, prefix, target.tokens)
+            for target, prefix in zip(targets, prefixes, strict=True)
+        ]
+        return [*self._head, *context, *end], least, branches
+
+    def _fit(self, row: dict[str, Any], targets: list[_Target]) -> Sample:
         """Return the sample, shortened to the limit.
 
         A question that is too long loses its beginning, but no option. A rationale or salient words
         that leave no room for the options are dropped. Raises `UserError` if options and answer
         alone are too long.
         """
-        encoded = self._encode(
-            row["context"], return_offsets_mapping=True, return_special_tokens_mask=True
-        )
-        context = encoded["input_ids"]
-        head = encoded["special_tokens_mask"].index(0)
-        options_start = len(row["context"]) - len(options_text(row["options"]))
-        least = head + sum(last > options_start for _, last in encoded["offset_mapping"])
-        least += sum(encoded["special_tokens_mask"]) - head
+        context, least, branches = self._lay_out(row, targets)
+        head = len(self._head)
         while branches:
             room = self.limit - max(map(self._room_of, branches))
             if len(context) <= room:
@@ -211,6 +253,19 @@ class Encoder:
         if not self._encoder_decoder:
             return len(branch.prefix) + len(branch.target)
         return 0 if self._shared else len(branch.prefix)
+
+
+def added_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
+    """Return the tokens that a tokenizer adds before and after every text."""
+    encoded = tokenizer("a", return_special_tokens_mask=True)
+    tokens, added = encoded["input_ids"], encoded["special_tokens_mask"]
+    start = added.index(0)
+    return tokens[:start], tokens[start + added.count(0) :]
+
+
+def _common_start(sequences: list[list[int]]) -> list[int]:
+    columns = zip(*sequences, strict=False)
+    return [column[0] for column in takewhile(lambda column: len(set(column)) == 1, columns)]
 
 
 def separate_tasks(samples: Sequence[Sample]) -> list[Sample]:
