@@ -21,7 +21,7 @@ from stages.distil.models import resuming
 from stages.distil.models.hardware import pass_tokens
 from stages.distil.storage import versions
 from stages.distil.student.collator import Collator
-from stages.distil.student.sharing import check_shared_context
+from stages.distil.student.loss import check_shared_context
 from stages.distil.student.steps import Steps
 from stages.distil.student.trainer import DistillationTrainer, Questions, Recipe
 

@@ -19,9 +19,8 @@ from transformers import (
 
 from stages.distil.interface.errors import UserError
 from stages.distil.student.collator import Collator
-from stages.distil.student.loss import task_sums
+from stages.distil.student.loss import check_shared_context, task_sums
 from stages.distil.student.samples import Branch, Sample, separate_tasks
-from stages.distil.student.sharing import check_shared_context
 from tests.distil.student.test_samples import encode, load
 
 COMMON = {"vocab_size": 400, "hidden_size": 48, "num_hidden_layers": 2}
