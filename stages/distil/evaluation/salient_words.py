@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from stages.distil.interface.method import Saliency
-from stages.distil.language.words import find_words, top_words
+from stages.distil.language.words import find_words, spread, top_words
 from stages.distil.storage import tables
 
 LARGEST_K = 20  # of the curve of `kept_mass`
@@ -50,15 +50,24 @@ def overlap(scored: Scored, saliency: Saliency) -> dict[str, Any]:
     candidates = top_words(scored.texts, scored.words, max(most, 1), stop_words).to_pylist()
     hits, chances = [], []
     for top, possible, answer in zip(chosen, candidates, scored.answers, strict=True):
-        in_answer = {answer[a:b].casefold() for a, b in find_words(answer, [(0, len(answer))])}
-        misses = sum(word.casefold() not in in_answer for word in possible)
-        hits.append(any(word.casefold() in in_answer for word in top))
+        misses = sum(not _is_in(word, answer) for word in possible)
+        hits.append(any(_is_in(word, answer) for word in top))
         chances.append(1 - comb(misses, len(top)) / comb(len(possible), len(top)))
     return {
         "overlap": round(float(np.mean(hits)), 6),
         "chance": round(float(np.mean(chances)), 6),
         "questions": len(hits),
     }
+
+
+def _is_in(word: str, text: str) -> bool:
+    """Return whether a text contains a word; without spaces between words, as characters."""
+    part, whole = (f" {' '.join(_folded_words(spread(t)))} " for t in (word, text))
+    return part in whole
+
+
+def _folded_words(text: str) -> list[str]:
+    return [text[a:b].casefold() for a, b in find_words(text, [(0, len(text))])]
 
 
 def kept_mass(words: pa.ListArray) -> list[float]:

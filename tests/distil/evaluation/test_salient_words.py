@@ -35,6 +35,16 @@ def test_overlap_counts_questions_whose_top_words_include_a_word_of_the_answer()
     assert metrics["questions"] == 3
 
 
+def test_a_word_of_a_script_without_spaces_is_found_within_the_answer():
+    text = "哪里 北京 上海"
+    words = [{"start": a, "end": a + 2, "score": s} for a, s in ((0, 1.0), (3, 9.0), (6, 2.0))]
+    for answer, hit in (("中国的北京市", 1.0), ("北方的京城", 0.0), ("上海", 0.0)):
+        rows = Scored(["q"], pa.array([text]), pa.array([words], KIND), [answer])
+        assert overlap(rows, settings(1))["overlap"] == hit
+    rows = scored(("red or reddish", [9.0, 1.0, 1.0], "reddish"))  # no part of a word with spaces
+    assert overlap(rows, settings(1))["overlap"] == 0.0
+
+
 @pytest.mark.parametrize("k", [1, 2, 3, 9])
 def test_chance_is_the_share_of_all_choices_of_k_words(k):
     text, answer = "a b c a d B e", "b e x"
