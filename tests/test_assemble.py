@@ -1,5 +1,6 @@
 """Assembly against a plain join over dictionaries, on tables longer than a row group."""
 
+import shutil
 from collections import Counter
 
 import numpy as np
@@ -180,7 +181,7 @@ def test_what_became_no_target_is_counted(drawn):
 
 
 def test_a_teacher_that_seldom_passes_the_gate_is_left_out_and_named(
-    drawn, write_params, run_stage
+    drawn, write_params, run_stage, tiny_model
 ):
     for name, row in drawn["two"].items():
         row["status"] = row["status"] and ("ok" if name in ("train-1", "train-7") else "empty")
@@ -189,13 +190,21 @@ def test_a_teacher_that_seldom_passes_the_gate_is_left_out_and_named(
         "teachers": TEACHERS,
         "models/one": {"source": "provided"},
         "models/two": {"source": "provided"},
+        "models/tiny": {"source": "folder", "path": "models/tiny"},
+        "student/model": "tiny",
     }
+    shutil.copytree(tiny_model, "models/tiny")
     write_params(changes | {"assemble": {"statuses": ["ok"], "min_share": 0.2}})
     done = run_stage("assemble")
     assert done.returncode == 0, done.stderr
     assert "two: left out, only" in done.stdout
+    assert "assemble: warning" not in done.stderr
     rows = tables.read_table(tables.distill_table("train"))
     assert {r["teacher"] for row in rows for r in row["rationales"]} == {"one"}
+    write_params(changes | {"evaluate/max_tokens": 1})
+    done = run_stage("assemble")
+    assert done.returncode == 0, done.stderr
+    assert "assemble: warning: test: answers or options of more than 1 tokens" in done.stderr
     write_params({"assemble": {"statuses": ["ok"], "min_share": 0.9}})
     done = run_stage("assemble")
     assert "passed the quality gate" in done.stderr

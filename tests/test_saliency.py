@@ -60,6 +60,20 @@ def test_other_methods_run_and_are_named_in_the_table(scored, tiny_model, method
     assert all((row["delta"] is not None) == (method == "integrated_gradients") for row in rows)
 
 
+def test_random_scores_depend_on_the_question_alone(scored, tiny_model, tmp_path):
+    scored(tiny_model, method="random")
+    table = tables.SALIENCY.read_bytes()
+    shutil.rmtree(tmp_path / ".cache")
+    scored(tiny_model, method="random")
+    assert tables.SALIENCY.read_bytes() == table
+    scores = [[word["score"] for word in row["words"]] for row in read_scores()]
+    drawn = [score for row in scores for score in row]
+    assert len(set(drawn)) == len(drawn)
+    assert 0 <= min(drawn) < 0.2 < 0.8 < max(drawn) <= 1
+    first = [row.index(max(row)) for row in scores]
+    assert len(set(first)) > 2  # no place is preferred
+
+
 def predictions(folder) -> dict[str, str]:
     """Return the option with the largest mean log-probability, computed one at a time."""
     model, tokenizer = load_model(folder, "float32")

@@ -109,6 +109,8 @@ class Attributor:
     def _score(self, prompts: Sequence[Prompt]) -> list[Scores]:
         if not any(prompt.count for prompt in prompts):
             return [Scores([]) for _ in prompts]
+        if self._settings.method == "random":
+            return [Scores(_random(prompt)) for prompt in prompts]
         batch = self._lay_out(prompts)
         if self._settings.method == "occlusion":
             return [Scores(self._occlusion(batch, prompts[0].count))]
@@ -298,6 +300,12 @@ class _Batch:
     labels: Tensor
     words: Tensor
     offsets: list[int]
+
+
+def _random(prompt: Prompt) -> list[float]:
+    """Return a score between 0 and 1 for each word, drawn with the prompt as the seed."""
+    seed = hashlib.sha256(json.dumps(prompt.ids).encode()).digest()
+    return np.random.default_rng(int.from_bytes(seed[:8])).random(prompt.count).tolist()
 
 
 def _by_word(prompt: Prompt, scores: Sequence[float]) -> list[float]:

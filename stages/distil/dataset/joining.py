@@ -16,7 +16,7 @@ from stages.distil.interface.errors import UserError
 from stages.distil.interface.method import Assemble, Saliency
 from stages.distil.language.answers import same
 from stages.distil.language.student_prompts import OPTIONS, student_context
-from stages.distil.language.words import top_words
+from stages.distil.language.words import salient_words
 from stages.distil.storage.tables import (
     DISTILL,
     EXAMPLES,
@@ -155,7 +155,7 @@ def _join(
             rows, places = scored.rows_of(ids)
             tally["saliency: no row"] += size - len(places)
             if rows is not None:
-                salient = _salient(rows, places, size, saliency)
+                salient = _salient(rows, places, questions["question"], saliency)
         answers = questions["answer"]
         if training and labellers:
             votes = [answered[t] for t in labellers if t in answered]
@@ -236,10 +236,13 @@ def _contexts(questions: pa.Table) -> pa.ChunkedArray:
     return pc.binary_join_element_wise(student_context("", []), questions["question"], shown, "")
 
 
-def _salient(rows: pa.Table, places: np.ndarray, size: int, saliency: Saliency) -> pa.ListArray:
-    """Return the salient words of each of `size` questions; one without a row has none."""
+def _salient(
+    rows: pa.Table, places: np.ndarray, questions: pa.ChunkedArray, saliency: Saliency
+) -> pa.ListArray:
+    """Return the salient words of each question; one without a row has none."""
     texts, scored = rows["text"].combine_chunks(), rows["words"].combine_chunks()
-    words = top_words(texts, scored, saliency.top_k, saliency.stop_words)
-    at = np.full(size, len(words))
+    ends = pc.utf8_length(questions).to_numpy()[places]
+    words = salient_words(texts, scored, ends, saliency)
+    at = np.full(len(questions), len(words))
     at[places] = np.arange(len(words))
     return pa.concat_arrays([words, NO_WORDS]).take(pa.array(at))

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from stages.distil.interface.method import Saliency
-from stages.distil.language.words import find_words, spread, top_words
+from stages.distil.language.words import find_words, salient_words, spread
 from stages.distil.storage import tables
 
 LARGEST_K = 20  # of the curve of `kept_mass`
@@ -18,10 +18,11 @@ SHADES = 8  # few enough to tell apart
 
 @dataclass(frozen=True)
 class Scored:
-    """The scored questions: their texts, words with scores, and gold answers."""
+    """The scored questions: texts, where their options begin, scored words, and gold answers."""
 
     ids: list[str]
     texts: pa.StringArray
+    ends: np.ndarray
     words: pa.ListArray
     answers: list[str]
 
@@ -29,12 +30,13 @@ class Scored:
 def read_scored() -> Scored:
     """Read the table of scores with the questions' answers."""
     tables.check_exists(tables.SALIENCY)
-    answers = {example.id: example.answer for example in tables.scan_examples("train")}
+    examples = {example.id: example for example in tables.scan_examples("train")}
     with tables.open_table(tables.SALIENCY) as file:
         table = file.read(["id", "text", "words"]).combine_chunks()
     ids = table["id"].to_pylist()
     texts, words = (pa.concat_arrays(table[name].chunks) for name in ("text", "words"))
-    return Scored(ids, texts, words, [answers[name] for name in ids])
+    ends = np.array([len(examples[name].question) for name in ids], np.int64)
+    return Scored(ids, texts, ends, words, [examples[name].answer for name in ids])
 
 
 def overlap(scored: Scored, saliency: Saliency) -> dict[str, Any]:
@@ -44,10 +46,12 @@ def overlap(scored: Scored, saliency: Saliency) -> dict[str, Any]:
     multiple-choice questions). `chance` is the share to expect if the k top words were drawn at
     random: 1 - C(n - m, k) / C(n, k) for n candidate words, m of them in the answer.
     """
-    k, stop_words = saliency.top_k, saliency.stop_words
     most = max(scored.words.value_lengths().to_pylist(), default=0)
-    chosen = top_words(scored.texts, scored.words, k, stop_words).to_pylist()
-    candidates = top_words(scored.texts, scored.words, max(most, 1), stop_words).to_pylist()
+    everything = saliency.model_copy(update={"top_k": max(most, 1)})
+    chosen, candidates = (
+        salient_words(scored.texts, scored.words, scored.ends, settings).to_pylist()
+        for settings in (saliency, everything)
+    )
     hits, chances = [], []
     for top, possible, answer in zip(chosen, candidates, scored.answers, strict=True):
         misses = sum(not _is_in(word, answer) for word in possible)

@@ -94,8 +94,13 @@ class Saliency(Settings):
 
     teacher: Name
     method: Literal[
-        "input_x_gradient", "saliency", "integrated_gradients", "gradient_shap", "occlusion"
-    ] = "input_x_gradient"
+        "input_x_gradient",
+        "saliency",
+        "integrated_gradients",
+        "gradient_shap",
+        "occlusion",
+        "random",
+    ] = Field("input_x_gradient", description="random is a control: scores without a meaning")
     target: Literal["gold", "prediction"] = Field("gold", description="the answer that is scored")
     only_correct: bool = Field(False, description="skip questions the teacher gets wrong")
     steps: Count = Field(16, description="for integrated_gradients and gradient_shap")
@@ -103,7 +108,11 @@ class Saliency(Settings):
     finetune: Finetune = Finetune()
     batch_tokens: Tokens = Field("auto", description="tokens per pass, including padding")
     top_k: Count
+    sign: Literal["absolute", "positive"] = Field(
+        "absolute", description="positive: only words that speak for the answer are chosen"
+    )
     stop_words: bool = Field(True, description="false: words such as `the` are not chosen")
+    options: bool = Field(True, description="false: words of the list of options are not chosen")
     weight: Weight
 
 

@@ -9,6 +9,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import regex
 
+from stages.distil.interface.method import Saliency
+
 # A word is letters and digits, each with its combining marks and joiners; hyphens, apostrophes or
 # points inside it join it.
 _PART = r"[\p{L}\p{N}_][\p{L}\p{N}\p{M}_\u200c\u200d]*"
@@ -65,17 +67,47 @@ def owners(words: Sequence[tuple[int, int]], tokens: Sequence[tuple[int, int]]) 
     return numbers
 
 
-def top_words(
-    texts: pa.StringArray, words: pa.ListArray, k: int, stop_words: bool = True
+def salient_words(
+    texts: pa.StringArray, words: pa.ListArray, ends: np.ndarray, saliency: Saliency
 ) -> pa.ListArray:
+    """Return the words of each text that `saliency` chooses, in the text's order.
+
+    A text is a question with its options, which begin after `ends` characters; `words` are those of
+    `top_words`. The k largest scores are taken of words that speak for the answer, are no English
+    stop words, and stand before the options, where `saliency` says so.
+    """
+    flat = words.flatten()
+    rows = np.repeat(np.arange(len(texts)), words.value_lengths().to_numpy(zero_copy_only=False))
+    kept = np.ones(len(rows), bool)
+    if saliency.sign == "positive":
+        kept &= flat.field("score").to_numpy() > 0
+    if not saliency.options:
+        kept &= flat.field("end").to_numpy() <= ends[rows]
+    if not saliency.stop_words:
+        kept &= ~_stop_words(texts, rows, flat)
+    counts = np.bincount(rows[kept], minlength=len(texts))
+    offsets = pa.array(np.concatenate([[0], np.cumsum(counts)]), pa.int32())
+    words = pa.ListArray.from_arrays(offsets, flat.filter(pa.array(kept)))
+    return top_words(texts, words, saliency.top_k)
+
+
+def _stop_words(texts: pa.StringArray, rows: np.ndarray, words: pa.StructArray) -> np.ndarray:
+    """Return which words, of the texts at `rows`, scikit-learn lists as English stop words."""
+    from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS  # takes a second
+
+    starts, ends = (words.field(name).to_numpy() for name in ("start", "end"))
+    spelled = _slices(texts, rows, starts, ends).dictionary_encode()
+    listed = [word.casefold() in ENGLISH_STOP_WORDS for word in spelled.dictionary.to_pylist()]
+    return np.array(listed, bool)[spelled.indices.to_numpy()]
+
+
+def top_words(texts: pa.StringArray, words: pa.ListArray, k: int) -> pa.ListArray:
     """Return each text's k distinct words of the largest absolute score, in the text's order.
 
     `words` lists the words of each text in their order: `start`, `end` (characters of the text) and
     `score`. A repeated word, in any case, counts once, with its larger score; of two equal scores
-    the earlier word wins. English stop words are chosen only with `stop_words`.
+    the earlier word wins.
     """
-    if not stop_words:
-        words = _content_words(texts, words)
     counts = words.value_lengths().to_numpy(zero_copy_only=False)
     first = np.cumsum(counts) - counts
     flat = words.flatten()
@@ -101,22 +133,6 @@ def top_words(
     ends_of_rows = np.cumsum(np.bincount(owner, minlength=len(texts)))
     offsets = pa.array(np.concatenate([[0], ends_of_rows]), pa.int32())
     return pa.ListArray.from_arrays(offsets, pa.concat_arrays(chosen).take(pa.array(order)))
-
-
-def _content_words(texts: pa.StringArray, words: pa.ListArray) -> pa.ListArray:
-    """Return each text's words without those that scikit-learn lists as English stop words."""
-    from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS  # takes a second
-
-    counts = words.value_lengths().to_numpy(zero_copy_only=False)
-    flat = words.flatten()
-    starts, ends = (flat.field(name).to_numpy() for name in ("start", "end"))
-    rows = np.repeat(np.arange(len(texts)), counts)
-    spelled = _slices(texts, rows, starts, ends).dictionary_encode()
-    listed = [word.casefold() in ENGLISH_STOP_WORDS for word in spelled.dictionary.to_pylist()]
-    kept = ~np.array(listed, bool)[spelled.indices.to_numpy()]
-    ends_of_rows = np.cumsum(np.bincount(rows[kept], minlength=len(texts)))
-    offsets = pa.array(np.concatenate([[0], ends_of_rows]), pa.int32())
-    return pa.ListArray.from_arrays(offsets, flat.filter(pa.array(kept)))
 
 
 def _first_of_each(owner: np.ndarray, word: np.ndarray) -> np.ndarray:

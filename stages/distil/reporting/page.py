@@ -20,7 +20,7 @@ from stages.distil.evaluation.salient_words import SHADES, Scored, pieces
 from stages.distil.interface.method import STATUSES
 from stages.distil.interface.parameters import Parameters
 from stages.distil.language.answers import parse_answer, same
-from stages.distil.language.words import top_words
+from stages.distil.language.words import salient_words
 from stages.distil.reporting.plots import draw_curves
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -161,7 +161,7 @@ def _taught(parameters: Parameters, results: Results) -> Iterable[Row]:
     few = slice(0, TAUGHT)
     scored, saliency = results.scored, parameters.saliency
     texts, words = scored.texts[few], scored.words[few]
-    chosen = top_words(texts, words, saliency.top_k, saliency.stop_words).to_pylist()
+    chosen = salient_words(texts, words, scored.ends[few], saliency).to_pylist()
     shown = zip(
         scored.ids[few], texts.to_pylist(), words.to_pylist(), scored.answers, chosen, strict=False
     )

@@ -1,11 +1,20 @@
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages.distil.language.words import WORD, find_words, owners, spread, top_words
+from stages.distil.interface.method import Saliency
+from stages.distil.language.words import (
+    WORD,
+    find_words,
+    owners,
+    salient_words,
+    spread,
+    top_words,
+)
 from stages.distil.storage.tables import SALIENCY, SCHEMAS
 
 
@@ -111,13 +120,26 @@ def test_a_repeated_word_counts_once_and_ties_go_to_the_earlier():
     assert top_words_of([text], [words], 2) == [["cat", "The"]]
 
 
-def test_stop_words_are_left_out_where_they_are_not_wanted():
-    text = "The cat is WITH the dog"
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, ["The", "sits", "blue"]),
+        ({"stop_words": False}, ["sits", "dog", "blue"]),
+        ({"sign": "positive"}, ["The", "with", "blue"]),
+        ({"options": False}, ["The", "sits", "WITH"]),
+        ({"sign": "positive", "stop_words": False}, ["cat", "blue"]),
+        ({"sign": "positive", "stop_words": False, "options": False}, ["cat"]),
+    ],
+)
+def test_words_are_chosen_by_sign_kind_and_place(changes, expected):
+    text = "The cat sits WITH the dog\nOptions: with, blue"
+    scores = [9.0, 2.0, -8.0, 6.5, 6.0, -5.0, 0.0, 7.0, 8.5]
     kind = SCHEMAS[SALIENCY].field("words").type
-    words = pa.array([words_of(text, [9.0, 2.0, 8.0, 7.0, 6.0, 1.0]), []], kind)
-    texts = pa.array([text, ""])
-    assert top_words(texts, words, 5, stop_words=False).to_pylist() == [["cat", "dog"], []]
-    assert top_words(texts, words, 2).to_pylist() == [["The", "is"], []]
+    words = pa.array([words_of(text, scores), []], kind)
+    saliency = Saliency(teacher="any", top_k=3, weight=1, **changes)
+    ends = np.array([len("The cat sits WITH the dog"), 0])
+    chosen = salient_words(pa.array([text, ""]), words, ends, saliency)
+    assert chosen.to_pylist() == [expected, []]
 
 
 @given(
