@@ -28,7 +28,7 @@ from transformers import Cache, PreTrainedModel
 
 from stages.distil.attribution.prompts import Prompt
 from stages.distil.interface.method import Saliency
-from stages.distil.models import greedy, logits
+from stages.distil.models import generation, logits
 from stages.distil.models.batching import by_length
 from stages.distil.models.hardware import explain_out_of_memory, pass_tokens
 from stages.distil.storage import versions
@@ -136,7 +136,7 @@ class Attributor:
         """Return the tokens that the model writes greedily after each prompt, without its label."""
         ids = [prompt.ids for prompt in prompts]
         budget = self.batch_tokens
-        return greedy.continue_greedily(self._model, ids, max_tokens, self._padding, budget)
+        return generation.continue_greedily(self._model, ids, max_tokens, self._padding, budget)
 
     def _log_probability(self, embeddings: Tensor, mask: Tensor, labels: Tensor) -> Tensor:
         """Return the summed log-probability of each row's label, shape (B,).

@@ -7,15 +7,12 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForSeq2SeqLM,
     AutoTokenizer,
-    GenerationConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 
 from stages.distil.interface.errors import UserError
 from stages.distil.models.hardware import device
-
-TOKENS = ("bos", "eos", "pad", "decoder_start", "forced_bos")  # kept of a generation config
 
 
 def load_model(
@@ -26,9 +23,6 @@ def load_model(
     `dtype` is the precision. Attention is torch's fused kernel, except with `gradients` on a CPU,
     where its backward pass is slower than plain products with any mask. If `place` is false, the
     weights stay in main memory for a Trainer that distributes them over processes and GPUs.
-
-    The model's own generation settings, such as a repetition penalty or sampling, are dropped, so
-    that greedy texts are greedy.
     """
     tokenizer = load_tokenizer(folder)
     encoder_decoder = AutoConfig.from_pretrained(folder).is_encoder_decoder
@@ -39,9 +33,6 @@ def load_model(
         use_safetensors=True,
         attn_implementation="eager" if gradients and device() == "cpu" else None,
     )
-    names = [f"{token}_token_id" for token in TOKENS]
-    tokens = {name: getattr(model.generation_config, name, None) for name in names}
-    model.generation_config = GenerationConfig(**tokens)
     return model.to(device()) if place else model, tokenizer
 
 

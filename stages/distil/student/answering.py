@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from stages.distil.models.greedy import continue_greedily
+from stages.distil.models.generation import continue_greedily
 from stages.distil.models.hardware import pass_tokens
 from stages.distil.student.loss import autocast
 from stages.distil.student.samples import Sample

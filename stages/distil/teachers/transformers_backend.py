@@ -9,6 +9,7 @@ import torch
 
 from stages.distil.language.chat import Chat
 from stages.distil.models.batching import pad
+from stages.distil.models.generation import generate
 from stages.distil.models.hardware import explain_out_of_memory, pass_tokens
 from stages.distil.models.loading import load_model
 from stages.distil.teachers.backend import TOO_LONG, Completion, Request
@@ -79,12 +80,12 @@ class Generator:
             }
         advice = "lower rationales.context or choose a smaller teacher"
         with explain_out_of_memory(f"{len(batch)} prompts of {width} tokens", advice):
-            output = self._model.generate(
+            output = generate(
+                self._model,
                 input_ids=ids.to(self._model.device),
                 attention_mask=mask.to(self._model.device),
                 max_new_tokens=max(r.max_tokens for r, *_ in batch),
                 pad_token_id=padding,
-                num_beams=1,
                 **sampling,
             )
         texts = output[:, 1:] if self._encoder_decoder else output[:, width:]

@@ -1,11 +1,30 @@
-"""Greedy decoding in this process, in batches of similar lengths."""
+"""Texts written in this process; greedy ones in batches of similar lengths."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
-from transformers import PreTrainedModel
+from torch import Tensor
+from transformers import GenerationConfig, PreTrainedModel
 
 from stages.distil.models.batching import by_length, pad
+
+TOKENS = ("bos", "eos", "pad", "decoder_start", "forced_bos")  # kept of a model's own settings
+
+
+def generate(model: PreTrainedModel, **settings: Any) -> Tensor:
+    """Return what `model.generate` writes by these settings alone.
+
+    Of the model's own, such as a repetition penalty or sampling, only special tokens count, so that
+    greedy texts are greedy.
+    """
+    own = model.generation_config
+    names = [f"{token}_token_id" for token in TOKENS]
+    model.generation_config = GenerationConfig(**{n: getattr(own, n, None) for n in names})
+    try:
+        return model.generate(num_beams=1, **settings)
+    finally:
+        model.generation_config = own
 
 
 @torch.no_grad()
@@ -32,12 +51,12 @@ def continue_greedily(
         if encoder_decoder:
             first = [model.config.decoder_start_token_id, *decoder_prefix]
             settings["decoder_input_ids"] = torch.tensor([first] * len(batch)).to(model.device)
-        written = model.generate(
+        written = generate(
+            model,
             input_ids=ids.to(model.device),
             attention_mask=mask.to(model.device),
             max_new_tokens=max_tokens,
             do_sample=False,
-            num_beams=1,
             pad_token_id=padding,
             **settings,
         )
