@@ -24,7 +24,7 @@ from unittest.mock import patch
 from torch import Tensor
 from transformers import PreTrainedModel, TrainingArguments, set_seed
 
-from stages.distil.interface.method import Train
+from stages.distil.interface.method import Student, Train
 from stages.distil.language.student_prompts import question_text, student_context
 from stages.distil.language.words import find_words
 from stages.distil.models.hardware import device, precision
@@ -102,7 +102,7 @@ def train(kind: type[Steps], student: str, rows: list[dict[str, Any]], settings:
     model, tokenizer = load_model(model_folder(student), "float32", place=False)
     teachers = [rationale["teacher"] for rationale in rows[0]["rationales"]]
     weights = {ANSWER: 1.0} | dict.fromkeys(teachers, 0.5) | {SALIENCY: 0.1}
-    encoder = Encoder(model.config, tokenizer)
+    encoder = Encoder(model.config, tokenizer, Student(model=student))
     samples = [encoder.samples(row, weights) for row in rows]
     set_seed(0)
     collate = Collator(model, tokenizer, list(weights))

@@ -41,7 +41,7 @@ def evaluate(parameters: Parameters) -> None:
     model, tokenizer = load_model(STUDENT, "float32")
     max_tokens = parameters.evaluate.max_tokens
     student = parameters.student
-    encoder = Encoder(model.config, tokenizer, student.shared_context, student.context)
+    encoder = Encoder(model.config, tokenizer, student)
     prompts = [encoder.prompt(row, max_tokens) for row in rows]
     if encoder.cut:
         print(f"{len(encoder.cut)} questions were cut at the beginning", file=sys.stderr)

@@ -60,7 +60,7 @@ def train(parameters: Parameters) -> None:
     weights = {ANSWER: 1.0}
     weights |= {teacher: parameters.teacher_weight(teacher) for teacher in parameters.teachers}
     weights[SALIENCY] = parameters.saliency.weight
-    encoder = Encoder(model.config, tokenizer, settings.shared_context, settings.context)
+    encoder = Encoder(model.config, tokenizer, settings)
     questions = Questions(
         train=[encoder.samples(row, weights) for row in rows],
         validation=validation,

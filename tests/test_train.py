@@ -93,6 +93,7 @@ def curve(name: str) -> list[float]:
     [
         {},
         {"student__shared_context": False},
+        {"student__form": "after_answer"},
         {"student__lora_rank": 4},
         {"alpha": 0.0, "saliency__weight": 0.0},
         {"alpha": {"one": 0.7, "two": 0.0}},

@@ -128,12 +128,18 @@ class Assemble(Settings):
     labels: str = Field(GOLD, description="gold, vote, or the name of a teacher")
 
 
+Form = Literal["branch", "after_answer"]
+
+
 class Student(Settings):
     """The model to train."""
 
     model: Name
     shared_context: bool = Field(
         True, description="false: one pass per target, as in the papers, not one per question"
+    )
+    form: Form = Field(
+        "branch", description="after_answer: rationales and words follow the answer, in one text"
     )
     context: Count | None = Field(None, description="maximum input tokens; null: the model's limit")
     dtype: Precision = Field("auto", description="precision of computation; weights are float32")

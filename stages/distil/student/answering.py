@@ -28,21 +28,31 @@ def generate_answers(
 
     `dtype` is the precision, `bfloat16` or `float32`.
     """
-    encoder_decoder = model.config.is_encoder_decoder
-    prefix = prompts[0].branches[0].prefix if encoder_decoder and prompts else []
-    ids = [p.context if encoder_decoder else p.context + p.branches[0].prefix for p in prompts]
+    padding = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+    groups: dict[tuple[int, ...], list[int]] = {}  # an encoder-decoder's text begins with a prefix
+    for number, prompt in enumerate(prompts):
+        prefix = prompt.branches[0].prefix if model.config.is_encoder_decoder else []
+        groups.setdefault(tuple(prefix), []).append(number)
+    texts: list[list[int]] = [[] for _ in prompts]
     training = model.training
     model.eval()
-    with autocast(dtype):
-        texts = continue_greedily(
-            model,
-            ids,
-            max_tokens,
-            tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id,
-            inference_tokens(model),
-            prefix,
-            tokenizer.eos_token_id,
-        )
+    for start, numbers in groups.items():
+        ids = [
+            p.context if model.config.is_encoder_decoder else p.context + p.branches[0].prefix
+            for p in (prompts[number] for number in numbers)
+        ]
+        with autocast(dtype):
+            written = continue_greedily(
+                model,
+                ids,
+                max_tokens,
+                padding,
+                inference_tokens(model),
+                start,
+                tokenizer.eos_token_id,
+            )
+        for number, tokens in zip(numbers, written, strict=True):
+            texts[number] = tokens
     model.train(training)
     return decode(tokenizer, texts)
 

@@ -7,7 +7,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from stages.distil.models.batching import pad
-from stages.distil.student.samples import Sample
+from stages.distil.student.samples import Sample, said
 
 IGNORED = -100  # torch's label of a position without a target
 
@@ -34,7 +34,8 @@ class Collator:
         """Lay out each sample as its context followed by its branches, padded on the right.
 
         A branch attends to the context and to itself, and its positions start at the end of the
-        context. So each branch is computed as if it alone followed the question.
+        context; one after the answer also attends to the first branch, and starts at its end. So
+        each branch is computed as if it alone followed the question, or the answer.
 
         Returns, for B samples of at most N tokens: `input_ids`, `position_ids`, `labels` (the token
         to predict after each position, or IGNORED) and `tasks` (the task's number), all (B, N), and
@@ -49,16 +50,20 @@ class Collator:
         labels = torch.full(size, IGNORED)
         tasks = torch.zeros(size, dtype=torch.long)
         branch_ids = torch.full(size, -1)  # -1 padding, 0 context, then one number a branch
+        after_answer = torch.zeros(size, dtype=torch.bool)
         for row, sample in enumerate(samples):
             length = start = len(sample.context)
             input_ids[row, :length] = torch.tensor(sample.context)
             position_ids[row, :length] = torch.arange(length)
             branch_ids[row, :length] = 0
+            answered = length + len(said(sample)) if sample.branches else length
             for number, branch in enumerate(sample.branches, start=1):
                 inputs = branch.prefix + branch.target[:-1]
                 end = start + len(inputs)
                 input_ids[row, start:end] = torch.tensor(inputs)
-                position_ids[row, start:end] = torch.arange(length, length + len(inputs))
+                first = answered if branch.after_answer else length
+                position_ids[row, start:end] = torch.arange(first, first + len(inputs))
+                after_answer[row, start:end] = branch.after_answer
                 labels[row, start + len(branch.prefix) - 1 : end] = torch.tensor(branch.target)
                 tasks[row, start:end] = self._tasks.index(branch.task)
                 branch_ids[row, start:end] = number
@@ -69,7 +74,8 @@ class Collator:
         earlier = torch.ones(size[1], size[1], dtype=torch.bool).tril()
         same_branch = branch_ids[:, :, None] == branch_ids[:, None, :]
         to_context = (branch_ids[:, None, :] == 0) & (branch_ids[:, :, None] > 0)
-        mask = (earlier & (same_branch | to_context))[:, None]
+        to_answer = (branch_ids[:, None, :] == 1) & after_answer[:, :, None]
+        mask = (earlier & (same_branch | to_context | to_answer))[:, None]
         return batch | {"position_ids": position_ids, "attention_mask": mask}
 
     def _encoder_decoder_batch(self, samples: Sequence[Sample]) -> dict[str, Tensor]:

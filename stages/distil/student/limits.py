@@ -44,7 +44,7 @@ def find_limits(parameters: Parameters) -> Iterator[str]:
     folder = model_folder(student.model)
     tokenizer, config = load_tokenizer(folder), AutoConfig.from_pretrained(folder)
     for split in ("train", "validation", "test"):
-        encoder = Encoder(config, tokenizer, student.shared_context, student.context)
+        encoder = Encoder(config, tokenizer, student)
         # Train questions are learnt, the others answered.
         max_tokens = None if split == "train" else parameters.evaluate.max_tokens
         for line in (
@@ -64,13 +64,13 @@ def _not_read(
     weights = dict.fromkeys([ANSWER, *teachers, SALIENCY], 1.0)
     numbers = range(1, len(teachers) + 1)
     tasks = encoder.tokens([ANSWER_TASK, SALIENCY_TASK, *map(rationale_task, numbers)])
-    least_room = max(map(len, tasks)) + (max_tokens or 0)
+    least_room = 2 * max(map(len, tasks)) + (max_tokens or 0)  # the answer's, and one after it
     refused, message = 0, ""
     for rows in _batches(split):
         contexts = encoder.tokens([row["context"] for row in rows], special=True)
         targets = _encoded(encoder, (text for row in rows for text in _targets(row)))
         for row, context in zip(rows, contexts, strict=True):
-            target = 1 + max(len(targets[text]) for text in _targets(row))
+            target = 1 + sum(sorted(len(targets[text]) for text in _targets(row))[-2:])
             if len(context) + least_room + target <= encoder.limit:
                 continue
             try:

@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import BatchEncoding, PreTrainedConfig, PreTrainedTokenizerBase
 
 from stages.distil.interface.errors import UserError
+from stages.distil.interface.method import Student
 from stages.distil.language.student_prompts import (
     ANSWER_TASK,
     SALIENCY_TASK,
@@ -24,11 +25,15 @@ UNLIMITED = 10**9  # a tokenizer without a limit reports a larger number
 
 @dataclass(frozen=True)
 class Branch:
-    """One task of a question: `prefix` asks for `target`, which ends in end-of-text."""
+    """One task of a question: `prefix` asks for `target`, which ends in end-of-text.
+
+    It follows the question or, with `after_answer`, the first branch without its end-of-text.
+    """
 
     task: str
     prefix: list[int]
     target: list[int]
+    after_answer: bool = False
 
 
 @dataclass(frozen=True)
@@ -63,7 +68,8 @@ class Encoder:
 
     With `shared_context`, a question is one sample with a branch for each target. Otherwise it is
     one sample per target, as in the papers: an encoder-decoder then reads the prefix at the end of
-    the question instead of at the start of its text.
+    the question instead of at the start of its text. In the form `after_answer`, rationales and
+    salient words follow the answer, in one text with it.
 
     A text never becomes control tokens: `<s>` in a question is three characters, and an answer with
     it survives decoding, which leaves control tokens out.
@@ -73,13 +79,9 @@ class Encoder:
     """
 
     def __init__(
-        self,
-        config: PreTrainedConfig,
-        tokenizer: PreTrainedTokenizerBase,
-        shared_context: bool = True,
-        limit: int | None = None,
+        self, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase, settings: Student
     ):
-        """Take the student; `limit` is the most tokens it reads, None its own maximum.
+        """Take the student's configuration and tokenizer.
 
         Raises `UserError` if targets cannot be encoded with its tokenizer.
         """
@@ -90,14 +92,15 @@ class Encoder:
         self._encoder_decoder = config.is_encoder_decoder
         self._head, tail = added_tokens(tokenizer)
         self._tail = tail if self._encoder_decoder else []  # a decoder's text goes on
-        self._shared = shared_context
+        self._shared = settings.shared_context
+        self._after_answer = settings.form == "after_answer"
         self.cut: set[str] = set()
         self.dropped: Counter[str] = Counter()
         # Relative positions and state-space models have no maximum.
         positions = getattr(config.get_text_config(), "max_position_embeddings", None)
-        limits = [limit, tokenizer.model_max_length, positions]
+        limits = [settings.context, tokenizer.model_max_length, positions]
         self.limit = min((n for n in limits if n is not None and n < UNLIMITED), default=UNLIMITED)
-        own = limit is not None and limit == self.limit
+        own = settings.context == self.limit
         self._advice = "raise student.context" if own else "choose a student that reads more"
 
     @property
@@ -122,11 +125,11 @@ class Encoder:
             texts.append((SALIENCY, SALIENCY_TASK, ", ".join(row["saliency"])))
         end = self._tokenizer.eos_token_id
         targets = [
-            _Target(task, prefix, [*self.target(text), end])
+            _Target(task, self._prefix(row, prefix), [*self.target(text), end])
             for task, prefix, text in texts
             if weights.get(task, 0.0) > 0
         ]
-        return self._samples(row, targets)
+        return list(map(self._share_answer, self._samples(row, targets)))
 
     def options(self, row: dict[str, Any]) -> list[Sample]:
         """Encode a row with each of its options as a target without end-of-text."""
@@ -144,7 +147,7 @@ class Encoder:
 
         `task` is the prefix that asks for the answer or for another target.
         """
-        fitted = self._fit(row, [_Target(ANSWER, task, [0] * max_tokens)])
+        fitted = self._fit(row, [_Target(ANSWER, self._prefix(row, task), [0] * max_tokens)])
         [branch] = fitted.branches
         prompt = replace(fitted, branches=[replace(branch, target=[])])
         return prompt if self._shared else self._move_prefix(prompt)
@@ -171,7 +174,8 @@ class Encoder:
 
         If not, training leaves out a target of that length, end-of-text included.
         """
-        return bool(self._fit(row, [_Target(SALIENCY, task, [0] * length)]).branches)
+        target = _Target(SALIENCY, self._prefix(row, task), [0] * length)
+        return bool(self._fit(row, [target]).branches)
 
     def tokens(self, texts: Sequence[str], special: bool = False) -> list[list[int]]:
         """Encode texts at once; with `special`, add what the tokenizer adds around every text."""
@@ -181,6 +185,25 @@ class Encoder:
 
     def _encode(self, texts: str | list[str], **arguments: Any) -> BatchEncoding:
         return self._tokenizer(texts, split_special_tokens=True, **arguments)
+
+    def _prefix(self, row: dict[str, Any], task: str) -> str:
+        """Return the text between a question and the target that `task` asks for."""
+        after = self._after_answer and task != ANSWER_TASK
+        return f"{ANSWER_TASK} {row['answer']}{task}" if after else task
+
+    def _share_answer(self, sample: Sample) -> Sample:
+        """Let the branches of a decoder's text that repeat the answer follow its branch instead."""
+        if self._encoder_decoder or not self._after_answer:
+            return sample
+        repeated = said(sample)
+        answer, *others = sample.branches
+        shared = [
+            replace(branch, prefix=branch.prefix[len(repeated) :], after_answer=True)
+            if branch.prefix[: len(repeated)] == repeated
+            else branch
+            for branch in others
+        ]
+        return replace(sample, branches=[answer, *shared])
 
     def _move_prefix(self, sample: Sample) -> Sample:
         """Move the prefix of the only branch from an encoder-decoder's text to its context."""
@@ -268,9 +291,22 @@ def _common_start(sequences: list[list[int]]) -> list[int]:
     return [column[0] for column in takewhile(lambda column: len(set(column)) == 1, columns)]
 
 
+def said(sample: Sample) -> list[int]:
+    """Return what a branch after the answer follows, besides the question."""
+    first = sample.branches[0]
+    return first.prefix + first.target[:-1]
+
+
 def separate_tasks(samples: Sequence[Sample]) -> list[Sample]:
     """Return one sample per task: the same losses, with a pass for each task."""
-    return [replace(s, branches=[branch]) for s in samples for branch in s.branches]
+    separate = []
+    for sample in samples:
+        for branch in sample.branches:
+            if branch.after_answer:
+                prefix = said(sample) + branch.prefix
+                branch = replace(branch, prefix=prefix, after_answer=False)  # noqa: PLW2901
+            separate.append(replace(sample, branches=[branch]))
+    return separate
 
 
 def count_targets(samples: Sequence[Sample], tasks: Sequence[str]) -> Tensor:

@@ -39,9 +39,11 @@ def test_an_options_score_is_its_mean_log_probability(family, shared_context):
         assert scores == pytest.approx(expected, abs=1e-5)
 
 
-@pytest.mark.parametrize("shared_context", [True, False])
-def test_memorised_explanations_have_an_f1_of_one(family, shared_context):
-    model, tokenizer, encoder = memorise(family, shared_context)
+@pytest.mark.parametrize(
+    ("shared_context", "form"), [(True, "branch"), (False, "branch"), (True, "after_answer")]
+)
+def test_memorised_explanations_have_an_f1_of_one(family, shared_context, form):
+    model, tokenizer, encoder = memorise(family, shared_context, form)
     scores = explanation_scores(model, tokenizer, encoder, ROWS[:1], ["one", "two"], "float32")
     perfect = {"f1": 1.0, "questions": 1}
     assert scores == {"words": perfect, "rationales": {"one": perfect, "two": perfect}}

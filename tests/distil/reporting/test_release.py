@@ -7,6 +7,7 @@ import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
 
 from stages.distil.interface.errors import UserError
+from stages.distil.interface.method import Student
 from stages.distil.interface.parameters import load_parameters
 from stages.distil.models.loading import load_model
 from stages.distil.reporting.release import model_card, release
@@ -35,7 +36,7 @@ def test_plain_transformers_gives_the_students_answer(trained):
     """Chat template and generation settings are enough."""
     model, tokenizer = load_model(STUDENT, "float32")
     row = {"id": "1", "context": "Question: Who?\nOptions: he, she", "options": ["he", "she"]}
-    prompt = Encoder(model.config, tokenizer).prompt(row, 6)
+    prompt = Encoder(model.config, tokenizer, Student(model="tiny")).prompt(row, 6)
     [expected] = generate_answers(model, tokenizer, [prompt], 6, "float32")
     loaded = AutoModelForCausalLM.from_pretrained(STUDENT)
     chat = pipeline(
@@ -55,7 +56,7 @@ def test_the_template_includes_tokens_that_start_every_text(tiny_model):
     )
     configure_inference(model, tokenizer, 6)
     row = {"id": "1", "context": "Question: Who?", "options": []}
-    prompt = Encoder(model.config, tokenizer).prompt(row, 6)
+    prompt = Encoder(model.config, tokenizer, Student(model="tiny")).prompt(row, 6)
     messages = [{"role": "user", "content": "Who?"}]
     encoded = tokenizer.apply_chat_template(messages, tokenize=True, return_dict=True)
     assert encoded["input_ids"] == prompt.context + prompt.branches[0].prefix

@@ -11,6 +11,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 from tokenizers.processors import TemplateProcessing
 from transformers import LlamaConfig, PreTrainedTokenizerFast, T5Config
 
+from stages.distil.interface.method import Student
 from stages.distil.language.student_prompts import (
     ANSWER_TASK,
     SALIENCY_TASK,
@@ -115,7 +116,7 @@ def student(name: str, **arguments) -> tuple[PreTrainedTokenizerFast, Encoder]:
     tokenizer = TOKENIZERS[name]
     model = SimpleNamespace(config=LlamaConfig(), generation_config=None)
     configure_inference(model, tokenizer, 6)
-    return tokenizer, Encoder(model.config, tokenizer, **arguments)
+    return tokenizer, Encoder(model.config, tokenizer, Student(model="tiny", **arguments))
 
 
 def row(question: str, options: list[str], text: str = "she") -> dict:
@@ -211,7 +212,7 @@ def test_a_cut_prompt_is_the_end_of_the_served_one(name):
     question, options = "Who is Ann's aunt? " * 9, ["he", "she?"]
     tokenizer, _ = student(name)
     expected = served(tokenizer, question, options)
-    _, encoder = student(name, limit=len(expected) - 1)
+    _, encoder = student(name, context=len(expected) - 1)
     prompt = encoder.prompt(row(question, options), 4)
     head = int(expected[0] == tokenizer.bos_token_id)
     tokens = prompt.context + prompt.branches[0].prefix
@@ -224,8 +225,9 @@ def test_a_cut_prompt_is_the_end_of_the_served_one(name):
 def test_an_encoder_reads_the_tokens_of_the_question_and_the_prefix(tokenizer, ending):
     model = SimpleNamespace(config=T5Config())
     example = row(f"Who is Ann's aunt{ending}", [])
-    samples = Encoder(model.config, tokenizer, shared_context=False).samples(example, WEIGHTS)
+    separate = Student(model="tiny", shared_context=False)
+    samples = Encoder(model.config, tokenizer, separate).samples(example, WEIGHTS)
     wholes = [tokenizer(example["context"] + task)["input_ids"] for task in TASKS]
     assert [sample.context for sample in samples] == wholes
-    [shared] = Encoder(model.config, tokenizer).samples(example, WEIGHTS)
+    [shared] = Encoder(model.config, tokenizer, Student(model="tiny")).samples(example, WEIGHTS)
     assert shared.context == tokenizer(example["context"])["input_ids"]

@@ -6,6 +6,7 @@ import pytest
 from transformers import AutoConfig, AutoTokenizer
 
 from stages.distil.interface.errors import UserError
+from stages.distil.interface.method import Student
 from stages.distil.interface.parameters import load_parameters
 from stages.distil.language.student_prompts import student_context
 from stages.distil.storage import tables
@@ -99,7 +100,7 @@ def test_a_question_that_no_student_can_read_stops_the_run_before_training(limit
 
 def test_the_models_own_limit_is_not_the_users_to_raise(tiny_model):
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
-    encoder = Encoder(AutoConfig.from_pretrained(tiny_model), tokenizer)
+    encoder = Encoder(AutoConfig.from_pretrained(tiny_model), tokenizer, Student(model="tiny"))
     long = "long " * 2000
     with pytest.raises(UserError, match="choose a student that reads more"):
         encoder.samples(row(1, [long, "red"], long), {"answer": 1.0})
@@ -109,4 +110,4 @@ def test_a_tokenizer_without_an_end_of_text_is_refused(tiny_model):
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
     tokenizer.eos_token = None
     with pytest.raises(UserError, match="its tokenizer has no end-of-text token"):
-        Encoder(AutoConfig.from_pretrained(tiny_model), tokenizer)
+        Encoder(AutoConfig.from_pretrained(tiny_model), tokenizer, Student(model="tiny"))

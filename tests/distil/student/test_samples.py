@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from stages.distil.interface.errors import UserError
+from stages.distil.interface.method import Student
 from stages.distil.models.loading import load_model
 from stages.distil.student.answering import generate_answers
 from stages.distil.student.collator import Collator
@@ -38,7 +39,7 @@ ROWS = [
 
 def load(folder: Path, **arguments):
     model, tokenizer = load_model(folder, "float32")
-    return model, tokenizer, Encoder(model.config, tokenizer, **arguments)
+    return model, tokenizer, Encoder(model.config, tokenizer, Student(model="tiny", **arguments))
 
 
 def encode(encoder: Encoder, rows=ROWS, weights=WEIGHTS) -> list[Sample]:
@@ -59,10 +60,11 @@ def losses_and_gradients(model, tokenizer, samples, passes):
     return sums, torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
 
 
+@pytest.mark.parametrize("form", ["branch", "after_answer"])
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 @pytest.mark.parametrize("training", [False, True])
-def test_the_shared_pass_equals_one_pass_per_task(family, attention, training):
-    model, tokenizer, encoder = load(family)
+def test_the_shared_pass_equals_one_pass_per_task(family, attention, training, form):
+    model, tokenizer, encoder = load(family, form=form)
     if "t5" in str(family):
         attention = "eager"
     model.set_attn_implementation(attention)
@@ -80,6 +82,45 @@ def test_the_shared_pass_equals_one_pass_per_task(family, attention, training):
     assert (sums / count_targets(samples, TASKS)).min() > 1
     torch.testing.assert_close(shared_sums, sums, rtol=1e-5, atol=0)
     assert (shared - separate).norm() / separate.norm() < 1e-5
+
+
+@pytest.mark.parametrize("shared_context", [True, False])
+def test_targets_after_the_answer_are_one_text_with_it(family, shared_context):
+    """The reference is a text for each target, tokens put together by hand."""
+    model, tokenizer, encoder = load(family, shared_context=shared_context, form="after_answer")
+    samples = encoder.samples(ROWS[0], WEIGHTS)
+    assert len(samples) == (1 if shared_context else len(WEIGHTS))
+    texts = {
+        "answer": "\nAnswer: greengreen",
+        "one": "\nAnswer: greengreen\nReason 1: because it is so",
+        "two": "\nAnswer: greengreen\nReason 2: why not",
+        "saliency": "\nAnswer: greengreen\nKey words: what, 1",
+    }
+    for sample in separate_tasks(samples):
+        [branch] = sample.branches
+        text = tokenizer.decode(sample.context + branch.prefix + branch.target[:-1])
+        assert text == ROWS[0]["context"] + texts[branch.task]
+        last = text.rsplit(":", 1)[1]
+        assert tokenizer.decode(branch.target) == f"{last}{tokenizer.eos_token}"
+    if shared_context and not model.config.is_encoder_decoder:
+        [sample] = samples
+        assert [b.after_answer for b in sample.branches] == [False, True, True, True]
+        lengths = [len(s.context) + len(s.branches[0].prefix) for s in separate_tasks(samples)]
+        assert sample.length < sum(lengths)
+
+
+def test_a_branch_after_the_answer_reads_it(tiny_model):
+    """Another answer changes the loss of what follows it, and that of nothing else."""
+    sums = {}
+    for form in ("branch", "after_answer"):
+        model, tokenizer, encoder = load(tiny_model, form=form)
+        collate = Collator(model, tokenizer, TASKS)
+        for answer in ("green", "black"):
+            batch = collate(encode(encoder, [ROWS[0] | {"answer": answer}]))
+            with torch.no_grad():
+                sums[form, answer] = task_sums(model, batch, len(TASKS))[1:]
+    torch.testing.assert_close(sums["branch", "green"], sums["branch", "black"])
+    assert (sums["after_answer", "green"] - sums["after_answer", "black"]).abs().min() > 1e-3
 
 
 def test_passes_of_any_size_add_up_to_the_same_step(family):
@@ -105,10 +146,11 @@ def test_dropout_changes_the_loss_in_training_only(tiny_t5):
     assert not torch.equal(sums[1], sums[2])
 
 
+@pytest.mark.parametrize("form", ["branch", "after_answer"])
 @pytest.mark.parametrize("shared_context", [True, False])
-def test_the_losses_equal_the_models_own(family, shared_context):
+def test_the_losses_equal_the_models_own(family, shared_context, form):
     """The reference is one target without padding, with the model's own loss."""
-    model, tokenizer, encoder = load(family, shared_context=shared_context)
+    model, tokenizer, encoder = load(family, shared_context=shared_context, form=form)
     samples = encode(encoder)
     sums = task_sums(model, Collator(model, tokenizer, TASKS)(samples), len(TASKS))
     for index, task in enumerate(TASKS):
@@ -191,7 +233,7 @@ def test_a_long_question_loses_its_beginning_and_no_option(tiny_model):
     [sample] = unlimited.samples(ROWS[1], WEIGHTS)
     longest = max(len(b.prefix) + len(b.target) for b in sample.branches)
     limit = len(sample.context) + longest - 3
-    _, _, encoder = load(tiny_model, limit=limit)
+    _, _, encoder = load(tiny_model, context=limit)
     [cut] = encoder.samples(ROWS[1], WEIGHTS)
     assert cut.context == sample.context[3:]
     assert cut.branches == sample.branches
@@ -206,18 +248,18 @@ def test_targets_are_dropped_for_the_options_but_never_the_answer(tiny_model):
     options = len(tokenizer.encode("\nOptions: red, green"))
     limit = options + len(answer.prefix) + len(answer.target)
     assert len(rationale.prefix) + len(rationale.target) > limit - options
-    _, _, encoder = load(tiny_model, limit=limit)
+    _, _, encoder = load(tiny_model, context=limit)
     [short] = encoder.samples(ROWS[1], WEIGHTS)
     assert short.branches == [answer]
     assert tokenizer.decode(short.context) == "\nOptions: red, green"
     assert encoder.dropped == {"two": 1}
-    _, _, encoder = load(tiny_model, limit=limit - 1)
+    _, _, encoder = load(tiny_model, context=limit - 1)
     with pytest.raises(UserError, match=f"question '4': options and answer .* {limit - 1} tokens"):
         encoder.samples(ROWS[1], WEIGHTS)
 
 
 def test_a_prompt_leaves_room_for_the_answer(tiny_model):
-    _, _, encoder = load(tiny_model, limit=40)
+    _, _, encoder = load(tiny_model, context=40)
     long = row(30, {}, [], ("red", "green"))
     prompt = encoder.prompt(long, 10)
     assert len(prompt.context) + len(prompt.branches[0].prefix) + 10 == 40
@@ -228,7 +270,7 @@ def test_the_default_limit_is_the_models(family):
     model, tokenizer, encoder = load(family)
     assert encoder.limit == (1024 if not model.config.is_encoder_decoder else 10**9)
     tokenizer.model_max_length = 77
-    assert Encoder(model.config, tokenizer).limit == 77
+    assert Encoder(model.config, tokenizer, Student(model="tiny")).limit == 77
 
 
 @pytest.mark.parametrize("shared_context", [True, False])
@@ -241,9 +283,9 @@ def test_answers_do_not_depend_on_the_batch(family, shared_context):
     assert any(together)
 
 
-def memorise(family: Path, shared_context: bool):
+def memorise(family: Path, shared_context: bool, form: str = "branch"):
     """Load a model and train it until it knows all targets of the first question."""
-    model, tokenizer, encoder = load(family, shared_context=shared_context)
+    model, tokenizer, encoder = load(family, shared_context=shared_context, form=form)
     batch = Collator(model, tokenizer, TASKS)(encode(encoder, ROWS[:1]))
     optimiser = torch.optim.Adam(model.parameters(), lr=3e-3)
     for _ in range(150):
