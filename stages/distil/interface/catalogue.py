@@ -69,6 +69,9 @@ class ServerModel(_Generator):
     key: Annotated[str, matching(r"\w+", "the name of an environment variable")] = Field(
         "OPENAI_API_KEY", description="environment variable that holds the key"
     )
+    temperature: bool = Field(
+        True, description="false: none is sent, as servers of reasoning models require"
+    )
     in_flight: Count = Field(32, description="concurrent requests")
     timeout: Number = Field(120, gt=0, description="seconds to wait for an answer")
     tries: Count = Field(6, description="attempts at a request that fails temporarily")

@@ -31,7 +31,10 @@ from stages.distil.interface.settings import (
 )
 from stages.distil.interface.vllm_arguments import SET_ELSEWHERE, engine_arguments
 
-RESERVED = ("student", "adapter", "release")  # folders of models/ that the pipeline writes
+RESERVED = {
+    **dict.fromkeys(("student", "adapter", "release"), "the pipeline writes this folder"),
+    **dict.fromkeys(("answer", "saliency", "total", "cut"), "the training gives it a meaning"),
+}
 
 
 class Parameters(Settings):
@@ -64,11 +67,9 @@ class Parameters(Settings):
                     f"{key}: {name!r} has no weights on this machine (source "
                     f"{self.models[name].source}); choose a model from another source"
                 )
-        for name in RESERVED:
+        for name, reason in RESERVED.items():
             if name in self.models:
-                raise ValueError(
-                    f"models.{name}: the pipeline writes this folder; choose another name"
-                )
+                raise ValueError(f"models.{name}: {reason}; choose another name")
         if self.data.name not in self.datasets:
             unknown = unknown_name(self.data.name, self.datasets, "data set in `datasets`")
             raise ValueError(f"data.name: {unknown}")

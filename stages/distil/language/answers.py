@@ -15,11 +15,17 @@ from stages.distil.language.words import UNSPACED
 # Digits with or without commas at the thousands, and decimals.
 DIGITS = r"(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+"
 NUMBER = re.compile(rf"([-+]?)[$€£]?({DIGITS})\.?", re.ASCII)  # after sign and currency
-# A number with what counts it, such as `5 apples` or `3/4 of a litre`.
-QUANTITY = re.compile(rf"([-+]?)[$€£]?({DIGITS})(?:/(\d+))?(?:\s*([^\d\s][^\d]*))?", re.ASCII)
+# A number with what counts it, such as `$5`, `5 apples` or `3/4 of a litre`.
+QUANTITY = re.compile(
+    rf"(?P<sign>[-+]?)(?P<currency>[$€£]?)(?P<digits>{DIGITS})(?:/(?P<divisor>\d+))?"
+    r"(?:\s*(?P<unit>[^\d\s][^\d]*))?",
+    re.ASCII,
+)
 LONGEST_UNIT = 3  # words
+SHORT_UNIT = 2  # characters: such a unit keeps its case (`mg`, `Mg`)
 NUMBER_IN_TEXT = re.compile(rf"(?<![\w.,/-])[-+]?[$€£]?(?:{DIGITS})(?:/\d+)?(?![\w/-])", re.ASCII)
 
+NOT_RAISED = re.compile(r"[^\u00b2\u00b3\u00b9\u2070-\u209f]+")
 QUOTES = " \t\"'`*_“”„‘’«»"
 # The characters around an option in a text: no letter of a word that goes on, no part of a number.
 SPACED = rf"[[\w-]--[{UNSPACED}]]"
@@ -54,7 +60,8 @@ def same(a: str, b: str, options: Sequence[str] = ()) -> bool:
     """Return whether two answers are equal.
 
     With options, both must name the same one. Free-form answers are equal if they are the same
-    quantity, as `_quantity` reads them (a unit may be left out), or the same text once normalised.
+    quantity, as `_quantity` reads them (a unit may be left out), or the same text without regard to
+    case, quotes, final punctuation and a leading article.
     """
     if options:
         if a == b:
@@ -65,15 +72,16 @@ def same(a: str, b: str, options: Sequence[str] = ()) -> bool:
     if one and other:
         units = (one[1], other[1])
         return one[0] == other[0] and (units[0] == units[1] or "" in units)
-    return normalise(a) == normalise(b)
+    return _without_article(a) == _without_article(b)
 
 
 def choose_option(text: str, options: Sequence[str]) -> str | None:
     """Return the option that a text is, or None.
 
-    The text is compared exactly, then with its quotes and final punctuation stripped, then without
-    regard to case, then as a number or normalised. A comparison that takes two of the options for
-    each other (`BB` and `bb`, `C++` and `C#`, `$5` and `€5`) is left out.
+    The text is compared exactly, then without regard to white space, then with its quotes and
+    final punctuation stripped, then without regard to case, then as a number or normalised. A
+    comparison that takes two of the options for each other (`BB` and `bb`, `C++` and `C#`, `$5` and
+    `€5`) is left out.
     """
     for form in FORMS:
         by_form = _by_form(options, form)
@@ -101,51 +109,65 @@ def _folded(text: str) -> str:
     return _bare(text).casefold()
 
 
+def _without_article(text: str) -> str:
+    return re.sub(r"^(a|an|the) ", "", _folded(text)) or _spaced(text)
+
+
 def _canonical(text: str) -> Decimal | str:
-    number = _number(text)
-    return normalise(text) if number is None else number
+    """Return a number, or a text normalised unless that makes it a number (`5%`, `10²`)."""
+    if (number := _number(_bare(text))) is not None:
+        return number
+    folded = normalise(text)
+    return folded if _number(folded) is None else "".join(text.split())
 
 
-FORMS: tuple[Callable[[str], Any], ...] = (_spaced, _bare, _folded, _canonical)
+FORMS: tuple[Callable[[str], Any], ...] = (str.strip, _spaced, _bare, _folded, _canonical)
 # The forms in which a text names an option: of the option, of the text.
 NAMED: tuple[tuple[Callable[[str], str], Callable[[str], str]], ...] = (
     (normalise, lambda text: unicodedata.normalize("NFKC", _spaced(text).casefold())),
     (_folded, lambda text: _spaced(text).casefold()),
     (_bare, _spaced),
     (_spaced, _spaced),
+    (str.strip, str.strip),
 )
 
 
 def _number(text: str) -> Decimal | None:
     """Return the number that a text is, such as `1,200`, `-5.0`, `$3`, `7.`, or None."""
-    text = unicodedata.normalize("NFKC", text).strip().replace("\u2212", "-")
-    match = NUMBER.fullmatch(text)
+    match = NUMBER.fullmatch(_plain(text).strip())
     return Decimal(match[1] + match[2].replace(",", "")) if match else None
+
+
+def _plain(text: str) -> str:
+    """Return a text with plain digits, signs and slashes; raised digits (`10²`) stay raised."""
+    plain = NOT_RAISED.sub(lambda match: unicodedata.normalize("NFKC", match[0]), text)
+    return plain.replace("\u2212", "-").replace("\u2044", "/")
 
 
 def _quantity(text: str) -> tuple[Fraction, str] | None:
     r"""Return the number and the unit of a text such as `5 apples`, `$3`, `-1/2`, `7.`; or None.
 
     The text may be in quotes, emphasis or `$` of LaTeX, a fraction may be `\frac{1}{2}`. A unit is
-    the words after the number, LONGEST_UNIT at most, without a further number.
+    the currency, or the words after the number, LONGEST_UNIT at most, without a further number.
     """
-    text = unicodedata.normalize("NFKC", text).replace("\u2212", "-").replace("\u2044", "/")
-    text = re.sub(r"\\[dt]?frac\{(\d+)\}\{(\d+)\}", r"\1/\2", text)
+    text = re.sub(r"\\[dt]?frac\{(\d+)\}\{(\d+)\}", r"\1/\2", _plain(text))
     match = QUANTITY.fullmatch(_bare(re.sub(r"^\$(.*[^\\])\$$", r"\1", text.strip())))
     if match is None:
         return None
-    sign, digits, divisor, unit = match.groups()
-    unit = normalise(unit or "") or (unit or "").strip()
-    if len(unit.split()) > LONGEST_UNIT or divisor == "0":
+    unit = (match["unit"] or "").strip()
+    if len(unit) > SHORT_UNIT:
+        unit = normalise(unit) or unit
+    if len(unit.split()) > LONGEST_UNIT or match["divisor"] == "0":
         return None
-    return Fraction(sign + digits.replace(",", "")) / int(divisor or 1), unit
+    value = Fraction(match["sign"] + match["digits"].replace(",", ""))
+    return value / int(match["divisor"] or 1), unit or match["currency"]
 
 
 def final_value(text: str) -> str | None:
     r"""Return what a worked solution marks as its result, or None.
 
-    It is the content of the last `\boxed{...}` (MATH), else the text after the last `####` that
-    begins a line (GSM8K).
+    It is the content of the last `\boxed{...}` (MATH), else the text after `####` at the beginning
+    of the last line (GSM8K); anywhere else that is a heading.
     """
     text = re.sub(r"\\(?:text|mathrm)\{([^{}]*)\}", r" \1", text)
     start = text.rfind("\\boxed{")
@@ -155,8 +177,8 @@ def final_value(text: str) -> str | None:
             depth += {"{": 1, "}": -1}.get(text[place], 0)
             if not depth:
                 return text[start + len("\\boxed{") : place].strip() or None
-    marks = re.findall(r"(?m)^####[ \t]*(\S.*)$", text)
-    return marks[-1].strip() if marks else None
+    mark = re.search(r"(?:^|\n)####[ \t]*(\S.*)\s*$", text)
+    return mark[1].strip() if mark else None
 
 
 def find_options(text: str, options: Sequence[str]) -> list[str]:
@@ -171,8 +193,13 @@ def find_options(text: str, options: Sequence[str]) -> list[str]:
     if len(by_value) < sum(value is not None for value in values):
         by_value = {}  # two options have the same value, such as `$5` and `€5`
     worded = [option for option in options if option not in by_value.values()]
-    forms = ((_by_form(worded, of_option), of_text) for of_option, of_text in NAMED)
-    by_form, of_text = next((pair for pair in forms if pair[0] or not worded), ({}, None))
+    usable = (
+        (by_form, of_text)
+        for of_option, of_text in NAMED
+        if len(by_form := _by_form(worded, of_option)) == len(worded)
+        and not any(map(_becomes_number, by_form.values(), by_form))
+    )
+    by_form, of_text = next(usable, ({}, None))
     if of_text is None:
         return []
     names = [_bounded(name) for name in sorted(by_form, key=len, reverse=True)]
@@ -190,6 +217,11 @@ def find_options(text: str, options: Sequence[str]) -> list[str]:
                 named.append(option)
             end = match.end()
     return named
+
+
+def _becomes_number(option: str, name: str) -> bool:
+    """Return whether a form makes an option such as `5%`, `3!` or `10²` a bare number."""
+    return _number(name) is not None and name != _spaced(option).casefold()
 
 
 def _bounded(name: str) -> str:
@@ -277,7 +309,8 @@ def is_correct(text: str, question: dict[str, Any]) -> bool:
     # equation behind its last `=`.
     given = unicodedata.normalize("NFKC", given.rpartition("=")[2]).replace("\u2212", "-")
     numbers = NUMBER_IN_TEXT.findall(given)
-    return len(numbers) == 1 and same(numbers[0], answer) and gold[1] in normalise(given)
+    named = given if len(gold[1]) <= SHORT_UNIT else normalise(given)
+    return len(numbers) == 1 and same(numbers[0], answer) and gold[1] in named
 
 
 def accuracy(texts: Sequence[str], questions: Sequence[dict[str, Any]]) -> float:

@@ -14,6 +14,9 @@ from stages.distil.language.thinking import MARKS, opened_thought
 if TYPE_CHECKING:  # importing transformers takes seconds
     from transformers import PreTrainedTokenizerBase
 
+PYTHON_ERRORS = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
+TEMPLATE_ERRORS = (TemplateError, *PYTHON_ERRORS)
+
 
 class Chat:
     """A model's tokenizer with the settings of its chat template.
@@ -51,19 +54,28 @@ class Chat:
         if not self.has_template:
             return conversation.text()
         try:
-            text = self._apply(conversation.messages())
-            if conversation.system in text:
+            messages = conversation.messages()
+            text = self._apply(messages)
+            left_out = _left_out(messages, text)
+            if not left_out:
                 return text
             reason = "leaves it out"
-        except (TemplateError, TypeError, ValueError) as error:
+        except TEMPLATE_ERRORS as error:
             reason = f"refuses it ({error})"
+        advice = f"see models.{self._name}.chat_template_kwargs, or choose another model"
         try:
-            text = self._apply(conversation.messages(system_role=False))
-        except (TemplateError, TypeError, ValueError) as error:
+            messages = conversation.messages(system_role=False)
+            text = self._apply(messages)
+        except TEMPLATE_ERRORS as error:
             raise UserError(
-                f"models.{self._name}: its chat template refuses the conversation ({error}); see "
-                f"rationales.prompts and models.{self._name}.chat_template_kwargs"
+                f"models.{self._name}: its chat template refuses the conversation ({error}); "
+                f"{advice}"
             ) from error
+        if left_out := _left_out(messages, text):
+            raise UserError(
+                f"models.{self._name}: its chat template leaves out or changes a message "
+                f"({left_out[:60]!r}); {advice}"
+            )
         _tell_once(
             f"{self._name}: the instruction opens the user's first turn, since the chat template "
             f"{reason} as a system message"
@@ -91,6 +103,12 @@ class Chat:
         return self.tokenizer.apply_chat_template(
             messages, tokenize=False, add_generation_prompt=True, **self._settings
         )
+
+
+def _left_out(messages: Messages, text: str) -> str:
+    """Return the first message that is not in the rendered text, or ""."""
+    contents = (message["content"].strip() for message in messages)
+    return next((content for content in contents if content not in text), "")
 
 
 @cache

@@ -1,15 +1,33 @@
 """The thoughts that some models write before their reply, and where they end."""
 
-# Of Qwen3, DeepSeek-R1 and most others; Magistral; Kimi; Seed-OSS; gpt-oss.
+import re
+
+# Of Qwen3, DeepSeek-R1 and most others; Magistral; Kimi; Seed-OSS; Command A; OpenThinker; Gemma;
+# gpt-oss. Letters may have any case.
 MARKS = (
     ("<think>", "</think>"),
     ("<thinking>", "</thinking>"),
     ("<thought>", "</thought>"),
+    ("<thoughts>", "</thoughts>"),
     ("<reasoning>", "</reasoning>"),
     ("[THINK]", "[/THINK]"),
     ("◁think▷", "◁/think▷"),
     ("<seed:think>", "</seed:think>"),
+    ("<|START_THINKING|>", "<|END_THINKING|>"),
+    ("<|begin_of_thought|>", "<|end_of_thought|>"),
+    ("<|channel>thought", "<channel|>"),
     ("<|channel|>analysis<|message|>", "<|channel|>final<|message|>"),
+)
+# Of Granite, and of gpt-oss without its special tokens: plain words, so both must be there.
+PHRASES = (
+    ("Here is my thought process:", "Here is my response:"),
+    ("analysis", "assistantfinal"),
+)
+# What some models put around the reply that follows a thought.
+WRAPPING = re.compile(
+    r"</?(?:answer|output|response|solution)>|<\|(?:begin|end)_of_solution\|>"
+    r"|<\|(?:START|END)_RESPONSE\|>",
+    re.IGNORECASE,
 )
 
 
@@ -19,12 +37,17 @@ def split_thought(text: str) -> tuple[str | None, str]:
     The opening mark may be missing, since some chat templates write it. A thought that was cut off
     leaves an empty reply.
     """
-    for opening, closing in MARKS:
-        thought, closed, reply = text.rpartition(closing)
-        if closed:
-            return thought.strip().removeprefix(opening).strip(), reply.strip()
-        if text.lstrip().startswith(opening):
-            return text.lstrip().removeprefix(opening).strip(), ""
+    for opening, closing in (*MARKS, *PHRASES):
+        opened = re.search(rf"^\s*{re.escape(opening)}", text, re.IGNORECASE | re.MULTILINE)
+        if (opening, closing) in PHRASES and (not opened or text[: opened.start()].strip()):
+            continue
+        start = opened.end() if opened else 0
+        ends = list(re.finditer(re.escape(closing), text[start:], re.IGNORECASE))
+        if ends:
+            thought, reply = text[start:][: ends[-1].start()], text[start:][ends[-1].end() :]
+            return thought.strip(), WRAPPING.sub("", reply).strip()
+        if opened and (opening, closing) in MARKS:
+            return text[start:].strip(), ""
     return None, text
 
 

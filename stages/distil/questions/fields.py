@@ -10,7 +10,7 @@ from typing import Any
 
 from stages.distil.interface.catalogue import Fields, Files, Hub
 from stages.distil.interface.errors import UserError
-from stages.distil.language.answers import final_value
+from stages.distil.language.answers import choose_option, final_value
 from stages.distil.storage.examples import Example, Record, Rejected, Unreadable
 
 PATH = re.compile(r"\{([^{}]+)\}")
@@ -142,15 +142,16 @@ def _answer(
         raw = raw[0]
     if isinstance(raw, float) and raw.is_integer():  # of a column with missing values
         raw = int(raw)
-    if isinstance(raw, bool):  # a text such as "True", else the index 0 or 1
-        matches = [option for option in options if option.casefold() == str(raw).casefold()]
-        raw = matches[0] if len(matches) == 1 else int(raw) if len(options) == 2 else raw
+    if isinstance(raw, bool):
+        raw = _boolean(raw, fields, options)
     key = _text(raw, "answer")
     if not options:
-        return final_value(key) or key, "text"
+        result = final_value(key)
+        return (key, "text") if result is None else (result, "the result that a solution marks")
+    forms = _forms(fields)
     meanings = {
         kind: option
-        for kind in _forms(fields)
+        for kind in forms
         if (option := READINGS[kind](key, value, fields, options)) is not None
     }
     if len(set(meanings.values())) > 1:
@@ -163,7 +164,31 @@ def _answer(
         return option, kind
     if key == "-1":
         raise BadRowError("answer: -1, which means that there is no label")
-    raise BadRowError(f"answer {key!r} is not one of the options")
+    first, last = fields.first_index, fields.first_index + len(options) - 1
+    expected = {
+        ("name",): f"none of the names in {fields.option_names}",
+        ("letter",): f"not one of the first {len(options)} letters",
+        ("index",): f"not an index from {first} to {last}",
+    }
+    reason = next((v for k, v in expected.items() if k == forms), "not one of the options")
+    raise BadRowError(f"answer {key!r} is {reason}")
+
+
+def _boolean(key: bool, fields: Fields, options: list[str]) -> str | int:
+    """Return what true or false means: its own word, yes or no, or where it is an index, 1 or 0."""
+    forms = _forms(fields)
+    if forms == ("index",):
+        return int(key) + fields.first_index
+    if forms == ("name",):
+        return str(key)
+    words = ("true", "yes") if key else ("false", "no")
+    matches = [option for option in options if option.casefold() in words]
+    if len(matches) == 1:
+        return matches[0]
+    raise BadRowError(
+        f"answer: {str(key).lower()} is none of the options; if false means the first option and "
+        "true the second, set fields.answer_is to index"
+    )
 
 
 def _forms(fields: Fields) -> tuple[str, ...]:
@@ -176,10 +201,7 @@ def _forms(fields: Fields) -> tuple[str, ...]:
 
 
 def _by_text(key: str, value: Any, fields: Fields, options: list[str]) -> str | None:
-    if key in options:
-        return key
-    matches = [option for option in options if option.casefold() == key.casefold()]
-    return matches[0] if len(matches) == 1 else None
+    return choose_option(key, options)
 
 
 def _by_name(key: str, value: Any, fields: Fields, options: list[str]) -> str | None:
@@ -187,6 +209,8 @@ def _by_name(key: str, value: Any, fields: Fields, options: list[str]) -> str | 
     if not isinstance(names, list) or len(names) != len(options):
         raise BadRowError(f"{fields.option_names}: expected one name for each option")
     names = [str(name).strip() for name in names]
+    if len(set(names)) < len(names):
+        raise BadRowError(f"{fields.option_names}: two options have the same name")
     return options[names.index(key)] if key in names else None
 
 

@@ -112,30 +112,30 @@ class Server:
         settings: dict[str, Any] = {
             "model": self._source.model,
             self._limit: request.max_tokens,
-            "temperature": request.temperature,
+            "temperature": request.temperature if self._source.temperature else openai.omit,
             "seed": request.seed if request.temperature else openai.omit,
         }
+        response: Any = None
         try:
-            response: Any
             if self._source.chat:
                 messages: Any = conversation.messages()
                 if template := self._source.chat_template_kwargs:
                     settings["extra_body"] = {"chat_template_kwargs": template}
                 response = await client.chat.completions.create(messages=messages, **settings)
                 message = response.choices[0].message
-                text = message.content
+                text = _text(message.content)
                 # Servers that take a thought out of the reply give it a field of its own.
                 thought = getattr(message, "reasoning_content", None) or getattr(
                     message, "reasoning", None
                 )
                 if isinstance(thought, str) and thought.strip():
-                    text = join_thought(thought.strip(), text or "")
+                    text = join_thought(thought.strip(), text)
             else:
                 prompt = conversation.text()
                 response = await client.completions.create(prompt=prompt, stop=["\n\n"], **settings)
-                text = response.choices[0].text
+                text = _text(response.choices[0].text)
             return Completion(
-                text=text or "",
+                text=text,
                 finish_reason=response.choices[0].finish_reason or "stop",
                 prompt_tokens=response.usage.prompt_tokens if response.usage else 0,
                 output_tokens=response.usage.completion_tokens if response.usage else 0,
@@ -147,7 +147,8 @@ class Server:
             json.JSONDecodeError,
             openai.APIResponseValidationError,
         ) as error:
-            raise _UnusableError(f"the response is not a completion ({error})") from error
+            reason = getattr(response, "error", None) or error
+            raise _UnusableError(f"the response is not a completion ({reason})") from error
 
     def _permanent_error(self, error: openai.APIStatusError) -> UserError:
         key = self._source.key
@@ -159,10 +160,12 @@ class Server:
         }.get(error.status_code, f"check the server's log and models.{self._name}")
         reason = self._describe(error)
         if "max_completion_tokens" in reason:
-            advice = (
-                f"set models.{self._name}.max_completion_tokens, the limit of thought and reply "
-                "together"
-            )
+            limit = f"models.{self._name}.max_completion_tokens"
+            advice = f"set {limit}, the limit of thought and reply together"
+            if self._source.max_completion_tokens:
+                advice = f"remove {limit}: the server's limit is max_tokens"
+        elif "temperature" in reason:
+            advice = f"set models.{self._name}.temperature to false: none is sent then"
         return UserError(f"models.{self._name}: {reason}; {advice}")
 
     def _describe(self, error: Exception) -> str:
@@ -177,6 +180,18 @@ class Server:
             text = f"no connection to {self._source.url}"
         text = (text.strip() or type(error).__name__).splitlines()[0][:300]
         return text.replace(self._key, "***") if self._key else text
+
+
+def _text(content: Any) -> str:
+    """Return the text of a reply, which may be None, a text, or a list of parts with thoughts.
+
+    Half a surrogate pair, of a character that the limit cut, becomes U+FFFD.
+    """
+    if isinstance(content, list):
+        thoughts = [_text(p.get("thinking")) for p in content if p.get("type") == "thinking"]
+        reply = "".join(_text(p.get("text")) for p in content if p.get("type") != "thinking")
+        return join_thought("\n".join(thoughts), reply) if any(thoughts) else reply
+    return (content or "").encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _is_too_long(error: openai.APIStatusError) -> bool:

@@ -174,7 +174,7 @@ def test_every_data_set_of_the_papers_is_tested():
     [
         ("piqa", {"label": -1}, "-1, which means that there is no label"),
         ("commonsenseqa", {"answerKey": ""}, "answer: empty"),
-        ("arc-easy", {"answerKey": "E"}, "answer 'E' is not one of the options"),
+        ("arc-easy", {"answerKey": "E"}, "answer 'E' is none of the names in choices.label"),
         ("pubmedqa", {"context": {"labels": []}}, "context.contexts: missing"),
         ("anli", {"label": 3}, "answer '3' is not one of the options"),
     ],

@@ -49,6 +49,10 @@ def test_the_committed_parameters_are_valid():
             {"models/student": {"source": "provided"}},
             "models.student: the pipeline writes this folder",
         ),
+        (
+            {"models/saliency": {"source": "provided"}},
+            "models.saliency: the training gives it a meaning; choose another name",
+        ),
         ({"models/oracle": {"source": "hub", "id": "a/b"}}, "models.oracle.revision: missing"),
         (
             {"models/oracle": {"source": "folder", "pth": "x", "path": "x"}},

@@ -69,6 +69,25 @@ def test_a_template_that_refuses_everything_is_one_line(make_chat):
         make_chat(REFUSING).render(TALK)
 
 
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{{ messages[-1].content }}",
+        "{% for m in messages if m.role != 'assistant' %}{{ m.content }}\n{% endfor %}",
+        "{% for m in messages %}{% for part in m.content %}{{ part.text }}{% endfor %}{% endfor %}",
+        "{% for m in messages %}{{ m.content | replace('?', '') }}{% endfor %}",
+    ],
+)
+def test_a_template_that_leaves_out_a_message_is_one_line(make_chat, template):
+    with pytest.raises(UserError, match=r"models\.far: its chat template leaves out or changes"):
+        make_chat(template).render(TALK)
+
+
+def test_any_error_of_a_template_is_one_line(make_chat):
+    with pytest.raises(UserError, match=r"models\.far: its chat template refuses .*zero"):
+        make_chat("{{ 1 // 0 }}").render(TALK)
+
+
 def test_a_template_with_the_date_warns(make_chat, capsys):
     make_chat("{{ strftime_now('%d %b %Y') }}" + TURNS)
     assert "far: its chat template may write today's date" in capsys.readouterr().err

@@ -38,12 +38,11 @@ NUMBERS = ["1", "0", "3", "2"]
         (NUMBERS, 1, "'1' is '1' by its text and '0' by its index; set answer_is"),
         (NUMBERS, "1", "to text or index"),
         (BLOOD, "A", "'A' is 'A' by its text and 'B' by its letter"),
-        (NUMBERS, True, "by its text and '0' by its index"),
+        (["1.0", "0.5", "2.0"], "1", "'1.0' by its text and '0.5' by its index"),
+        (["１", "２", "３"], 2, "'２' by its text and '３' by its index"),
     ],
 )
 def test_a_key_with_two_meanings_stops_the_run(options, answer, message):
-    if answer is True:
-        options = options[:2]
     with pytest.raises(UserError, match=message) as error:
         read([ROW | {"options": options, "answer": answer}])
     assert str(error.value).startswith("f, row 1: the answer ")
@@ -60,6 +59,12 @@ def test_a_key_with_two_meanings_stops_the_run(options, answer, message):
         (BLOOD, "A", {"answer_is": "text"}, "A"),
         (["red", "blue"], 1.0, {}, "blue"),
         (["no", "yes"], True, {}, "yes"),
+        (["yes", "no"], True, {}, "yes"),
+        (["yes", "no", "maybe"], False, {}, "no"),
+        (["no", "yes"], True, {"first_index": 1}, "yes"),
+        (["sweet", "sour"], True, {"answer_is": "index"}, "sour"),
+        (["sweet", "sour"], False, {"answer_is": "index", "first_index": 1}, "sweet"),
+        (["The sea", "a wood"], "sea.", {}, "The sea"),
         (["True", "False"], True, {}, "True"),
         (["True", "False"], "false", {}, "False"),
         (["BB", "Bb", "bb"], "bb", {}, "bb"),
@@ -80,6 +85,8 @@ def test_a_declared_or_single_meaning_counts(options, answer, fields, expected):
         ({"answer": float("nan")}, "answer: expected a text, found nan, which marks a missing"),
         ({"question": float("nan")}, "question: expected a text, found nan"),
         ({"answer": "BB"}, "answer 'BB' is not one of the options"),
+        ({"answer": True}, "answer: true is none of the options; if false means the first option"),
+        ({"answer": False}, "answer: false is none of the options"),
     ],
 )
 def test_what_is_missing_is_refused_by_name(row, reason):
@@ -106,7 +113,21 @@ def test_names_alone_count_where_the_options_have_names():
     row = {"keys": ["A", "B", "C", "D"], "options": BLOOD, "answer": "A"}
     assert read([ROW | row], fields={"option_names": "keys"})[0].answer == "B"
     refused = read([ROW | row | {"answer": "AB"}], fields={"option_names": "keys"})[0]
-    assert "'AB' is not one of the options" in refused.reason
+    assert "'AB' is none of the names in keys" in refused.reason
+    twice = row | {"keys": ["A", "A", "C", "D"]}
+    refused = read([ROW | twice], fields={"option_names": "keys"})[0]
+    assert refused.reason == "keys: two options have the same name"
+
+
+def test_a_gold_is_cut_to_a_result_that_ends_the_solution():
+    free = {name: value for name, value in ROW.items() if name != "options"}
+    cut, whole = read(
+        [
+            free | {"id": "a", "question": "1?", "answer": "3 + 5 = 8\n#### 8"},
+            free | {"id": "b", "question": "2?", "answer": "So:\n#### Step 2\nThe result is 7"},
+        ]
+    )
+    assert (cut.answer, whole.answer) == ("8", "So:\n#### Step 2\nThe result is 7")
 
 
 def test_option_names_take_precedence_over_letters():

@@ -1,5 +1,6 @@
 """The OpenAI-compatible backend against a server with many kinds of failures."""
 
+import json
 import threading
 
 import pytest
@@ -117,6 +118,8 @@ def test_a_request_that_keeps_failing_is_skipped_and_counted():
         (refusal(404), "models.far.url ends as the server expects"),
         (refusal(400, "Use 'max_completion_tokens'"), "set models.far.max_completion_tokens,"),
         (refusal(400, "temperature is not a number"), "HTTP 400 temperature is not a number"),
+        (refusal(400, "'temperature' does not support 0"), "models.far.temperature to false"),
+        (refusal(400, "the prompt is no text"), "check the server's log and models.far"),
     ],
 )
 def test_a_permanent_refusal_ends_the_run_without_showing_the_key(fault, message):
@@ -127,6 +130,56 @@ def test_a_permanent_refusal_ends_the_run_without_showing_the_key(fault, message
     assert KEY not in str(error.value)
     assert "\n" not in str(error.value)
     assert len(teacher.requests) < 20
+
+
+def test_a_limit_that_the_server_does_not_know_is_to_be_removed():
+    teacher = Teacher(lambda number, body: refusal(400, "unknown: max_completion_tokens"))
+    with serve(teacher) as url, pytest.raises(UserError, match="remove models.far.max_completion"):
+        run(url, max_completion_tokens=9)
+
+
+def reply(content, **message) -> tuple[int, bytes, dict[str, str]]:
+    choice = {"index": 0, "finish_reason": "stop"}
+    choice["message"] = {"role": "assistant", "content": content} | message
+    return 200, json.dumps({"id": "1", "object": "x", "choices": [choice]}).encode(), {}
+
+
+PARTS = [
+    {"type": "thinking", "thinking": [{"type": "text", "text": "Milk?"}]},
+    {"type": "text", "text": "It is tea."},
+]
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        ("tea \ud83d", "tea \ufffd"),
+        ("tea \U0001f375", "tea \U0001f375"),
+        (None, ""),
+        ([], ""),
+        (PARTS, "<think>\nMilk?\n</think>\n\nIt is tea."),
+        (PARTS[:1], "<think>\nMilk?"),
+        (PARTS[1:], "It is tea."),
+    ],
+)
+def test_any_content_of_a_reply_is_a_text(content, text):
+    with serve(Teacher(lambda number, body: reply(content))) as url:
+        assert set(run(url, 1).values()) == {text}
+
+
+def test_the_servers_own_reason_is_told():
+    body = json.dumps({"error": {"message": "quota exceeded"}}).encode()
+    with serve(Teacher(lambda number, _: (200, body, {}))) as url:
+        with pytest.raises(UserError, match="not a completion .*quota exceeded"):
+            run(url, 20, tries=1)
+
+
+@pytest.mark.parametrize("sent", [True, False])
+def test_the_temperature_can_be_left_to_the_server(sent):
+    teacher = Teacher()
+    with serve(teacher) as url:
+        run(url, 1, temperature=sent)
+    assert ("temperature" in teacher.requests[0]) is sent
 
 
 def test_a_prompt_beyond_the_context_is_not_an_error():
