@@ -102,9 +102,12 @@ def train(parameters: Parameters) -> None:
 
 
 def _launch(parameters: Parameters) -> None:
-    """Replace this process with accelerate's launcher if `train.accelerate` names a file."""
+    """Replace this process with accelerate's launcher if `train.accelerate` names a file.
+
+    A process that a launcher has started (torchrun, Slurm, Ray) has a RANK, and starts no other.
+    """
     configuration = parameters.train.accelerate
-    if configuration is None or LAUNCHED in os.environ:
+    if configuration is None or LAUNCHED in os.environ or "RANK" in os.environ:
         return
     file = locate(configuration)
     if not file.is_file():

@@ -17,10 +17,20 @@ import openai
 import psutil
 import pytest
 
+from stages.assemble import assemble
+from stages.card import card
+from stages.distil.interface.parameters import load_parameters
 from stages.distil.language.answers import parse_answer
 from stages.distil.language.student_prompts import question_text
+from stages.distil.reporting.release import release
 from stages.distil.storage import tables
 from stages.distil.teachers.writer import GENERATIONS
+from stages.evaluate import evaluate
+from stages.finetune import finetune
+from stages.prepare import prepare
+from stages.report import report
+from stages.saliency import saliency
+from stages.train import train
 from tests.conftest import ROOT
 
 TEACHER = "smollm2-135m"
@@ -137,31 +147,24 @@ def test_a_killed_teacher_resumes_and_writes_what_a_server_writes(
 
 
 def test_the_pipeline_runs_with_a_real_model(workspace, run_stage, monkeypatch):
-    for stage, *arguments in [
-        ("prepare",),
-        ("rationales", "--teacher", TEACHER),
-        ("finetune",),
-        ("saliency",),
-        ("assemble",),
-        ("card",),
-        ("train",),
-        ("evaluate",),
-        ("report",),
-    ]:
-        done = run_stage(stage, *arguments)
-        assert done.returncode == 0, f"{stage}: {done.stderr}"
-        assert "Traceback" not in done.stderr
     monkeypatch.chdir(workspace)
+    parameters = load_parameters("params.yaml")
+    prepare(parameters)
+    done = run_stage("rationales", "--teacher", TEACHER)
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    for stage in (finetune, saliency, assemble, card, train, evaluate, report):
+        stage(parameters)
 
     written = tables.read_table(tables.rationale_table(TEACHER))
-    train = [row for row in written if row["split"] == "train"]
-    assert [row["id"] for row in train] == [e.id for e in tables.read_examples("train")]
-    for row in train:
+    taught = [row for row in written if row["split"] == "train"]
+    assert [row["id"] for row in taught] == [e.id for e in tables.read_examples("train")]
+    for row in taught:
         assert 0 < row["output_tokens"] <= 48
         assert row["finish_reason"] in ("stop", "length")
         cut = row["status"] in ("truncated", "repetitive", "empty")
         assert cut or row["finish_reason"] == "stop"
-    assert len({row["rationale"] for row in train}) > 1
+    assert len({row["rationale"] for row in taught}) > 1
     test = [row for row in written if row["split"] == "test"]
     assert len(test) == 4
     assert all(row["answer"] and row["rationale"] is None for row in test)
@@ -172,7 +175,7 @@ def test_the_pipeline_runs_with_a_real_model(workspace, run_stage, monkeypatch):
         assert words[-1] in row["text"].split()[-1]
         assert any(w["score"] for w in row["words"])
 
-    ok = {row["id"] for row in train if row["status"] == "ok"}
+    ok = {row["id"] for row in taught if row["status"] == "ok"}
     for row in tables.read_table(tables.distill_table("train")):
         assert {r["teacher"] for r in row["rationales"]} == (
             {TEACHER} if row["id"] in ok else set()
@@ -187,13 +190,7 @@ def test_the_pipeline_runs_with_a_real_model(workspace, run_stage, monkeypatch):
     assert {file.stem for file in curves} == {"total", "answer", TEACHER, "saliency"}
     assert str(workspace) not in (workspace / "results/metrics.json").read_text()
 
-    released = subprocess.run(
-        [sys.executable, "-m", "stages.distil.reporting.release"],
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-    )
-    assert released.returncode == 0, released.stderr
+    release()
     folder = workspace / "models/release"
     assert (
         f"| student | {metrics['student']['accuracy']:.3f} |" in (folder / "README.md").read_text()

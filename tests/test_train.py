@@ -3,6 +3,7 @@
 import json
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -328,6 +329,73 @@ def test_two_processes_learn_what_one_does(prepared, family, tmp_path, run_stage
     assert curve("loss/total") == pytest.approx(alone[0], rel=1e-4)
     assert curve("loss/one") == pytest.approx(alone[1], rel=1e-4)
     assert curve("validation/accuracy") == alone[2]
+
+
+MACHINE = """
+import os, signal
+from transformers import Trainer
+from stages.distil.interface.command import run_stage
+from stages.train import train
+save, saved = Trainer._save_checkpoint, []
+def save_and_end(trainer, *arguments):
+    save(trainer, *arguments)
+    saved.append(1)
+    if os.environ["END"] == str(len(saved)):
+        trainer.accelerator.wait_for_everyone()
+        os.kill(os.getpid(), signal.SIGKILL)
+Trainer._save_checkpoint = save_and_end
+run_stage(train, "")
+"""
+
+
+def two_machines(folders: list[Path], end: int) -> list[subprocess.CompletedProcess[str]]:
+    """Train as torchrun does on two machines; with `end`, kill both after that checkpoint."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", MACHINE],
+            cwd=folder,
+            env=BARE
+            | {"RANK": str(rank), "LOCAL_RANK": "0", "WORLD_SIZE": "2", "END": str(end)}
+            | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank, folder in enumerate(folders)
+    ]
+    outputs = [process.communicate() for process in started]
+    return [
+        subprocess.CompletedProcess([], process.returncode, *output)
+        for process, output in zip(started, outputs, strict=True)
+    ]
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_two_machines_resume_together_or_say_why_not(prepared, tiny_model, tmp_path, shared):
+    """An accelerate file that does not exist shows that no other launcher is started."""
+    prepared(tiny_model, train__epochs=3, train__accelerate="none.yaml")
+    other = tmp_path if shared else tmp_path.parent / f"{tmp_path.name}-other"
+    if not shared:
+        shutil.copytree(tmp_path, other)
+    killed = two_machines([tmp_path, other], end=2)
+    assert [done.returncode for done in killed] == [-signal.SIGKILL] * 2, killed[0].stderr
+    assert not STUDENT.exists()
+    again = two_machines([tmp_path, other], end=0)
+    if not shared:
+        for done in again:
+            assert done.returncode == 1
+            assert "the processes found different checkpoints (checkpoint-6, none)" in done.stderr
+            assert "Traceback" not in done.stderr
+        return
+    assert [done.returncode for done in again] == [0, 0], again[0].stderr
+    assert "resuming from .cache/checkpoints/train/checkpoint-6" in again[0].stderr
+    resumed = digest(STUDENT)
+    shutil.rmtree(STUDENT)
+    assert [done.returncode for done in two_machines([tmp_path, other], end=0)] == [0, 0]
+    assert digest(STUDENT) == resumed
 
 
 CORES_FOR_GPUS = """

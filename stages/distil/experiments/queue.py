@@ -7,6 +7,7 @@
 import re
 import sys
 import time
+from itertools import chain, repeat
 
 import psutil
 from tqdm import tqdm
@@ -15,8 +16,8 @@ from stages.distil.experiments.commands import dvc, set_params
 from stages.distil.experiments.plan import Run
 from stages.distil.interface.errors import UserError
 
-POLL = 15  # seconds between queries of the queue; a query takes a core about two seconds
-SILENT = 8  # queries without an answer until the workers count as dead: busy cores delay answers
+POLLS = (2, 4, 8, 15)  # seconds between queries; a query takes a core about two seconds
+SILENT = 10  # queries without an answer until the workers count as dead: busy cores delay answers
 TARGET = "evaluate"  # what a run reproduces; figures need neither card nor report
 WAITING, RUNNING, FAILED = "Queued", "Running", "Failed"
 
@@ -74,7 +75,8 @@ def _wait(names: list[str], jobs: int) -> None:
     failed.
     """
     threads = max(1, (psutil.cpu_count(logical=False) or 1) // jobs)
-    pause = 60 if not sys.stderr.isatty() else POLL
+    pause = 60 if not sys.stderr.isatty() else POLLS[-1]
+    waits = chain(POLLS, repeat(POLLS[-1]))
     silent = 0
     with tqdm(
         total=len(names), desc="figures", unit="training", mininterval=pause, miniters=0
@@ -92,4 +94,4 @@ def _wait(names: list[str], jobs: int) -> None:
                 dvc("queue", "kill", *running)
             elif waiting and not workers and not running:
                 dvc("queue", "start", "--jobs", str(jobs), threads=threads)
-            time.sleep(POLL)
+            time.sleep(next(waits))

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from accelerate.utils import gather_object
 from safetensors import SafetensorError
 from transformers import Trainer, TrainingArguments
 
@@ -50,7 +51,8 @@ def train(trainer: Trainer, key: str) -> None:
     """Train to the end, resuming from the last complete checkpoint in the Trainer's folder.
 
     `key` identifies everything that determines the result: checkpoints with another key are removed
-    first. This run's checkpoints are removed at the end.
+    first. This run's checkpoints are removed at the end. Raises `UserError` if several processes,
+    on machines without a shared folder, would resume from different ones.
     """
     folder = Path(trainer.args.output_dir)
     with trainer.accelerator.main_process_first():
@@ -60,6 +62,11 @@ def train(trainer: Trainer, key: str) -> None:
             folder.mkdir(parents=True)
             owner.write_text(key, encoding="utf-8")
         last = last_checkpoint(folder)
+    if len(found := set(gather_object([last.name if last else "none"]))) > 1:
+        raise UserError(
+            f"{folder}: the processes found different checkpoints ({', '.join(sorted(found))}); "
+            "give all machines the same project folder, or remove this one on each of them"
+        )
     if last:
         print(f"resuming from {last}", file=sys.stderr)
     try:
