@@ -137,15 +137,19 @@ class Fields(Settings):
     answer_is: Literal["text", "name", "letter", "index"] | None = Field(
         None, description="what `answer` holds; null: whatever has a single meaning"
     )
-    first_index: Integer = Field(0, description="index of the first option")
+    first_index: Integer = Field(0, ge=0, description="index of the first option")
     rationales: str | dict[Name, str] = Field(
         "rationales", description="path of teacher: text, or teacher: path of the text"
     )
 
     @model_validator(mode="after")
-    def _names_are_given(self) -> "Fields":
+    def _fit_together(self) -> "Fields":
         if self.answer_is == "name" and not self.option_names:
             raise ValueError("answer_is: name needs option_names, the path of the names")
+        if self.fixed_options and "options" in self.model_fields_set:
+            raise ValueError("fixed_options and options are both set; remove one of them")
+        if self.first_index and self.answer_is not in (None, "index"):
+            raise ValueError(f"first_index has no effect on answer_is: {self.answer_is}; remove it")
         return self
 
     @field_validator("fixed_options")

@@ -53,6 +53,19 @@ def test_the_committed_parameters_are_valid():
             {"models/saliency": {"source": "provided"}},
             "models.saliency: the training gives it a meaning; choose another name",
         ),
+        (
+            {"datasets/arc/fields": {"fixed_options": ["yes", "no"], "options": "a"}},
+            "datasets.arc.fields: fixed_options and options are both set; remove one of them",
+        ),
+        (
+            {"datasets/arc/fields": {"answer_is": "text", "first_index": 1}},
+            "datasets.arc.fields: first_index has no effect on answer_is: text; remove it",
+        ),
+        (
+            {"datasets/arc/fields": {"answer_is": "name"}},
+            "datasets.arc.fields: answer_is: name needs option_names",
+        ),
+        ({"datasets/arc/fields": {"first_index": -1}}, "datasets.arc.fields.first_index"),
         ({"models/oracle": {"source": "hub", "id": "a/b"}}, "models.oracle.revision: missing"),
         (
             {"models/oracle": {"source": "folder", "pth": "x", "path": "x"}},
