@@ -56,13 +56,18 @@ class ProvidedModel(Settings):
     source: Literal["provided"]
 
 
+Url = Annotated[
+    str, matching(r"https?://[^\s@]+", "a URL without a password, as http://host:8000/v1")
+]
+
+
 class ServerModel(_Generator):
     """A teacher behind an OpenAI-compatible server, such as `vllm serve`."""
 
     source: Literal["server"]
-    url: Annotated[
-        str, matching(r"https?://[^\s@]+", "a URL without a password, as http://host:8000/v1")
-    ]
+    url: Url | Annotated[list[Url], Field(min_length=1)] = Field(
+        description="address, or a list of those of several servers with the same model"
+    )
     model: str = Field(min_length=1, description="the model's name on the server")
     revision: str | None = Field(None, description="change it when the server's weights change")
     chat: bool = Field(True, description="false: a base model, prompted with plain text")
@@ -72,7 +77,7 @@ class ServerModel(_Generator):
     temperature: bool = Field(
         True, description="false: none is sent, as servers of reasoning models require"
     )
-    in_flight: Count = Field(32, description="concurrent requests")
+    in_flight: Count = Field(32, description="concurrent requests to each server")
     timeout: Number = Field(120, gt=0, description="seconds to wait for an answer")
     tries: Count = Field(6, description="attempts at a request that fails temporarily")
 

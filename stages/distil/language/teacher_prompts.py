@@ -71,6 +71,7 @@ class PromptFile:
             raise UserError(f"{path}, line {error.lineno}: {error.message}") from None
         except (TemplateError, UnicodeDecodeError) as error:
             raise UserError(f"{path}: {error}") from None
+        self._solved: dict[tuple[str, str], tuple[str, str]] = {}  # rendered, by id and rationale
         missing = [name for name in BLOCKS if name not in self._template.blocks]
         if missing:
             raise UserError(
@@ -87,16 +88,19 @@ class PromptFile:
         values = _values(example)
         return Conversation(
             system=self._fill("system", values),
-            shown=tuple(
-                (
-                    self._fill("user", _values(solved)),
-                    self._fill("assistant", _values(solved) | {"rationale": rationale}),
-                )
-                for solved, rationale in shown
-            ),
+            shown=tuple(self._turns(solved, rationale) for solved, rationale in shown),
             user=self._fill("user", values),
             cue=self._fill("cue", values),
         )
+
+    def _turns(self, solved: Example, rationale: str) -> tuple[str, str]:
+        """Return a solved example's question and reply; there are few, shown again and again."""
+        turns = self._solved.get((solved.id, rationale))
+        if turns is None:
+            values = _values(solved)
+            reply = self._fill("assistant", values | {"rationale": rationale})
+            turns = self._solved[solved.id, rationale] = (self._fill("user", values), reply)
+        return turns
 
     def _fill(self, block: str, values: Mapping[str, Any]) -> str:
         context = self._template.new_context(dict(values))

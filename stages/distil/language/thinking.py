@@ -31,22 +31,31 @@ WRAPPING = re.compile(
 )
 
 
+_PATTERNS = [
+    (
+        re.compile(rf"^\s*{re.escape(opening)}", re.IGNORECASE | re.MULTILINE),
+        re.compile(re.escape(closing), re.IGNORECASE),
+        (opening, closing) in PHRASES,
+    )
+    for opening, closing in (*MARKS, *PHRASES)
+]
+
+
 def split_thought(text: str) -> tuple[str | None, str]:
     """Return the thought that a text begins with, None if it has none, and the reply after it.
 
     The opening mark may be missing, since some chat templates write it. A thought that was cut off
     leaves an empty reply.
     """
-    for opening, closing in (*MARKS, *PHRASES):
-        opened = re.search(rf"^\s*{re.escape(opening)}", text, re.IGNORECASE | re.MULTILINE)
-        if (opening, closing) in PHRASES and (not opened or text[: opened.start()].strip()):
+    for opening, closing, is_phrase in _PATTERNS:
+        opened = opening.search(text)
+        if is_phrase and (not opened or text[: opened.start()].strip()):
             continue
         start = opened.end() if opened else 0
-        ends = list(re.finditer(re.escape(closing), text[start:], re.IGNORECASE))
-        if ends:
-            thought, reply = text[start:][: ends[-1].start()], text[start:][ends[-1].end() :]
+        if ends := list(closing.finditer(text, start)):
+            thought, reply = text[start : ends[-1].start()], text[ends[-1].end() :]
             return thought.strip(), WRAPPING.sub("", reply).strip()
-        if opened and (opening, closing) in MARKS:
+        if opened and not is_phrase:
             return text[start:].strip(), ""
     return None, text
 

@@ -6,7 +6,7 @@ A backend handles requests only, never questions, rationales or tables.
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Protocol
 
 from stages.distil.language.teacher_prompts import Conversation
@@ -29,9 +29,12 @@ class Request:
         `teacher` is its `identity`; `render` returns the prompt that it reads, None if only its
         server knows.
         """
-        values = asdict(self) | ({} if self.temperature else {"seed": None})
-        if render:
-            values["conversation"] = render(self.conversation)
+        values = {
+            "conversation": render(self.conversation) if render else vars(self.conversation),
+            "max_tokens": self.max_tokens,
+            "temperature": self.temperature,
+            "seed": self.seed if self.temperature else None,
+        }
         text = json.dumps([teacher, values], ensure_ascii=False, sort_keys=True)
         return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
 

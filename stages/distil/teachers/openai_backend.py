@@ -8,7 +8,10 @@ is not a completion.
 import asyncio
 import json
 import os
+import sys
+from collections import deque
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import openai
@@ -26,63 +29,116 @@ class _UnusableError(Exception):
     """The response is not a completion."""
 
 
-class Server:
-    """Send requests to a server, a bounded number concurrently.
+@dataclass
+class _Connection:
+    """One of a teacher's servers, and how it does."""
 
-    A request that keeps failing is skipped and the others continue; `complete` then ends with an
-    error that counts the failures. A permanent refusal ends it immediately. The key is read from
-    the environment and never shown.
+    url: str
+    client: openai.AsyncOpenAI
+    running: int = 0
+    failed_in_a_row: int = 0
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A request, and the servers on which it has failed."""
+
+    request: Request
+    failed_on: frozenset[str] = frozenset()
+
+    def choose(self, connections: list[_Connection]) -> list[_Connection]:
+        """Return the servers that may still try the request, the least busy one first."""
+        possible = [c for c in connections if c.url not in self.failed_on]
+        return sorted(possible, key=lambda connection: connection.running)
+
+
+class Server:
+    """Send requests to one or several servers, a bounded number to each concurrently.
+
+    A request that keeps failing is handed to another server. If it has failed on all, it is skipped
+    and the others continue; `complete` then ends with an error that counts the failures. A server
+    with FAILED_IN_A_ROW failures gets no more requests; without another server, that ends the run,
+    as a permanent refusal does at once. The key is read from the environment and never shown.
     """
 
     def __init__(self, name: str, source: ServerModel):
         self._name = name
         self._source = source
+        self._urls = [source.url] if isinstance(source.url, str) else source.url
         self._key = os.environ.get(source.key, "")
         self._limit = "max_completion_tokens" if source.max_completion_tokens else "max_tokens"
 
     def complete(self, requests: Iterable[Request]) -> Iterator[tuple[Request, Completion]]:
         """Yield each request with its completion as it finishes."""
-        remaining = iter(requests)
-        running: dict[asyncio.Task[Completion], Request] = {}  # in the order of their start
-        failed = failed_in_a_row = completed = 0
+        remaining = map(_Job, requests)
+        waiting: deque[_Job] = deque()  # failed on a server
+        running: dict[asyncio.Task[Completion], tuple[_Job, _Connection]] = {}  # oldest first
+        failed = completed = 0
         reason = ""
         with asyncio.Runner() as runner:  # its exit cancels requests in flight
-            client = openai.AsyncOpenAI(
-                base_url=self._source.url,
-                api_key=self._key or "none",  # the header must not be empty
-                timeout=self._source.timeout,
-                max_retries=self._source.tries - 1,
-            )
+            connections = [_Connection(url, self._client(url)) for url in self._urls]
+            clients = [connection.client for connection in connections]
             while True:
-                for request in remaining:
-                    task = runner.get_loop().create_task(self._complete_one(client, request))
-                    task.add_done_callback(lambda task: task.cancelled() or task.exception())
-                    running[task] = request
-                    if len(running) == self._source.in_flight:
+                while any(c.running < self._source.in_flight for c in connections):
+                    job = waiting.popleft() if waiting else next(remaining, None)
+                    if job is None:
                         break
+                    possible = job.choose(connections)
+                    if not possible:
+                        failed += 1
+                        continue
+                    if possible[0].running == self._source.in_flight:
+                        waiting.appendleft(job)
+                        break
+                    connection = possible[0]
+                    coroutine = self._complete_one(connection.client, job.request)
+                    task = runner.get_loop().create_task(coroutine)
+                    task.add_done_callback(lambda task: task.cancelled() or task.exception())
+                    running[task] = (job, connection)
+                    connection.running += 1
                 if not running:
                     break
-                waiting = asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
-                finished, _ = runner.run(waiting)
+                first = asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+                finished, _ = runner.run(first)
                 for task in [task for task in running if task in finished]:
-                    request = running.pop(task)
+                    job, connection = running.pop(task)
+                    connection.running -= 1
                     try:
                         completion = task.result()
                     except (openai.OpenAIError, _UnusableError) as error:
-                        failed, failed_in_a_row = failed + 1, failed_in_a_row + 1
-                        reason = self._describe(error)
-                        if failed_in_a_row == FAILED_IN_A_ROW:
-                            raise self._failure_error(failed, completed, reason) from error
+                        reason = self._describe(error, connection.url)
+                        connection.failed_in_a_row += 1
+                        if connection.failed_in_a_row == FAILED_IN_A_ROW:
+                            connections.remove(connection)
+                            if not connections:
+                                failed += 1 + len(waiting)
+                                raise self._failure_error(failed, completed, reason) from error
+                            print(
+                                f"{self._name}: {connection.url} gets no more requests, "
+                                f"{FAILED_IN_A_ROW} failed in a row: {reason}",
+                                file=sys.stderr,
+                            )
+                        waiting.append(_Job(job.request, job.failed_on | {connection.url}))
                         continue
-                    completed, failed_in_a_row = completed + 1, 0
-                    yield request, completion
-            runner.run(client.close())
+                    completed, connection.failed_in_a_row = completed + 1, 0
+                    yield job.request, completion
+            for client in clients:
+                runner.run(client.close())
         if failed:
             raise self._failure_error(failed, completed, reason)
 
+    def _client(self, url: str) -> openai.AsyncOpenAI:
+        return openai.AsyncOpenAI(
+            base_url=url,
+            api_key=self._key or "none",  # the header must not be empty
+            timeout=self._source.timeout,
+            max_retries=self._source.tries - 1,
+        )
+
     def _failure_error(self, failed: int, completed: int, reason: str) -> UserError:
+        count = f"{failed} request{'s' * (failed > 1)}"
         return UserError(
-            f"models.{self._name}: {failed} requests to {self._source.url} failed after "
+            f"models.{self._name}: {count} to {' and '.join(self._urls)} failed after "
             f"{self._source.tries} tries each, {completed} were completed and are kept; the "
             f"last failure: {reason}; run again to resume"
         )
@@ -100,11 +156,11 @@ class Server:
         except openai.BadRequestError as error:
             if _is_too_long(error):
                 return Completion("", TOO_LONG, 0, 0)
-            raise self._permanent_error(error) from error
+            raise self._permanent_error(error, client) from error
         except openai.APIStatusError as error:
             if error.status_code in (408, 409, 429) or error.status_code >= 500:
                 raise
-            raise self._permanent_error(error) from error
+            raise self._permanent_error(error, client) from error
 
     async def _send(self, client: openai.AsyncOpenAI, request: Request) -> Completion:
         """Send a request; raise `_UnusableError` if the response is not a completion."""
@@ -150,7 +206,9 @@ class Server:
             reason = getattr(response, "error", None) or error
             raise _UnusableError(f"the response is not a completion ({reason})") from error
 
-    def _permanent_error(self, error: openai.APIStatusError) -> UserError:
+    def _permanent_error(
+        self, error: openai.APIStatusError, client: openai.AsyncOpenAI
+    ) -> UserError:
         key = self._source.key
         advice = {
             401: f"set the environment variable {key} to a key that the server accepts",
@@ -166,9 +224,10 @@ class Server:
                 advice = f"remove {limit}: the server's limit is max_tokens"
         elif "temperature" in reason:
             advice = f"set models.{self._name}.temperature to false: none is sent then"
-        return UserError(f"models.{self._name}: {reason}; {advice}")
+        where = f"{client.base_url}: " if len(self._urls) > 1 else ""
+        return UserError(f"models.{self._name}: {where}{reason}; {advice}")
 
-    def _describe(self, error: Exception) -> str:
+    def _describe(self, error: Exception, url: str = "") -> str:
         """Return an error's first line, without the key."""
         text = str(error)
         if isinstance(error, openai.APIStatusError):
@@ -177,7 +236,7 @@ class Server:
         elif isinstance(error, openai.APITimeoutError):
             text = f"no answer in {self._source.timeout:g} s"
         elif isinstance(error, openai.APIConnectionError):
-            text = f"no connection to {self._source.url}"
+            text = f"no connection to {url}"
         text = (text.strip() or type(error).__name__).splitlines()[0][:300]
         return text.replace(self._key, "***") if self._key else text
 

@@ -57,6 +57,14 @@ class WritingTask:
     is_sound: Callable[[Completion], bool] = lambda completion: True
 
 
+@dataclass(frozen=True)
+class Missing:
+    """A request whose text is not stored, and its key."""
+
+    request: Request
+    key: bytes
+
+
 class CachedWriter:
     """A teacher whose texts are stored; its backend starts only if a text is missing."""
 
@@ -95,7 +103,7 @@ class CachedWriter:
                 unit="text",
                 file=sys.stderr,
             ) as progress:
-                in_flight: set[bytes] = set()
+                in_flight: dict[Request, bytes] = {}  # with their keys
                 requests = self._missing_requests(
                     tasks(), in_flight, progress if first_time else None
                 )
@@ -106,12 +114,11 @@ class CachedWriter:
                     self._backend = self._start()
                 start = time.monotonic()
                 for request, completion in self._backend.complete(chain([first], requests)):
-                    key = request.key(self._teacher, self._render)
+                    key = in_flight.pop(request)
                     if completion.finish_reason == TOO_LONG:
                         self._too_long.add(key)
                     else:
                         self._store.put(key, completion)
-                    in_flight.discard(key)
                     progress.update()
                     count += 1
                 seconds += time.monotonic() - start
@@ -119,45 +126,44 @@ class CachedWriter:
 
     def read(self, task: WritingTask) -> Completion:
         """Return the text of a task after `write`; `too_long` if no conversation fits."""
-        request, completion = self._read_stored(task)
-        if completion is None:
-            raise LookupError(f"nothing was written for {request}")
-        return completion
+        found = self._read_stored(task)
+        if isinstance(found, Missing):
+            raise LookupError(f"nothing was written for {found.request}")
+        return found
 
     def _missing_requests(
-        self, tasks: Iterable[WritingTask], in_flight: set[bytes], progress: "tqdm | None"
+        self, tasks: Iterable[WritingTask], in_flight: dict[Request, bytes], progress: "tqdm | None"
     ) -> Iterator[Request]:
         for task in tasks:
-            request, _ = self._read_stored(task)
-            if request is None:
+            found = self._read_stored(task)
+            if not isinstance(found, Missing):
                 if progress is not None:
                     self._store.hits += 1
                     progress.update()
-                continue
-            key = request.key(self._teacher, self._render)
-            if key not in in_flight:
-                in_flight.add(key)
-                yield request
+            elif found.request not in in_flight:
+                in_flight[found.request] = found.key
+                yield found.request
 
-    def _read_stored(self, task: WritingTask) -> tuple[Request | None, Completion | None]:
+    def _read_stored(self, task: WritingTask) -> "Completion | Missing":
         """Return the stored text of a task, or the next request that is missing for it."""
         first = None
         for temperature, seed in task.attempts:
-            request, completion = self._read_attempt(task, temperature, seed)
-            if completion is None:
-                return request, None
-            first = first or completion
-            is_final = len(task.attempts) == 1 or completion.finish_reason == TOO_LONG
-            if is_final or task.is_sound(completion):
-                return None, completion
-        return None, first
+            found = self._read_attempt(task, temperature, seed)
+            if isinstance(found, Missing):
+                return found
+            first = first or found
+            is_final = len(task.attempts) == 1 or found.finish_reason == TOO_LONG
+            if is_final or task.is_sound(found):
+                return found
+        assert first is not None  # a task has an attempt
+        return first
 
     def _read_attempt(
         self, task: WritingTask, temperature: float, seed: int
-    ) -> tuple[Request | None, Completion | None]:
+    ) -> "Completion | Missing":
         for conversation in task.conversations():
             request = Request(conversation, task.max_tokens, temperature, seed)
             key = request.key(self._teacher, self._render)
             if key not in self._too_long:
-                return request, self._store.get(key)
-        return None, Completion("", TOO_LONG, 0, 0)
+                return self._store.get(key) or Missing(request, key)
+        return Completion("", TOO_LONG, 0, 0)

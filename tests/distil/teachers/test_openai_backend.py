@@ -104,7 +104,7 @@ def test_a_request_that_keeps_failing_is_skipped_and_counted():
             for request, _ in server.Server("far", source).complete(requests()):
                 done.append(request)
     assert len(done) == 11
-    assert "models.far: 1 requests to" in str(error.value)
+    assert "models.far: 1 request to" in str(error.value)
     assert "failed after 3 tries each, 11 were completed and are kept" in str(error.value)
     assert "HTTP 500 no" in str(error.value)
     assert len(teacher.requests) == 11 + 3
@@ -211,6 +211,54 @@ def test_an_unreachable_server_is_named():
         run("http://127.0.0.1:9/v1", 100)
     assert "no connection to http://127.0.0.1:9/v1" in str(error.value)
     assert f"{server.FAILED_IN_A_ROW} requests" in str(error.value)
+
+
+def test_several_servers_share_the_requests():
+    first, second = Teacher(), Teacher()
+    first.delay = second.delay = 0.02
+    with serve(first) as one, serve(second) as two:
+        texts = run([one, two], 40, in_flight=3)
+    assert set(texts) == {request.conversation.user for request in requests(40)}
+    assert len(first.requests) + len(second.requests) == 40
+    assert min(len(first.requests), len(second.requests)) > 10
+    assert max(first.most_at_once, second.most_at_once) <= 3
+
+
+def test_a_server_that_dies_hands_its_requests_to_the_others(capsys):
+    living, dying = Teacher(), Teacher()
+
+    def die(number, body):
+        dying.gone = number >= 5
+        return None
+
+    dying.fault = die
+    living.delay = 0.01
+    with serve(living) as one, serve(dying) as two:
+        texts = run([two, one], 120, in_flight=4, tries=1)
+    assert len(texts) == 120
+    assert all(text.endswith(f"is {user.split()[-1]}.") for user, text in texts.items())
+    told = capsys.readouterr().err
+    assert told.count(f"far: {two} gets no more requests, 16 failed in a row") == 1
+
+
+def test_without_a_living_server_the_run_ends(capsys):
+    with serve(Teacher()) as url:
+        pass  # it ends
+    with pytest.raises(UserError, match="requests to http://.* and http://.*:9/v1 failed") as error:
+        run([url, "http://127.0.0.1:9/v1"], 100, tries=1)
+    assert "0 were completed" in str(error.value)
+
+
+def test_a_request_that_every_server_refuses_for_a_while_is_counted_once():
+    def fault(number, body):
+        last = body["messages"][-1]["content"]
+        return refusal(500) if last.startswith("Question 7\n") else None
+
+    done = []
+    with serve(Teacher(fault)) as one, serve(Teacher(fault)) as two:
+        source = ServerModel(source="server", url=[one, two], model="m", tries=1)
+        with pytest.raises(UserError, match="models.far: 1 request to .* 11 were completed"):
+            done.extend(server.Server("far", source).complete(requests(12)))
 
 
 def test_completions_before_a_server_dies_are_kept():
