@@ -55,7 +55,7 @@ def project(request, tmp_path_factory):
             | {"backend": "transformers", "dtype": "float32", "teacher_forcing": True},
             "saliency": PARAMETERS["saliency"] | {"teacher": SMALL},
             "assemble": {"statuses": ["ok"], "min_share": 0.5, "labels": "gold"},
-            "student": {"model": SMALL, "dtype": "float32", "lora_rank": 0},
+            "student": PARAMETERS["student"] | {"model": SMALL, "dtype": "float32", "lora_rank": 0},
             "models": {
                 LARGE: {"source": "server", "url": url, "model": "large"},
                 SMALL: {"source": "folder", "path": "tiny"},
@@ -91,13 +91,15 @@ def run_stages(parameters: Parameters) -> None:
 
 
 def check_results(project: Path, method: str) -> None:
-    """Check that losses, metrics and changed weights are those of the method."""
+    """Check that losses, metrics and changed weights are those of the method.
+
+    The small teacher writes nothing sound, so it is left out.
+    """
     text = " ".join(changes(method))
     losses = {file.stem for file in (project / "results/train").rglob("loss/*.tsv")}
     expected = {"total", "answer"} if "epochs=0" not in text else set()
     if expected and "alpha=0" not in text:
         expected |= {"oracle"} if "oracle" in text else {LARGE}
-        expected |= {SMALL} if "teachers" not in text else set()
     if expected and "saliency.weight=0" not in text:
         expected |= {"saliency"}
     assert losses == expected

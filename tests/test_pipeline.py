@@ -44,7 +44,7 @@ PARAMETERS = {
         "weight": 0.5,
     },
     "assemble": {"statuses": ["ok"]},
-    "student": {"model": "tiny"},
+    "student": {"model": "tiny", "form": "branch", "shared_context": True, "context": None},
     "train": {"epochs": 1, "learning_rate": 0.01, "batch_size": 4},
     "evaluate": {"max_tokens": 4},
 }

@@ -199,7 +199,7 @@ def test_a_failing_request_ends_the_stage_but_completions_are_kept(project):
     with serve(Teacher(fault)) as url:
         far = {"source": "server", "url": url, "model": "m", "tries": 1}
         done = project(url, code=1, models__far=far)
-        assert "1 requests to" in done.stderr.splitlines()[-1]
+        assert "1 request to" in done.stderr.splitlines()[-1]
         assert not tables.rationale_table("far").exists()
     teacher = Teacher()
     with serve(teacher) as url:
