@@ -231,7 +231,11 @@ def commented(folder: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("changes", [{}, {"student__lora_rank": 2}])
+@pytest.mark.parametrize(
+    ("family", "changes"),
+    [("tiny_model", {}), ("tiny_t5", {}), ("tiny_model", {"student__lora_rank": 2})],
+    indirect=["family"],
+)
 def test_a_run_killed_at_random_moments_ends_with_the_same_bytes(
     prepared, family, tmp_path, changes, capsys
 ):
@@ -317,7 +321,11 @@ def configuration(name: str) -> str:
     return text.replace("num_processes: 4", "num_processes: 2")
 
 
-@pytest.mark.parametrize("rows", [ROWS, 9])  # 9: the last step has a single question
+@pytest.mark.parametrize(
+    ("family", "rows"),  # with 9 rows, the last step has a single question
+    [("tiny_model", ROWS), ("tiny_model", 9), ("tiny_t5", 9)],
+    indirect=["family"],
+)
 def test_two_processes_learn_what_one_does(prepared, family, tmp_path, run_stage, rows):
     changes = {"train__epochs": 2, "student__shared_context": True}
     train(prepared(family, rows=rows, **changes))
