@@ -33,6 +33,7 @@ from stages.saliency import saliency
 from stages.train import train
 from tests.conftest import ROOT
 
+pytestmark = pytest.mark.slow
 TEACHER = "smollm2-135m"
 CHANGES = {
     "teachers": [TEACHER],

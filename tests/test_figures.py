@@ -16,6 +16,7 @@ from stages.distil.experiments.figures import RUNS
 from tests.conftest import question, write_jsonl
 from tests.test_pipeline import PARAMETERS, dvc, make_project
 
+pytestmark = pytest.mark.slow
 GRID = {
     "methods": {"plain": ["alpha=0", "saliency.weight=0"], "taught": []},
     "baseline": "plain",

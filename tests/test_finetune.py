@@ -106,6 +106,7 @@ def test_a_value_that_is_not_finite_stops_the_run(scoring, tiny_model, tmp_path)
     assert not tables.SALIENCY.exists()
 
 
+@pytest.mark.slow
 def test_a_killed_run_resumes_and_ends_with_the_same_bytes(scoring, family, tmp_path):
     """Each attempt is a fork of one process, killed with SIGKILL in a method of the Trainer."""
     finetune(scoring(family, **TUNED))

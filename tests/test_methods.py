@@ -122,6 +122,7 @@ def test_the_method_trains_its_losses_and_weights(project, method, monkeypatch):
     check_results(project, method)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("project", ["tiny_model"], indirect=True)
 @pytest.mark.parametrize("method", ["TinyLLM + saliency tokens (default)", "LoRA"])
 def test_the_method_runs_under_dvc_as_written(project, method):

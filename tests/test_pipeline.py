@@ -14,6 +14,7 @@ from ruamel.yaml import YAML
 
 from tests.conftest import ROOT, question, write_jsonl
 
+pytestmark = pytest.mark.slow
 DVC = str(Path(sys.executable).parent / "dvc")
 PARAMETERS = {
     "alpha": 0.5,

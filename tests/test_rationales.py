@@ -73,6 +73,7 @@ def test_the_table_has_every_question_in_order(project):
     assert teacher.most_at_once <= 4
 
 
+@pytest.mark.slow
 def test_a_killed_stage_resumes_and_writes_identical_bytes(project, tmp_path):
     """The stage is killed with SIGKILL at twenty random moments."""
     teacher = Teacher()

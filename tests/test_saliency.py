@@ -147,6 +147,7 @@ for _ in range(10):
 """
 
 
+@pytest.mark.slow
 def test_a_run_killed_at_any_moment_ends_with_the_same_bytes(scored, tiny_model, tmp_path):
     """Each attempt is a fork of one process that has imported everything, killed with SIGKILL."""
     scored(tiny_model, batch_tokens=1)  # one row per batch

@@ -231,6 +231,7 @@ def commented(folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("family", "changes"),
     [("tiny_model", {}), ("tiny_t5", {}), ("tiny_model", {"student__lora_rank": 2})],
@@ -265,6 +266,7 @@ def test_a_run_killed_at_random_moments_ends_with_the_same_bytes(
     assert [digest(STUDENT), curve("loss/total"), curve("validation/accuracy")] == uninterrupted
 
 
+@pytest.mark.slow
 def test_a_full_disk_leaves_the_last_checkpoint_intact(prepared, tiny_model, tmp_path):
     """A limit on file size makes the second checkpoint fail."""
     parameters = prepared(tiny_model)
@@ -321,6 +323,7 @@ def configuration(name: str) -> str:
     return text.replace("num_processes: 4", "num_processes: 2")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("family", "rows"),  # with 9 rows, the last step has a single question
     [("tiny_model", ROWS), ("tiny_model", 9), ("tiny_t5", 9)],
@@ -381,6 +384,7 @@ def two_machines(folders: list[Path], end: int) -> list[subprocess.CompletedProc
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shared", [True, False])
 def test_two_machines_resume_together_or_say_why_not(prepared, tiny_model, tmp_path, shared):
     """An accelerate file that does not exist shows that no other launcher is started."""
@@ -420,6 +424,7 @@ PartialState.__init__ = init
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("precision", "tolerance"), [("no", 1e-4), ("bf16", 0.02)])
 def test_a_sharded_student_learns_what_an_unsharded_one_does(
     prepared, tiny_model, tmp_path, run_stage, precision, tolerance
