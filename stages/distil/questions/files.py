@@ -118,12 +118,15 @@ def _json(stream: io.BufferedReader, path: Path, rows: str | None) -> Iterator[R
         value = value.get(key) if isinstance(value, dict) else None
     if error.startswith("not UTF-8"):
         raise UserError(f"{path}: {error}; convert it, such as with iconv -f LATIN1 -t UTF-8")
+    if error:
+        advice = "replace it with a whole copy"
+        if "Extra data" in error:  # after the first line
+            advice = "rename a file of JSON lines to .jsonl"
+        raise UserError(f"{path}: {error}; {advice}")
     if not isinstance(value, list):
         where = f"key {rows!r}" if rows else "content"
-        reason = error or f"its {where} is not a list of rows"
         raise UserError(
-            f"{path}: {reason}; set datasets.*.rows to the path of the list, or rename a file of "
-            "JSON lines to .jsonl"
+            f"{path}: its {where} is not a list of rows; set datasets.*.rows to the list's path"
         )
     for number, row in enumerate(value, start=1):
         yield number, json.dumps(row, ensure_ascii=False), row, ""

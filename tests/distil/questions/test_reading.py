@@ -113,6 +113,19 @@ def test_the_path_of_the_rows_in_a_json_file_can_be_set(tmp_path):
         values(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("text", "advice"),
+    [
+        ('[{"question": "Who', "not JSON: .*; replace it with a whole copy"),
+        ('{"question": "a"}\n{"question": "b"}\n', "Extra data.*; rename a file of JSON lines"),
+    ],
+)
+def test_a_broken_json_file_says_what_to_do(tmp_path, text, advice):
+    (tmp_path / "train.json").write_text(text)
+    with pytest.raises(UserError, match=advice):
+        values(tmp_path)
+
+
 REPEATED_COLUMN = parquet_bytes([{"answ1": 1, "answ2": 2}]).replace(b"answ2", b"answ1")
 
 
