@@ -12,6 +12,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from os.path import commonprefix
+from typing import Any
 
 import numpy as np
 import torch
@@ -231,7 +232,7 @@ class Attributor:
         prompt determines the seed.
         """
         steps = self._settings.steps
-        seed = hashlib.sha256(json.dumps(batch.ids.tolist()).encode()).digest()
+        seed = _seed(batch.ids.tolist())
         random = np.random.default_rng(int.from_bytes(seed[:8]))
         drawn = random.integers(self._embed.num_embeddings, size=(steps, batch.ids.shape[1]))
         replacements = self._embed(torch.from_numpy(drawn).to(batch.ids.device))
@@ -304,8 +305,13 @@ class _Batch:
 
 def _random(prompt: Prompt) -> list[float]:
     """Return a score between 0 and 1 for each word, drawn with the prompt as the seed."""
-    seed = hashlib.sha256(json.dumps(prompt.ids).encode()).digest()
-    return np.random.default_rng(int.from_bytes(seed[:8])).random(prompt.count).tolist()
+    random = np.random.default_rng(int.from_bytes(_seed(prompt.ids)[:8]))
+    return random.random(prompt.count).tolist()
+
+
+def _seed(ids: list[Any]) -> bytes:
+    """Return a seed, 32 bytes, that the tokens of a prompt determine."""
+    return hashlib.sha256(json.dumps(ids).encode()).digest()
 
 
 def _by_word(prompt: Prompt, scores: Sequence[float]) -> list[float]:

@@ -54,8 +54,9 @@ def overlap(scored: Scored, saliency: Saliency) -> dict[str, Any]:
     )
     hits, chances = [], []
     for top, possible, answer in zip(chosen, candidates, scored.answers, strict=True):
-        misses = sum(not _is_in(word, answer) for word in possible)
-        hits.append(any(_is_in(word, answer) for word in top))
+        whole = _spelled(answer)
+        misses = sum(_spelled(word) not in whole for word in possible)
+        hits.append(any(_spelled(word) in whole for word in top))
         chances.append(1 - comb(misses, len(top)) / comb(len(possible), len(top)))
     return {
         "overlap": round(float(np.mean(hits)), 6),
@@ -64,14 +65,11 @@ def overlap(scored: Scored, saliency: Saliency) -> dict[str, Any]:
     }
 
 
-def _is_in(word: str, text: str) -> bool:
-    """Return whether a text contains a word; without spaces between words, as characters."""
-    part, whole = (f" {' '.join(_folded_words(spread(t)))} " for t in (word, text))
-    return part in whole
-
-
-def _folded_words(text: str) -> list[str]:
-    return [text[a:b].casefold() for a, b in find_words(text, [(0, len(text))])]
+def _spelled(text: str) -> str:
+    """Return a text's words between spaces, casefolded; one without spaces, as its characters."""
+    text = spread(text)
+    words = (text[a:b].casefold() for a, b in find_words(text, [(0, len(text))]))
+    return f" {' '.join(words)} "
 
 
 def kept_mass(words: pa.ListArray) -> list[float]:

@@ -26,6 +26,7 @@ SHORT_UNIT = 2  # characters: such a unit keeps its case (`mg`, `Mg`)
 NUMBER_IN_TEXT = re.compile(rf"(?<![\w.,/-])[-+]?[$€£]?(?:{DIGITS})(?:/\d+)?(?![\w/-])", re.ASCII)
 
 NOT_RAISED = re.compile(r"[^\u00b2\u00b3\u00b9\u2070-\u209f]+")
+ARTICLE = re.compile(r"^(a|an|the) ")
 QUOTES = " \t\"'`*_“”„‘’«»"
 # The characters around an option in a text: no letter of a word that goes on, no part of a number.
 SPACED = rf"[[\w-]--[{UNSPACED}]]"
@@ -52,8 +53,7 @@ def normalise(text: str) -> str:
     is kept, so that `mother-in-law` keeps its hyphens, `1.5` its point and `vitamin A` its A.
     """
     text = " ".join(unicodedata.normalize("NFKC", text).casefold().split())
-    text = text.strip(string.punctuation + " ")
-    return re.sub(r"^(a|an|the) ", "", text)
+    return ARTICLE.sub("", text.strip(string.punctuation + " "))
 
 
 def same(a: str, b: str, options: Sequence[str] = ()) -> bool:
@@ -110,7 +110,7 @@ def _folded(text: str) -> str:
 
 
 def _without_article(text: str) -> str:
-    return re.sub(r"^(a|an|the) ", "", _folded(text)) or _spaced(text)
+    return ARTICLE.sub("", _folded(text)) or _spaced(text)
 
 
 def _canonical(text: str) -> Decimal | str:

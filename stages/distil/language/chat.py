@@ -41,8 +41,8 @@ class Chat:
         self.has_template = bool(tokenizer.chat_template)
         if self.has_template and "strftime_now" in str(tokenizer.chat_template):
             _tell_once(
-                f"{name}: its chat template may write today's date, and texts would then be "
-                "generated anew each day; chat_template_kwargs can set the date (for Llama 3: "
+                f"{name}: its chat template may write today's date, so its texts would be "
+                "generated again every day; chat_template_kwargs can set the date (for Llama 3: "
                 "{date_string: ...})"
             )
 

@@ -299,14 +299,14 @@ def said(sample: Sample) -> list[int]:
 
 def separate_tasks(samples: Sequence[Sample]) -> list[Sample]:
     """Return one sample per task: the same losses, with a pass for each task."""
-    separate = []
-    for sample in samples:
-        for branch in sample.branches:
-            if branch.after_answer:
-                prefix = said(sample) + branch.prefix
-                branch = replace(branch, prefix=prefix, after_answer=False)  # noqa: PLW2901
-            separate.append(replace(sample, branches=[branch]))
-    return separate
+    return [replace(s, branches=[_alone(s, branch)]) for s in samples for branch in s.branches]
+
+
+def _alone(sample: Sample, branch: Branch) -> Branch:
+    """Return a branch that follows the question; it repeats the answer, if it came after that."""
+    if not branch.after_answer:
+        return branch
+    return replace(branch, prefix=said(sample) + branch.prefix, after_answer=False)
 
 
 def count_targets(samples: Sequence[Sample], tasks: Sequence[str]) -> Tensor:
