@@ -9,7 +9,12 @@ from typing import Any
 from stages.distil.interface.command import keep_rate, run_stage
 from stages.distil.interface.errors import UserError
 from stages.distil.interface.parameters import Parameters
-from stages.distil.language.quality import STATUSES, rationale_status
+from stages.distil.language.quality import (
+    STATUSES,
+    rationale_status,
+    stops_in_mid_sentence,
+    whole_sentences,
+)
 from stages.distil.storage import tables
 from stages.distil.teachers.backend import Completion
 from stages.distil.teachers.selection import identity, open_backend, renderer
@@ -77,8 +82,11 @@ def _provided(parameters: Parameters, teacher: str) -> Iterator[dict[str, Any]]:
     for example in tables.scan_examples("train"):
         text = example.rationales.get(teacher, "").strip()
         any_rationale = any_rationale or bool(text)
-        status = rationale_status(text, "stop", example.options, example.answer)
+        cut = stops_in_mid_sentence(text)
+        reason = "length" if cut else "stop"
+        status = rationale_status(text, reason, example.options, example.answer)
         completion = Completion(text, "provided", 0, 0)
+        text = whole_sentences(text) if cut else text
         yield rationale_row(example, completion, rationale=text, status=status)
     if not any_rationale:
         raise UserError(

@@ -12,8 +12,11 @@ from collections import Counter
 
 import pytest
 
+from stages.distil.interface.parameters import load_parameters
 from stages.distil.storage import tables
 from stages.distil.teachers.writer import GENERATIONS
+from stages.prepare import prepare
+from stages.rationales import rationales
 from tests.conftest import ROOT, question, write_jsonl
 from tests.openai_server import Teacher, refusal, serve
 
@@ -103,6 +106,29 @@ def test_a_killed_stage_resumes_and_writes_identical_bytes(project, tmp_path):
     counts = Counter(teacher.answered)
     assert len(counts) == TRAIN + TEST
     assert sum(count - 1 for count in counts.values()) <= 4 * len(moments)  # in flight
+
+
+def test_a_published_rationale_that_stops_in_mid_sentence_is_truncated(
+    tmp_path, write_params, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    texts = ["It is so. It is red.", "It is so. It is bl", "It is so, so blue", "It is", " "]
+    rows = [question(n, answer="red", rationales={"human": t}) for n, t in enumerate(texts)]
+    others = {split: [question(0, split)] for split in ("validation", "test")}
+    write_jsonl(tmp_path / "mine", train=rows, **others)
+    source = {"source": "files", "folder": "mine"}
+    parameters = load_parameters(write_params({"data/name": "mine", "datasets/mine": source}))
+    prepare(parameters)
+    rationales(parameters, "human")
+    rows = tables.read_table(tables.rationale_table("human"))
+    assert [(row["rationale"], row["status"]) for row in rows] == [
+        (texts[0], "ok"),
+        ("It is so.", "truncated"),
+        (texts[2], "contradicts"),
+        (texts[3], "inconclusive"),
+        ("", "empty"),
+    ]
+    assert "1 truncated" in capsys.readouterr().out
 
 
 def test_a_larger_data_set_requests_only_new_questions(project):

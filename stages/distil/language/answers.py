@@ -39,6 +39,8 @@ NEGATION = re.compile(
     r"[\s\"'*_“‘]+$",
     re.IGNORECASE,
 )
+SENTENCE_END = re.compile(r"(?<=[.!?])\s+|(?<=[。！？])|\n+")
+CLAUSE_END = re.compile(r"[,;:]\s+|[，、；：]")
 INTRODUCTION = re.compile(
     r"^[\s*_]*(?:so |thus,? |therefore,? )?(?:the |my )?(?:final |correct )?answer[*_]*"
     r"(?:\s*:| is:?)[\s*_]*",
@@ -272,10 +274,25 @@ def conclusion(rationale: str, options: Sequence[str]) -> str | None:
     """
     if (value := final_value(rationale)) and (option := choose_option(value, options)):
         return option
-    ends = r"(?<=[.!?])\s+|(?<=[。！？])|\n+"
-    sentences = [s for s in re.split(ends, rationale.strip()) if s.strip()]
+    sentences = [s for s in SENTENCE_END.split(rationale.strip()) if s.strip()]
     named = find_options(sentences[-1], options) if sentences else []
     return named[-1] if named else None
+
+
+def without_conclusion(rationale: str, options: Sequence[str], answer: str) -> str:
+    """Return a rationale up to the clause of its last sentence that names its result.
+
+    The result is the last option that this sentence names, or the answer if there are no options.
+    A rationale whose last sentence names none is returned whole, one that is nothing but a
+    conclusion as an empty text.
+    """
+    text = rationale.strip()
+    sentence = max((e.end() for e in SENTENCE_END.finditer(text) if e.end() < len(text)), default=0)
+    clauses = [sentence, *(end.end() for end in CLAUSE_END.finditer(text, sentence))]
+    for start in reversed(clauses):
+        if find_options(text[start:], options or [answer]):
+            return text[:start].rstrip(" \t\n,;:，、；：")
+    return text
 
 
 def split_answer(text: str, options: Sequence[str]) -> tuple[str, str | None]:

@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 
 from stages.distil.interface.method import STATUSES
-from stages.distil.language.answers import conclusion, normalise, same
+from stages.distil.language.answers import conclusion, final_value, normalise, same
 from stages.distil.language.words import spread
 
 OK, EMPTY, TRUNCATED, REPETITIVE, CONTRADICTS, INCONCLUSIVE, TOO_LONG = STATUSES
@@ -47,6 +47,16 @@ def is_repetitive(text: str) -> bool:
     words = spread(normalise(text)).split()
     runs = [tuple(words[start : start + RUN]) for start in range(len(words) - RUN + 1)]
     return len(runs) >= FEWEST_RUNS and 2 * len(set(runs)) <= len(runs)
+
+
+def stops_in_mid_sentence(text: str) -> bool:
+    """Return whether a text goes on after its last complete sentence, without a marked result.
+
+    So nothing is said of a text without a complete sentence, such as a note that writes no full
+    stops.
+    """
+    kept = whole_sentences(text)
+    return 0 < len(kept) < len(text.rstrip()) and final_value(text) is None
 
 
 def whole_sentences(text: str) -> str:

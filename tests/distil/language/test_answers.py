@@ -15,8 +15,14 @@ from stages.distil.language.answers import (
     parse_answer,
     same,
     split_answer,
+    without_conclusion,
 )
-from stages.distil.language.quality import is_repetitive, rationale_status, whole_sentences
+from stages.distil.language.quality import (
+    is_repetitive,
+    rationale_status,
+    stops_in_mid_sentence,
+    whole_sentences,
+)
 from stages.distil.questions.reading import read
 from stages.distil.storage.examples import Example
 from tests.conftest import PARAMS, ROOT
@@ -113,6 +119,55 @@ def test_a_derivation_that_repeats_names_is_not_repetitive():
 )
 def test_a_truncated_text_keeps_its_complete_sentences(text, kept):
     assert whole_sentences(text) == kept
+
+
+@pytest.mark.parametrize(
+    ("text", "cut"),
+    [
+        ("Ann is old. So she is the au", True),
+        ("Ann is old.\nAnswer:", True),
+        ("安是姐姐。博是", True),
+        ("Ann is old. So she is the aunt!\n", False),
+        ("Ann is the aunt", False),  # perhaps a note without full stops
+        ("Three and four make seven. So it is\n#### 7", False),
+        ("They make seven. So it is $\\boxed{7}$", False),
+        ("", False),
+    ],
+)
+def test_a_text_that_goes_on_after_its_last_full_stop_was_cut_off(text, cut):
+    assert stops_in_mid_sentence(text) == cut
+
+
+@pytest.mark.parametrize(
+    ("text", "rest"),
+    [
+        (
+            "Ann is Bo's aunt, Bo is Cy's son, so Ann is the niece of Cy.",
+            "Ann is Bo's aunt, Bo is Cy's son",
+        ),
+        (
+            "Ann is the mother of Bo. So she is the aunt. So, yes, the aunt.",
+            "Ann is the mother of Bo. So she is the aunt. So, yes",
+        ),
+        ("Bo is old.\nIt follows that Ann is the aunt, not the niece.", "Bo is old."),
+        ("Ann is the aunt. This is clear.", "Ann is the aunt. This is clear."),
+        ("She is the aunt of Bo.", ""),
+        ("安是姐姐。所以，她是aunt。", "安是姐姐。所以"),
+        ("", ""),
+    ],
+)
+def test_the_conclusion_is_the_last_clause_that_names_an_option(text, rest):
+    assert without_conclusion(text, KIN, "aunt") == rest
+
+
+def test_the_conclusion_without_options_names_the_answer():
+    text = "There are 5 cats, 2 more came: 5 + 2 = 7."
+    assert without_conclusion(text, [], "7") == "There are 5 cats, 2 more came"
+    assert without_conclusion(text, [], "9") == text
+    assert (
+        without_conclusion("It is wet. So go for hot, dry air.", ["hot, dry air"], "")
+        == "It is wet."
+    )
 
 
 @pytest.mark.parametrize(
