@@ -9,6 +9,7 @@ from stages.distil.interface.errors import UserError
 from stages.distil.interface.method import GOLD, STATUSES, VOTE
 from stages.distil.interface.parameters import Parameters
 from stages.distil.storage import tables
+from stages.distil.storage.rationales import remove_stale
 
 
 def assemble(parameters: Parameters) -> None:
@@ -23,12 +24,9 @@ def assemble(parameters: Parameters) -> None:
 def join(parameters: Parameters) -> None:
     """Write `distill`; rationales that the quality gate refused are left out.
 
-    Tables of teachers that params.yaml no longer names are removed first: DVC leaves them behind,
-    and what is in their folder would otherwise count as an input.
+    Tables of teachers that params.yaml no longer names are removed first.
     """
-    for stale in sorted(tables.RATIONALES.glob("*.parquet")):
-        if stale.stem not in parameters.teachers:
-            stale.unlink()
+    remove_stale(parameters.teachers)
     tally: Counter[str] = Counter()
     statuses, least = parameters.assemble.statuses, parameters.assemble.min_share
     counts = {teacher: count_statuses(teacher) for teacher in parameters.teachers}

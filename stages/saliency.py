@@ -1,4 +1,4 @@
-"""Stage `saliency`: score every word of a train question by its influence on the answer."""
+"""Stage `saliency`: score words of question or rationale by their influence on the answer."""
 
 import sys
 
@@ -7,12 +7,19 @@ from stages.distil.interface.command import run_stage
 from stages.distil.interface.errors import UserError
 from stages.distil.interface.parameters import Parameters
 from stages.distil.storage import tables
+from stages.distil.storage.rationales import remove_stale
 from stages.distil.storage.store import Store
 
 
 def saliency(parameters: Parameters) -> None:
-    """Write the table of word scores, one row per train question."""
+    """Write the table of word scores, one row per train question.
+
+    Tables of teachers that params.yaml no longer names are removed first.
+    """
     total = tables.count_examples()["train"]
+    remove_stale(parameters.teachers)
+    settings = parameters.saliency
+    accepted = f"{' or '.join(parameters.assemble.statuses)} and says more than its conclusion"
     rows = 0
     with Store(ATTRIBUTIONS, "attributions", COLUMNS) as store:
         scores = WordScores(parameters, store)
@@ -21,14 +28,25 @@ def saliency(parameters: Parameters) -> None:
                 for row in scores.rows(tables.scan_examples("train"), total):
                     table.write(row)
                     rows += 1
+                if scores.unexplained == total:
+                    raise UserError(
+                        f"saliency.of: {settings.of!r} finds no rationale of {settings.teacher} "
+                        f"that is {accepted}; see the status column in "
+                        f"{tables.rationale_table(settings.teacher)} and assemble.statuses"
+                    )
                 if not rows:
                     raise UserError(
-                        f"{parameters.saliency.teacher} answers no train question correctly; set "
+                        f"{settings.teacher} answers no train question correctly; set "
                         "saliency.only_correct to false or choose another saliency.teacher"
                     )
         finally:
             print(f"saliency, batches: {store.summary()}", file=sys.stderr)
-    print(f"{rows:,} of {total:,} train questions scored by {parameters.saliency.method}")
+    print(f"{rows:,} of {total:,} train questions scored by {settings.method}")
+    if scores.unexplained:
+        print(
+            f"{scores.unexplained:,} train questions have no words: {settings.teacher} has no "
+            f"rationale for them that is {accepted}"
+        )
 
 
 if __name__ == "__main__":

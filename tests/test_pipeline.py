@@ -31,6 +31,7 @@ PARAMETERS = {
     },
     "saliency": {
         "teacher": "tiny",
+        "of": "question",
         "method": "input_x_gradient",
         "target": "gold",
         "only_correct": False,
@@ -189,7 +190,7 @@ def test_removing_a_teacher_and_adding_it_again_restores_the_lock(project):
     both = params.read_text()
     params.write_text(both.replace("- two\n", ""))
     ran = reproduced(dvc(project, "repro"))
-    assert ran == ["assemble", "card", "train", "evaluate", "report"]
+    assert ran == ["saliency", "assemble", "card", "train", "evaluate", "report"]
     assert not (project / "data/rationales/two.parquet").exists()
     assert sums(project)["data/rationales/one.parquet"] == before["data/rationales/one.parquet"]
     params.write_text(both)

@@ -110,8 +110,6 @@ class Attributor:
     def _score(self, prompts: Sequence[Prompt]) -> list[Scores]:
         if not any(prompt.count for prompt in prompts):
             return [Scores([]) for _ in prompts]
-        if self._settings.method == "random":
-            return [Scores(_random(prompt)) for prompt in prompts]
         batch = self._lay_out(prompts)
         if self._settings.method == "occlusion":
             return [Scores(self._occlusion(batch, prompts[0].count))]
@@ -303,10 +301,13 @@ class _Batch:
     offsets: list[int]
 
 
-def _random(prompt: Prompt) -> list[float]:
-    """Return a score between 0 and 1 for each word, drawn with the prompt as the seed."""
+def random_scores(prompt: Prompt) -> Scores:
+    """Return a score between 0 and 1 for each word, drawn with the prompt as the seed.
+
+    They are the control of all methods, and the only scores that need no model.
+    """
     random = np.random.default_rng(int.from_bytes(_seed(prompt.ids)[:8]))
-    return random.random(prompt.count).tolist()
+    return Scores(random.random(prompt.count).tolist())
 
 
 def _seed(ids: list[Any]) -> bytes:

@@ -1,8 +1,9 @@
-"""A question as a model reads it: token ids, and the word that each token belongs to."""
+"""What a teacher reads, as token ids, and the word that each token belongs to."""
 
 from dataclasses import dataclass
 
 from stages.distil.interface.errors import UserError
+from stages.distil.interface.method import WordsOf
 from stages.distil.language.chat import Chat
 from stages.distil.language.student_prompts import question_spans, question_text
 from stages.distil.language.teacher_prompts import Conversation
@@ -16,7 +17,7 @@ class Prompt:
     """Token ids of a prompt and of its label; token `tokens[i]` belongs to word `words[i]`.
 
     Words are numbered from 0 in the order of the prompt; `spans` holds the characters of each in
-    `question_text`.
+    `scored_text`.
     """
 
     ids: list[int]
@@ -31,13 +32,27 @@ class Prompt:
         return len(self.spans)
 
 
-def encode_prompt(chat: Chat, conversation: Conversation, example: Example, label: str) -> Prompt:
+def scored_text(example: Example, rationale: str = "") -> str:
+    """Return the question with its options and, if there is one, a rationale on the next line."""
+    text = question_text(example.question, example.options)
+    return f"{text}\n{rationale}" if rationale else text
+
+
+def encode_prompt(
+    chat: Chat,
+    conversation: Conversation,
+    example: Example,
+    label: str,
+    rationale: str = "",
+    of: WordsOf = "question",
+) -> Prompt:
     """Encode a conversation that ends with a question and asks for `label`.
 
-    Only the words of question and options are scored. Raises `UserError` if the conversation does
-    not contain the question in the form of `question_text`.
+    The rationale follows the question's options. Only the words of question and options, of the
+    rationale, or of `both` are scored. Raises `UserError` if the conversation does not contain the
+    question in the form of `question_text`.
     """
-    text = question_text(example.question, example.options)
+    text = scored_text(example)
     tokenizer = chat.tokenizer
     rendered = without_thought(chat.render(conversation))
     if not chat.has_template:  # the label continues the cue
@@ -48,13 +63,19 @@ def encode_prompt(chat: Chat, conversation: Conversation, example: Example, labe
             "rationales.prompts.answer: expected the question and, on a line after it, "
             f'"Options: " and the options with ", " between them, found {conversation.user!r}'
         )
+    end = start + len(text)
+    text = scored_text(example, rationale)
+    rendered = rendered[:start] + text + rendered[end:]
+    parts = question_spans(example.question, example.options) if of != "rationale" else []
+    if of != "question":
+        parts.append((len(text) - len(rationale), len(text)))
     encoded = tokenizer(
         rendered,
         add_special_tokens=not chat.has_template,
         return_offsets_mapping=True,
     )
     spans = [(a - start, b - start) for a, b in encoded["offset_mapping"]]
-    words = find_words(text, question_spans(example.question, example.options), spans)
+    words = find_words(text, parts, spans)
     scored = [(i, word) for i, word in enumerate(owners(words, spans)) if word is not None]
     return Prompt(
         ids=encoded["input_ids"],

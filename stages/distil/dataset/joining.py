@@ -150,12 +150,13 @@ def _join(
                 )
                 texts = rows["rationale"].filter(accepted)
                 parts.append((teacher, places[accepted.to_numpy()], texts))
+        contexts = _contexts(questions)
         salient = NO_WORDS.take(pa.array(np.zeros(size, np.int64)))
         if scored is not None:
             rows, places = scored.rows_of(ids)
             tally["saliency: no row"] += size - len(places)
             if rows is not None:
-                salient = _salient(rows, places, questions["question"], saliency)
+                salient = _salient(rows, places, questions["question"], contexts, saliency)
         answers = questions["answer"]
         if training and labellers:
             votes = [answered[t] for t in labellers if t in answered]
@@ -166,7 +167,7 @@ def _join(
         joined = pa.table(
             {
                 "id": ids,
-                "context": _contexts(questions),
+                "context": contexts,
                 "options": questions["options"],
                 "answer": answers,
                 "rationales": _rationales(parts, size),
@@ -237,12 +238,17 @@ def _contexts(questions: pa.Table) -> pa.ChunkedArray:
 
 
 def _salient(
-    rows: pa.Table, places: np.ndarray, questions: pa.ChunkedArray, saliency: Saliency
+    rows: pa.Table,
+    places: np.ndarray,
+    questions: pa.ChunkedArray,
+    contexts: pa.ChunkedArray,
+    saliency: Saliency,
 ) -> pa.ListArray:
     """Return the salient words of each question; one without a row has none."""
     texts, scored = rows["text"].combine_chunks(), rows["words"].combine_chunks()
-    ends = pc.utf8_length(questions).to_numpy()[places]
-    words = salient_words(texts, scored, ends, saliency)
+    starts, ends = (pc.utf8_length(column).to_numpy() for column in (questions, contexts))
+    options = np.column_stack([starts, ends - len(student_context("", []))])[places]
+    words = salient_words(texts, scored, options, saliency)
     at = np.full(len(questions), len(words))
     at[places] = np.arange(len(words))
     return pa.concat_arrays([words, NO_WORDS]).take(pa.array(at))

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from stages.distil.interface.method import Saliency
+from stages.distil.language.student_prompts import question_text
 from stages.distil.language.words import find_words, salient_words, spread
 from stages.distil.storage import tables
 
@@ -18,11 +19,11 @@ SHADES = 8  # few enough to tell apart
 
 @dataclass(frozen=True)
 class Scored:
-    """The scored questions: texts, where their options begin, scored words, and gold answers."""
+    """The scored questions: texts, where their options stand, scored words, and gold answers."""
 
     ids: list[str]
     texts: pa.StringArray
-    ends: np.ndarray
+    options: np.ndarray
     words: pa.ListArray
     answers: list[str]
 
@@ -35,8 +36,10 @@ def read_scored() -> Scored:
         table = file.read(["id", "text", "words"]).combine_chunks()
     ids = table["id"].to_pylist()
     texts, words = (pa.concat_arrays(table[name].chunks) for name in ("text", "words"))
-    ends = np.array([len(examples[name].question) for name in ids], np.int64)
-    return Scored(ids, texts, ends, words, [examples[name].answer for name in ids])
+    read = [examples[name] for name in ids]
+    options = [(len(e.question), len(question_text(e.question, e.options))) for e in read]
+    at = np.array(options, np.int64).reshape(-1, 2)
+    return Scored(ids, texts, at, words, [example.answer for example in read])
 
 
 def overlap(scored: Scored, saliency: Saliency) -> dict[str, Any]:
@@ -49,7 +52,7 @@ def overlap(scored: Scored, saliency: Saliency) -> dict[str, Any]:
     most = max(scored.words.value_lengths().to_pylist(), default=0)
     everything = saliency.model_copy(update={"top_k": max(most, 1)})
     chosen, candidates = (
-        salient_words(scored.texts, scored.words, scored.ends, settings).to_pylist()
+        salient_words(scored.texts, scored.words, scored.options, settings).to_pylist()
         for settings in (saliency, everything)
     )
     hits, chances = [], []

@@ -89,10 +89,14 @@ class Finetune(Settings):
     rank: Count = Field(16, description="of the LoRA matrices")
 
 
+WordsOf = Literal["question", "rationale", "both"]
+
+
 class Saliency(Settings):
-    """How to find the words of a question that a teacher's answer depends on."""
+    """How to find the words that a teacher's answer depends on."""
 
     teacher: Name
+    of: WordsOf = Field("question", description="what is scored; the rationale is this teacher's")
     method: Literal[
         "input_x_gradient",
         "saliency",

@@ -87,6 +87,7 @@ class Parameters(Settings):
                     )
         self._check_labels()
         self._check_engine()
+        self._check_words()
         return self
 
     def _check_engine(self) -> None:
@@ -140,6 +141,15 @@ class Parameters(Settings):
             raise ValueError(
                 f"assemble.labels: {labels!r}: provided rationales have no answers of the "
                 "teacher's own; choose a teacher that writes, or gold"
+            )
+
+    def _check_words(self) -> None:
+        """Refuse words of rationales that nobody writes."""
+        name, of = self.saliency.teacher, self.saliency.of
+        if of != "question" and name not in self.teachers:
+            raise ValueError(
+                f"saliency.of: {of!r} needs rationales of saliency.teacher {name!r}, which writes "
+                f"none; add it to teachers, or choose one of them: {', '.join(self.teachers)}"
             )
 
     @property

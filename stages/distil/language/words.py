@@ -68,13 +68,14 @@ def owners(words: Sequence[tuple[int, int]], tokens: Sequence[tuple[int, int]]) 
 
 
 def salient_words(
-    texts: pa.StringArray, words: pa.ListArray, ends: np.ndarray, saliency: Saliency
+    texts: pa.StringArray, words: pa.ListArray, options: np.ndarray, saliency: Saliency
 ) -> pa.ListArray:
     """Return the words of each text that `saliency` chooses, in the text's order.
 
-    A text is a question with its options, which begin after `ends` characters; `words` are those of
-    `top_words`. The k largest scores are taken of words that speak for the answer, are no English
-    stop words, and stand before the options, where `saliency` says so.
+    A text is a question with its options and perhaps a rationale; `options` (N, 2) are the
+    characters where the options of each begin and end; `words` are those of `top_words`. The k
+    largest scores are taken of words that speak for the answer, are no English stop words, and
+    stand outside the options, where `saliency` says so.
     """
     flat = words.flatten()
     rows = np.repeat(np.arange(len(texts)), words.value_lengths().to_numpy(zero_copy_only=False))
@@ -82,7 +83,8 @@ def salient_words(
     if saliency.sign == "positive":
         kept &= flat.field("score").to_numpy() > 0
     if not saliency.options:
-        kept &= flat.field("end").to_numpy() <= ends[rows]
+        before = flat.field("end").to_numpy() <= options[rows, 0]
+        kept &= before | (flat.field("start").to_numpy() >= options[rows, 1])
     if not saliency.stop_words:
         kept &= ~_stop_words(texts, rows, flat)
     counts = np.bincount(rows[kept], minlength=len(texts))

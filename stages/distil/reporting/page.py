@@ -161,7 +161,7 @@ def _taught(parameters: Parameters, results: Results) -> Iterable[Row]:
     few = slice(0, TAUGHT)
     scored, saliency = results.scored, parameters.saliency
     texts, words = scored.texts[few], scored.words[few]
-    chosen = salient_words(texts, words, scored.ends[few], saliency).to_pylist()
+    chosen = salient_words(texts, words, scored.options[few], saliency).to_pylist()
     shown = zip(
         scored.ids[few], texts.to_pylist(), words.to_pylist(), scored.answers, chosen, strict=False
     )

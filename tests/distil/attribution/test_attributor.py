@@ -10,7 +10,7 @@ from captum.attr import (
     TextTokenInput,
 )
 
-from stages.distil.attribution.attributor import Attributor
+from stages.distil.attribution.attributor import Attributor, random_scores
 from stages.distil.attribution.prompts import Prompt, encode_prompt
 from stages.distil.interface.errors import UserError
 from stages.distil.interface.method import Saliency
@@ -46,6 +46,8 @@ def load(request, name: str):
 
 
 def scores(model, tokenizer, prompts: list[Prompt], chosen: Saliency) -> list[list[float]]:
+    if chosen.method == "random":
+        return [random_scores(prompt).words for prompt in prompts]
     attributor = Attributor(model, chosen, tokenizer.pad_token_id)
     attributor.cache_prefix(prompts)
     words: list[list[float]] = [[] for _ in prompts]

@@ -17,8 +17,8 @@ def scored(*rows: tuple[str, list[float], str]) -> Scored:
     texts, scores, answers = zip(*rows, strict=True)
     words = [words_of(text, values) for text, values in zip(texts, scores, strict=True)]
     ids = [f"q{n}" for n in range(len(rows))]
-    ends = np.array(list(map(len, texts)))
-    return Scored(ids, pa.array(texts), ends, pa.array(words, KIND), list(answers))
+    options = np.array([[len(text)] * 2 for text in texts])
+    return Scored(ids, pa.array(texts), options, pa.array(words, KIND), list(answers))
 
 
 def settings(top_k: int, **changes: Any) -> Saliency:
@@ -41,8 +41,8 @@ def test_a_word_of_a_script_without_spaces_is_found_within_the_answer():
     text = "哪里 北京 上海"
     words = [{"start": a, "end": a + 2, "score": s} for a, s in ((0, 1.0), (3, 9.0), (6, 2.0))]
     for answer, hit in (("中国的北京市", 1.0), ("北方的京城", 0.0), ("上海", 0.0)):
-        ends = np.array([len(text)])
-        rows = Scored(["q"], pa.array([text]), ends, pa.array([words], KIND), [answer])
+        options = np.array([[len(text)] * 2])
+        rows = Scored(["q"], pa.array([text]), options, pa.array([words], KIND), [answer])
         assert overlap(rows, settings(1))["overlap"] == hit
     rows = scored(("red or reddish", [9.0, 1.0, 1.0], "reddish"))  # no part of a word with spaces
     assert overlap(rows, settings(1))["overlap"] == 0.0

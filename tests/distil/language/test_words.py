@@ -137,8 +137,8 @@ def test_words_are_chosen_by_sign_kind_and_place(changes, expected):
     kind = SCHEMAS[SALIENCY].field("words").type
     words = pa.array([words_of(text, scores), []], kind)
     saliency = Saliency(teacher="any", top_k=3, weight=1, **changes)
-    ends = np.array([len("The cat sits WITH the dog"), 0])
-    chosen = salient_words(pa.array([text, ""]), words, ends, saliency)
+    options = np.array([[len("The cat sits WITH the dog"), len(text)], [0, 0]])
+    chosen = salient_words(pa.array([text, ""]), words, options, saliency)
     assert chosen.to_pylist() == [expected, []]
 
 

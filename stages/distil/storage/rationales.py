@@ -1,0 +1,45 @@
+"""The teachers' tables of rationales: which are current, and what is accepted in one."""
+
+from collections.abc import Collection, Iterable, Iterator
+from itertools import groupby
+from operator import itemgetter
+
+from stages.distil.interface.errors import UserError
+from stages.distil.storage.examples import Example
+from stages.distil.storage.tables import RATIONALES, rationale_table, scan_row_groups
+
+
+def remove_stale(teachers: Collection[str]) -> None:
+    """Remove the tables of all but these teachers.
+
+    DVC leaves the tables of former teachers behind, and they would count as an input.
+    """
+    for table in sorted(RATIONALES.glob("*.parquet")):
+        if table.stem not in teachers:
+            table.unlink()
+
+
+def accepted_rationales(
+    examples: Iterable[Example], teacher: str, statuses: Collection[str]
+) -> Iterator[tuple[Example, str]]:
+    """Yield each train question with the teacher's first rationale of these statuses, or "".
+
+    Memory holds one row group. Raises `UserError` if the table is missing or does not have the
+    order of the questions.
+    """
+    path = rationale_table(teacher)
+    groups = scan_row_groups(path, ["id", "status", "rationale"], "train")
+    by_id = groupby((row for group in groups for row in group.to_pylist()), itemgetter("id"))
+    name, rows = next(by_id, (None, iter(())))
+    for example in examples:
+        text = ""
+        if name == example.id:
+            accepted = (row["rationale"] for row in rows if row["status"] in statuses)
+            text = next(filter(None, accepted), "")
+            name, rows = next(by_id, (None, iter(())))
+        yield example, text
+    if name is not None:
+        raise UserError(
+            f"{path}: row {name!r} belongs to no question, or is not in the order of the "
+            "questions; delete the table and run `dvc repro`"
+        )
