@@ -177,6 +177,7 @@ def scoring(tmp_path, write_params, monkeypatch):
             "data/max_rejected": 1.0,
             "datasets/balls": {"source": "files", "folder": str(tmp_path / "balls")},
             "models/tiny": {"source": "folder", "path": str(model)},
+            "teachers": ["tiny"],
             "saliency/teacher": "tiny",
             "saliency/dtype": "float32",
         }

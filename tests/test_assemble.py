@@ -10,7 +10,7 @@ import pytest
 from stages.distil.dataset.joining import count_statuses, join_targets
 from stages.distil.interface.errors import UserError
 from stages.distil.interface.method import Assemble, Saliency
-from stages.distil.language.student_prompts import student_context
+from stages.distil.language.student_prompts import question_text, student_context
 from stages.distil.language.words import WORD
 from stages.distil.storage import tables
 from tests.distil.language.test_words import plain_top_words
@@ -110,6 +110,31 @@ def test_streams_give_what_a_plain_join_gives(drawn, split):
             }
         )
     assert assembled(split) == expected
+
+
+def test_without_the_options_words_of_question_and_rationale_are_chosen(drawn):
+    rng = np.random.default_rng(2)
+    expected = {}
+    for name, row in drawn["saliency"].items():
+        example = drawn["examples"][name]
+        question = question_text(example["question"], example["options"])
+        row["text"] = f"{question}\nyes it is été"
+        spans = [match.span() for match in WORD.finditer(row["text"])]
+        row["words"] = [
+            {"start": a, "end": b, "score": float(s)}
+            for (a, b), s in zip(spans, rng.permutation(len(spans)), strict=True)
+        ]
+        outside = [
+            word
+            for word in row["words"]
+            if word["end"] <= len(example["question"]) or word["start"] > len(question)
+        ]
+        expected[name] = plain_top_words(row["text"], outside, 2)
+    write(drawn)
+    settings = SALIENCY.model_copy(update={"options": False})
+    rows = join_targets("train", TEACHERS, SETTINGS, settings, Counter())
+    found = {row["id"]: row["saliency"] for table in rows for row in table.to_pylist()}
+    assert {name: words for name, words in found.items() if words} == expected
 
 
 @pytest.mark.parametrize("labellers", [["two"], ["one", "two"], ["two", "one", "three"]])

@@ -1,5 +1,6 @@
 """The stage under tiny models of both architectures."""
 
+import re
 import shutil
 import subprocess
 import sys
@@ -11,10 +12,13 @@ from stages.distil.attribution.prompts import encode_prompt
 from stages.distil.attribution.word_scores import ATTRIBUTIONS
 from stages.distil.interface.errors import UserError
 from stages.distil.language.chat import Chat
+from stages.distil.language.student_prompts import question_text
 from stages.distil.language.teacher_prompts import PromptFile
 from stages.distil.language.words import find_words
 from stages.distil.models.loading import load_model
 from stages.distil.storage import tables
+from stages.distil.storage.examples import Example
+from stages.distil.storage.rationales import accepted_rationales
 from stages.saliency import saliency
 from tests.conftest import BARE, ROOT, TRAIN, question
 from tests.distil.attribution.test_attributor import embedded, log_probability
@@ -74,15 +78,165 @@ def test_random_scores_depend_on_the_question_alone(scored, tiny_model, tmp_path
     assert len(set(first)) > 2  # no place is preferred
 
 
-def predictions(folder) -> dict[str, str]:
+def test_random_scores_load_no_weights(scored, tiny_model, tmp_path):
+    scored(tiny_model, method="random")
+    table = tables.SALIENCY.read_bytes()
+    (tmp_path / "models/tiny/model.safetensors").unlink()
+    scored(tiny_model, method="random")
+    assert tables.SALIENCY.read_bytes() == table
+
+
+OPINIONS = [  # a question's rationale, its status, and what the teacher reads of it
+    ("Balls roll, balls are here. So it is red.", "ok", "Balls roll, balls are here."),
+    ("It is no sky, so it is green.", "ok", "It is no sky"),
+    ("Blue.", "ok", ""),  # nothing but a conclusion
+    ("It is as red as", "truncated", ""),
+    (None, "empty", ""),
+    ("Grass grows: Ünïcödé; the ball is blue", "ok", "Grass grows: Ünïcödé"),
+]
+
+
+@pytest.fixture
+def explained(scoring, capsys):
+    """Run `saliency` on questions with OPINIONS as the teacher's rationales; return its output."""
+
+    def run(model, opinions=OPINIONS, **changes) -> str:
+        rows = [question(n, question=f"Where is the ball {n}?") for n in range(len(opinions))]
+        parameters = scoring(model, rows, **changes)
+        counts = {"finish_reason": "stop", "prompt_tokens": 1, "output_tokens": 1}
+        about = counts | {"split": "train", "sample": 0, "answer": None}
+        tables.write_table(
+            tables.rationale_table("tiny"),
+            [
+                about | {"id": row["id"], "rationale": text, "status": status}
+                for row, (text, status, _) in zip(rows, opinions, strict=True)
+            ],
+        )
+        capsys.readouterr()
+        saliency(parameters)
+        return "".join(capsys.readouterr())
+
+    return run
+
+
+def words_and_scores(model, tokenizer, example, rationale: str) -> list[tuple[str, float]]:
+    """Return each word of question and rationale with its gradient × input, one at a time."""
+    asked = f"{question_text(example.question, example.options)}\n{rationale}"
+    instruction = "Answer with one of the options and nothing else."
+    if tokenizer.chat_template:
+        messages = [{"role": "system", "content": instruction}, {"role": "user", "content": asked}]
+        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        label = tokenizer.encode(example.answer)
+    else:
+        text = f"{instruction}\n\n{asked}\nAnswer:"
+        label = tokenizer.encode(f" {example.answer}", add_special_tokens=False)
+    encoded = tokenizer(
+        text, return_offsets_mapping=True, add_special_tokens=not tokenizer.chat_template
+    )
+    embeddings = embedded(model, encoded["input_ids"]).requires_grad_()
+    log_probability(model, embeddings, label).backward()
+    products = (embeddings * embeddings.grad).sum(-1).tolist()
+    start = text.index(asked)
+    return [
+        (
+            match[0],
+            sum(
+                product
+                for (a, b), product in zip(encoded["offset_mapping"], products, strict=True)
+                if a < match.end() and b > match.start()
+            ),
+        )
+        for match in re.compile(r"\w+").finditer(text, start, start + len(asked))
+        if match[0] != "Options"
+    ]
+
+
+@pytest.mark.parametrize("of", ["rationale", "both"])
+def test_words_of_the_teachers_rationale_are_scored_after_the_question(explained, family, of):
+    """Against autograd on one prompt at a time; the conclusion is not part of it."""
+    output = explained(family, of=of)
+    assert "3 of 6 train questions scored" in output
+    assert "3 train questions have no words: tiny has no rationale for them that is ok" in output
+    model, tokenizer = load_model(family, "float32")
+    rows = {row["id"]: row for row in read_scores()}
+    for example, (_, _, rationale) in zip(tables.read_examples("train"), OPINIONS, strict=True):
+        if not rationale:
+            assert example.id not in rows
+            continue
+        row = rows[example.id]
+        assert row["text"] == f"{question_text(example.question, example.options)}\n{rationale}"
+        expected = words_and_scores(model, tokenizer, example, rationale)
+        if of == "rationale":
+            expected = expected[-len(re.findall(r"\w+", rationale)) :]
+        found = [(row["text"][w["start"] : w["end"]], w["score"]) for w in row["words"]]
+        assert [word for word, _ in found] == [word for word, _ in expected]
+        largest = max(abs(score) for _, score in expected)
+        for (_, ours), (_, theirs) in zip(found, expected, strict=True):
+            assert ours == pytest.approx(theirs, abs=1e-3 * largest)
+
+
+def test_each_prompt_has_a_key_of_its_own(explained, tiny_model):
+    for of in ("question", "rationale", "both"):
+        assert " 0 found" in explained(tiny_model, of=of)
+        table = tables.SALIENCY.read_bytes()
+        assert " 0 new" in explained(tiny_model, of=of)
+        assert tables.SALIENCY.read_bytes() == table
+
+
+def test_the_teachers_own_prediction_is_made_after_its_rationale(explained, family):
+    explained(family, of="rationale", target="prediction")
+    model, tokenizer = load_model(family, "float32")
+    opinions = {f"train-{n}": told for n, (_, _, told) in enumerate(OPINIONS)}
+    assert {row["id"]: row["target"] for row in read_scores()} == {
+        name: answer for name, answer in predictions(family, opinions).items() if opinions[name]
+    }
+
+
+def test_the_statuses_of_the_training_decide_which_rationales_are_read(explained, tiny_model):
+    explained(tiny_model, of="rationale")
+    assert "train-3" not in {row["id"] for row in read_scores()}
+    opinions = [("It is round. It is as", "truncated", "")] * 2
+    with pytest.raises(UserError, match="'rationale' finds no rationale of tiny that is ok and "):
+        explained(tiny_model, opinions, of="rationale")
+
+
+def test_the_first_accepted_sample_is_read(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    samples = [("a", "ok", "1"), ("a", "ok", "2"), ("b", "empty", None), ("b", "truncated", "3")]
+    counts = {"finish_reason": "stop", "prompt_tokens": 1, "output_tokens": 1}
+    rows = [
+        counts
+        | {"id": name, "split": "train", "sample": n, "answer": None}
+        | {"status": status, "rationale": text}
+        for n, (name, status, text) in enumerate(samples)
+    ]
+    tables.write_table(tables.rationale_table("tiny"), rows)
+    examples = [Example(name, "train", "?", [], "") for name in "0ab"]
+    read = accepted_rationales(examples, "tiny", ["ok", "truncated"])
+    assert [text for _, text in read] == ["", "1", "3"]
+    with pytest.raises(UserError, match="tiny.parquet: row 'b' belongs to no question, or is not"):
+        list(accepted_rationales(examples[:2], "tiny", ["ok"]))
+
+
+def test_tables_of_former_teachers_are_removed(explained, tiny_model, tmp_path):
+    explained(tiny_model)
+    stale = tables.rationale_table("former")
+    stale.write_bytes(tables.rationale_table("tiny").read_bytes())
+    explained(tiny_model)
+    assert not stale.exists()
+
+
+def predictions(folder, rationales: dict[str, str] | None = None) -> dict[str, str]:
     """Return the option with the largest mean log-probability, computed one at a time."""
+    rationales = rationales or {}
     model, tokenizer = load_model(folder, "float32")
     wording = PromptFile(ROOT / "stages/prompts/answer.jinja")
     best, chat = {}, Chat("", tokenizer)
     for example in tables.read_examples("train"):
         means = []
         for option in example.options:
-            prompt = encode_prompt(chat, wording.conversation(example), example, option)
+            conversation, told = wording.conversation(example), rationales.get(example.id, "")
+            prompt = encode_prompt(chat, conversation, example, option, told)
             with torch.no_grad():
                 value = log_probability(model, embedded(model, prompt.ids), prompt.label)
             means.append(value.item() / len(prompt.label))

@@ -5,9 +5,18 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from stages.distil.evaluation.salient_words import LARGEST_K, Scored, kept_mass, overlap, pieces
+from stages.distil.evaluation.salient_words import (
+    LARGEST_K,
+    Scored,
+    kept_mass,
+    overlap,
+    pieces,
+    read_scored,
+)
 from stages.distil.interface.method import Saliency
+from stages.distil.storage import tables
 from stages.distil.storage.tables import SALIENCY, SCHEMAS
+from tests.conftest import question
 from tests.distil.language.test_words import words_of
 
 KIND = SCHEMAS[SALIENCY].field("words").type
@@ -23,6 +32,25 @@ def scored(*rows: tuple[str, list[float], str]) -> Scored:
 
 def settings(top_k: int, **changes: Any) -> Saliency:
     return Saliency(teacher="big", top_k=top_k, weight=1, **changes)
+
+
+def test_the_options_of_a_scored_text_stand_between_question_and_rationale(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rows = [question(0, question="Rot oder grün?"), question(1), question(2, options=[])]
+    tables.write_table(tables.EXAMPLES, [r | {"split": "train", "rationales": []} for r in rows])
+    texts = [
+        "Rot oder grün?\nOptions: red, green, blue\nSo it is.",
+        rows[2]["question"] + "\nSo it is.",
+    ]
+    about = {"words": [], "method": "any", "target": "any", "delta": None}
+    scored = [about | {"id": f"train-{n}", "text": t} for n, t in zip((0, 2), texts, strict=True)]
+    tables.write_table(tables.SALIENCY, scored)
+    found = read_scored()
+    assert [text[a:b] for text, (a, b) in zip(texts, found.options, strict=True)] == [
+        "\nOptions: red, green, blue",
+        "",
+    ]
+    assert found.answers == [rows[0]["answer"], rows[2]["answer"]]
 
 
 def test_overlap_counts_questions_whose_top_words_include_a_word_of_the_answer():

@@ -40,6 +40,11 @@ def test_the_committed_parameters_are_valid():
             {"saliency/teacher": "oracle"},
             "saliency.teacher: 'oracle' has no weights on this machine (source provided)",
         ),
+        (
+            {"saliency/of": "both", "teachers": ["oracle"]},
+            "saliency.of: 'both' needs rationales of saliency.teacher 'qwen-coder-1b5', which "
+            "writes none; add it to teachers, or choose one of them: oracle",
+        ),
         ({"student/model": "smol"}, "student.model: unknown model in `models` 'smol'"),
         ({"data/name": "arcs"}, "data.name: unknown data set in `datasets` 'arcs'; did you mean"),
         ({"alpha": {"qwen-coder-1b5": 0.5}}, "alpha: no weight for teacher 'smollm2-135m'"),

@@ -142,6 +142,18 @@ def test_words_are_chosen_by_sign_kind_and_place(changes, expected):
     assert chosen.to_pylist() == [expected, []]
 
 
+def test_without_the_options_the_words_of_a_rationale_remain():
+    text = "Is it red?\nOptions: red, blue\nRed is warm"
+    scores = [1.0, 1.0, 2.0, 9.0, 8.0, 7.0, 3.0, 1.0, 4.0]
+    kind = SCHEMAS[SALIENCY].field("words").type
+    words = pa.array([words_of(text, scores)], kind)
+    options = np.array([[len("Is it red?"), len("Is it red?\nOptions: red, blue")]])
+    saliency = Saliency(teacher="any", top_k=2, weight=1, options=False)
+    assert salient_words(pa.array([text]), words, options, saliency).to_pylist() == [
+        ["Red", "warm"]
+    ]
+
+
 @given(
     st.lists(
         st.lists(st.sampled_from("a A b ß SS ẞ é 犬 🐕x ab".split()), max_size=12), max_size=9
