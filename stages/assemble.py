@@ -28,23 +28,18 @@ def join(parameters: Parameters) -> None:
     """
     remove_stale(parameters.teachers)
     tally: Counter[str] = Counter()
-    statuses, least = parameters.assemble.statuses, parameters.assemble.min_share
-    counts = {teacher: count_statuses(teacher) for teacher in parameters.teachers}
-    shares = {
-        teacher: sum(each[status] for status in statuses) / max(1, each.total())
-        for teacher, each in counts.items()
-    }
-    teachers = [teacher for teacher, share in shares.items() if share >= least]
-    if not any(shares[teacher] for teacher in teachers):
+    teachers, settings = parameters.teachers, parameters.assemble
+    counts = {teacher: count_statuses(teacher) for teacher in teachers}
+    if not any(each[status] for each in counts.values() for status in settings.statuses):
         raise UserError(
-            f"no rationale of {', '.join(parameters.teachers)} passed the quality gate; see the "
-            "status column in data/rationales, assemble.statuses and assemble.min_share"
+            f"no rationale of {', '.join(teachers)} passed the quality gate; see the status column "
+            "in data/rationales, and assemble.statuses"
         )
     labellers = _labellers(parameters)
     saliency = parameters.saliency
     rows = {}
     for split in ("train", "validation", "test"):
-        joined = join_targets(split, teachers, parameters.assemble, saliency, tally, labellers)
+        joined = join_targets(split, teachers, settings, saliency, tally, labellers)
         rows[split] = tables.write_shards(tables.distill_table(split), joined)
     if not rows["train"]:
         raise UserError(
@@ -54,19 +49,14 @@ def join(parameters: Parameters) -> None:
     print(", ".join(f"{count:,} {split}" for split, count in rows.items()))
     for teacher in teachers:
         own = counts[teacher] | Counter({"no row": tally[f"{teacher}: no row"]})
-        count = sum(own[status] for status in statuses)
+        count = sum(own[status] for status in settings.statuses)
         lost = [
             f"{number:,} {status}"
             for status in (*STATUSES, "no row")
-            if status not in statuses and (number := own[status])
+            if status not in settings.statuses and (number := own[status])
         ]
-        print(f"{teacher}: {count:,} rationales; without: {', '.join(lost) or 'none'}")
-    for teacher, share in shares.items():
-        if share < least:
-            print(
-                f"{teacher}: left out, only {100 * share:.0f} % of its rationales are "
-                f"{' or '.join(statuses)} (assemble.min_share {least})"
-            )
+        chosen = f"{tally[f'{teacher}: chosen']:,} of " if settings.choose != "all" else ""
+        print(f"{teacher}: {chosen}{count:,} rationales; without: {', '.join(lost) or 'none'}")
     if labellers:
         print(
             f"labels of {', '.join(labellers)}: {tally['labels: not gold']:,} are not gold, "

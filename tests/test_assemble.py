@@ -16,7 +16,7 @@ from stages.distil.storage import tables
 from tests.distil.language.test_words import plain_top_words
 
 TEACHERS = ["one", "two"]
-SETTINGS = Assemble(statuses=["ok", "truncated"])
+SETTINGS = Assemble(statuses=["ok", "truncated"], scorer="any")
 STATUSES = SETTINGS.statuses
 SALIENCY = Saliency(teacher="any", top_k=2, weight=1)
 
@@ -205,35 +205,70 @@ def test_what_became_no_target_is_counted(drawn):
     assert tally["saliency: no row"] == 100 - len(drawn["saliency"])
 
 
-def test_a_teacher_that_seldom_passes_the_gate_is_left_out_and_named(
+def test_a_teacher_that_is_gone_and_a_gate_that_nothing_passes(
     drawn, write_params, run_stage, tiny_model
 ):
-    for name, row in drawn["two"].items():
-        row["status"] = row["status"] and ("ok" if name in ("train-1", "train-7") else "empty")
-    write(drawn)
     changes = {
-        "teachers": TEACHERS,
+        "teachers": ["one"],
         "models/one": {"source": "provided"},
         "models/two": {"source": "provided"},
-        "models/tiny": {"source": "folder", "path": "models/tiny"},
+        "models/tiny": {"source": "folder", "path": str(tiny_model)},
         "student/model": "tiny",
     }
     shutil.copytree(tiny_model, "models/tiny")
-    write_params(changes | {"assemble": {"statuses": ["ok"], "min_share": 0.2}})
+    tables.write_table(tables.usefulness_table("two"), [])
+    write_params(changes)
     done = run_stage("assemble")
     assert done.returncode == 0, done.stderr
-    assert "two: left out, only" in done.stdout
     assert "assemble: warning" not in done.stderr
+    assert not tables.rationale_table("two").exists()
+    assert not tables.usefulness_table("two").exists()
     rows = tables.read_table(tables.distill_table("train"))
     assert {r["teacher"] for row in rows for r in row["rationales"]} == {"one"}
     write_params(changes | {"evaluate/max_tokens": 1})
     done = run_stage("assemble")
     assert done.returncode == 0, done.stderr
     assert "assemble: warning: test: answers or options of more than 1 tokens" in done.stderr
-    write_params({"assemble": {"statuses": ["ok"], "min_share": 0.9}})
+    for row in drawn["one"].values():
+        row["status"] = row["status"] and "empty"
+    write(drawn)
     done = run_stage("assemble")
-    assert "passed the quality gate" in done.stderr
+    assert "no rationale of one passed the quality gate" in done.stderr
     assert done.returncode == 1
+
+
+@pytest.mark.parametrize("choose", ["best", "threshold"])
+def test_rationales_are_chosen_by_their_usefulness(drawn, choose):
+    """Against a choice one question at a time; of equal ones the earlier teacher's is the best."""
+    rng = np.random.default_rng(3)
+    worth: dict[tuple[str, str], float | None] = {}
+    for teacher in TEACHERS:
+        rows = [row for row in drawn[teacher].values() if row["split"] == "train"]
+        for row in rows:
+            value = float(rng.integers(-2, 3)) if row["status"] in STATUSES else None
+            worth[row["id"], teacher] = None if row["id"].endswith("3") else value
+        table = [
+            {"id": row["id"], "sample": 0, "usefulness": worth[row["id"], teacher]} for row in rows
+        ]
+        tables.write_table(tables.usefulness_table(teacher), table)
+    expected = {}
+    for name in (f"train-{n}" for n in range(100)):
+        found = [(t, worth.get((name, t))) for t in TEACHERS]
+        useful = [(t, value) for t, value in found if value is not None]
+        if choose == "threshold":
+            expected[name] = [t for t, value in useful if value >= 1]
+        else:
+            best = max((value for _, value in useful), default=None)
+            expected[name] = [t for t, value in useful if value == best][:1]
+    settings = Assemble(statuses=STATUSES, choose=choose, least=1, scorer="any")
+    tally: Counter[str] = Counter()
+    rows = join_targets("train", TEACHERS, settings, SALIENCY, tally)
+    found = {row["id"]: row["rationales"] for table in rows for row in table.to_pylist()}
+    assert {name: [r["teacher"] for r in chosen] for name, chosen in found.items()} == expected
+    assert all(r["text"] == f"{r['teacher']} on {n}" for n, chosen in found.items() for r in chosen)
+    counts = Counter(teacher for chosen in expected.values() for teacher in chosen)
+    assert {t: tally[f"{t}: chosen"] for t in TEACHERS} == counts
+    assert sum(map(len, join_targets("test", TEACHERS, settings, SALIENCY, tally))) == 5
 
 
 def test_a_table_of_other_questions_is_named(drawn):

@@ -40,7 +40,6 @@ CHANGES = {
     "saliency/teacher": TEACHER,
     "datasets/kinship/sizes": {"train": 10, "validation": 3, "test": 4, "pool": 6},
     "rationales/max_tokens": 48,
-    "assemble/min_share": 0.0,
     "train/epochs": 1,
     "student/dtype": "float32",
 }

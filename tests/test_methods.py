@@ -54,7 +54,7 @@ def project(request, tmp_path_factory):
             "rationales": PARAMETERS["rationales"]
             | {"backend": "transformers", "dtype": "float32", "teacher_forcing": True},
             "saliency": PARAMETERS["saliency"] | {"teacher": SMALL},
-            "assemble": {"statuses": ["ok"], "min_share": 0.5, "labels": "gold"},
+            "assemble": PARAMETERS["assemble"] | {"scorer": SMALL, "labels": "gold"},
             "student": PARAMETERS["student"] | {"model": SMALL, "dtype": "float32", "lora_rank": 0},
             "models": {
                 LARGE: {"source": "server", "url": url, "model": "large"},

@@ -45,10 +45,16 @@ PARAMETERS = {
         "options": True,
         "weight": 0.5,
     },
-    "assemble": {"statuses": ["ok"]},
-    "student": {"model": "tiny", "form": "branch", "shared_context": True, "context": None},
+    "assemble": {"statuses": ["ok"], "choose": "all", "scorer": "tiny"},
+    "student": {
+        "model": "tiny",
+        "form": "branch",
+        "shared_context": True,
+        "context": None,
+        "dtype": "float32",
+    },
     "train": {"epochs": 1, "learning_rate": 0.01, "batch_size": 4},
-    "evaluate": {"max_tokens": 4},
+    "evaluate": {"max_tokens": 4, "teacher_questions": 300},
 }
 
 

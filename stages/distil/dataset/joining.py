@@ -24,8 +24,10 @@ from stages.distil.storage.tables import (
     SCHEMAS,
     rationale_table,
     scan_row_groups,
+    usefulness_table,
 )
 
+Part = tuple[str, np.ndarray, pa.ChunkedArray]  # a teacher, its questions' positions, its texts
 NO_WORDS = pa.array([[]], pa.list_(pa.string()))
 
 
@@ -127,13 +129,15 @@ def _join(
     columns = ["id", "status", "rationale", *(["sample", "answer"] if labellers else [])]
     everyone = dict.fromkeys([*teachers, *labellers]) if training else {}
     written = {t: Follower(rationale_table(t), columns, split) for t in everyone}
+    judged = training and settings.choose != "all"
+    useful = {t: Follower(usefulness_table(t), ["id", "usefulness"]) for t in teachers if judged}
     scored = Follower(SALIENCY, ["id", "text", "words"]) if training else None
     columns = ["id", "question", "options", "answer"]
     statuses = pa.array(settings.statuses, pa.string())
     for questions in _ahead(scan_row_groups(EXAMPLES, columns, split)):
         ids = questions["id"].combine_chunks()
         size = len(ids)
-        parts, answered = [], {}
+        parts, worth, answered = [], [], {}
         for teacher, table in written.items():
             rows, places = table.rows_of(ids)
             if teacher in teachers:
@@ -148,9 +152,17 @@ def _join(
                     pc.is_in(rows["status"], value_set=statuses),
                     pc.fill_null(pc.greater(pc.binary_length(rows["rationale"]), 0), False),
                 )
+                if judged:
+                    values = _usefulness(teacher, useful[teacher], ids, places)
+                    accepted = pc.and_(accepted, pc.is_valid(values))
+                    worth.append(values.filter(accepted).to_numpy())
                 texts = rows["rationale"].filter(accepted)
                 parts.append((teacher, places[accepted.to_numpy()], texts))
         contexts = _contexts(questions)
+        if parts and judged:
+            parts = list(_choose(parts, worth, settings))
+            for teacher, places, _ in parts:
+                tally[f"{teacher}: chosen"] += len(places)
         salient = NO_WORDS.take(pa.array(np.zeros(size, np.int64)))
         if scored is not None:
             rows, places = scored.rows_of(ids)
@@ -177,8 +189,46 @@ def _join(
         if training and labellers:
             joined = joined.filter(pc.is_valid(joined["answer"]))
         yield joined.cast(SCHEMAS[DISTILL])
-    for follower in (*written.values(), *([scored] if scored else [])):
+    for follower in (*written.values(), *useful.values(), *([scored] if scored else [])):
         follower.finish()
+
+
+def _usefulness(
+    teacher: str, table: Follower, ids: pa.Array, places: np.ndarray
+) -> pa.ChunkedArray:
+    """Return the usefulness of the rationales of a teacher's questions, whose positions are known.
+
+    Raises `UserError` if the table was not made of these rationales.
+    """
+    values, found = table.rows_of(ids)
+    if values is None or not np.array_equal(found, places):
+        raise UserError(
+            f"{usefulness_table(teacher)}: not of the rows of {rationale_table(teacher)}; delete it "
+            "and run `dvc repro`"
+        )
+    return values["usefulness"]
+
+
+def _choose(
+    parts: Sequence[Part], worth: Sequence[np.ndarray], settings: Assemble
+) -> Iterator[Part]:
+    """Yield the rationales of each part that are useful enough, or the best of their question.
+
+    `worth` holds the usefulness of each part's rationales. Of two equally good rationales of a
+    question the earlier teacher's counts, and of its samples the first.
+    """
+    if settings.choose == "threshold":
+        kept = [values >= settings.least for values in worth]
+    else:
+        places = np.concatenate([at for _, at, _ in parts])
+        values = np.concatenate(worth)
+        order = np.lexsort((-values, places))  # stable: earlier teachers come first
+        first = np.unique(places[order], return_index=True)[1]
+        best = np.zeros(len(places), bool)
+        best[order[first]] = True
+        kept = np.split(best, np.cumsum([len(at) for _, at, _ in parts])[:-1])
+    for (teacher, at, texts), keep in zip(parts, kept, strict=True):
+        yield teacher, at[keep], texts.filter(pa.array(keep))
 
 
 def _labels(
@@ -208,7 +258,7 @@ def _ahead(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
             yield table
 
 
-def _rationales(parts: list[tuple[str, np.ndarray, pa.ChunkedArray]], size: int) -> pa.ListArray:
+def _rationales(parts: Sequence[Part], size: int) -> pa.ListArray:
     """Return the list of rationales of each of `size` questions, in the order of the teachers.
 
     `parts` holds a teacher, the positions of its questions, and its texts.

@@ -126,9 +126,11 @@ class Assemble(Settings):
     statuses: list[Literal["ok", "truncated", "repetitive", "contradicts", "inconclusive"]] = Field(
         min_length=1
     )
-    min_share: Number = Field(
-        0.0, ge=0, le=1, description="leave out a teacher with a smaller share of these rationales"
+    choose: Literal["all", "best", "threshold", "weighted"] = Field(
+        "all", description="which rationales of a question are taught, by their usefulness"
     )
+    least: Number = Field(0.0, description="usefulness of a rationale for choose=threshold")
+    scorer: Name = Field(description="model whose log p(answer) measures the usefulness")
     labels: str = Field(GOLD, description="gold, vote, or the name of a teacher")
 
 
@@ -166,6 +168,7 @@ class Evaluate(Settings):
     """How the student and the teachers are evaluated."""
 
     max_tokens: Count
+    teacher_questions: Count = Field(300, description="test questions that each teacher answers")
     explained: Integer = Field(
         24, ge=0, description="train questions whose key words and rationales the student writes"
     )

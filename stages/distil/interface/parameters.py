@@ -58,6 +58,7 @@ class Parameters(Settings):
         for key, name in [
             *((f"teachers[{i}]", teacher) for i, teacher in enumerate(self.teachers)),
             ("saliency.teacher", self.saliency.teacher),
+            ("assemble.scorer", self.assemble.scorer),
             ("student.model", self.student.model),
         ]:
             if name not in self.models:

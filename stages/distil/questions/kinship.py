@@ -31,6 +31,9 @@ WORDS = {  # kind of relative -> (woman, man)
     "sibling-in-law": ("sister-in-law", "brother-in-law"),
 }
 
+# The first draw of test questions served to choose the defaults.
+DRAWS = {"test": "test 2"}
+
 CLOSE = ("parent", "child", "sibling", "spouse")  # stated by facts; questions ask for the others
 
 # COMPOSE[r, s] = t: whoever is r of somebody who is s of A, is t of A. Only what always holds is
@@ -246,7 +249,7 @@ def read(settings: Kinship, seed: int) -> Iterator[Example]:
     """
     seen: set[str] = set()
     for split in ("test", "validation", POOL, "train"):
-        rng = random.Random(f"kinship {seed} {split}")
+        rng = random.Random(f"kinship {seed} {DRAWS.get(split, split)}")
         for number in range(getattr(settings.sizes, split)):
             while True:
                 question, options, answer, why = draw_question(

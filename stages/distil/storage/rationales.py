@@ -6,7 +6,12 @@ from operator import itemgetter
 
 from stages.distil.interface.errors import UserError
 from stages.distil.storage.examples import Example
-from stages.distil.storage.tables import RATIONALES, rationale_table, scan_row_groups
+from stages.distil.storage.tables import (
+    RATIONALES,
+    USEFULNESS,
+    rationale_table,
+    scan_row_groups,
+)
 
 
 def remove_stale(teachers: Collection[str]) -> None:
@@ -14,9 +19,10 @@ def remove_stale(teachers: Collection[str]) -> None:
 
     DVC leaves the tables of former teachers behind, and they would count as an input.
     """
-    for table in sorted(RATIONALES.glob("*.parquet")):
-        if table.stem not in teachers:
-            table.unlink()
+    for folder in (RATIONALES, USEFULNESS):
+        for table in sorted(folder.glob("*.parquet")):
+            if table.stem not in teachers:
+                table.unlink()
 
 
 def accepted_rationales(

@@ -25,6 +25,7 @@ from stages.distil.storage.examples import Example
 EXAMPLES = Path("data/examples.parquet")
 REJECTED = Path("data/rejected.parquet")
 RATIONALES = Path("data/rationales")  # one table per teacher
+USEFULNESS = Path("data/usefulness")  # one table per teacher
 SALIENCY = Path("data/saliency.parquet")
 DISTILL = Path("data/distill")  # one folder of files per split
 PREDICTIONS = Path("results/predictions.parquet")
@@ -71,6 +72,8 @@ SCHEMAS = {
         prompt_tokens=pa.int32(),
         output_tokens=pa.int32(),
     ),
+    # One row per rationale of a train question; null where no rationale is accepted.
+    USEFULNESS: _schema(id=pa.string(), sample=pa.int32(), usefulness=(pa.float32(), None)),
     # `start` and `end` count characters of `text`, end exclusive; `target` is the answer whose
     # log-probability is attributed; `delta` is the convergence error of integrated gradients.
     SALIENCY: _schema(
@@ -318,6 +321,11 @@ def csv_text(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
 def rationale_table(teacher: str) -> Path:
     """Return the path of a teacher's rationales."""
     return RATIONALES / f"{teacher}.parquet"
+
+
+def usefulness_table(teacher: str) -> Path:
+    """Return the path of the usefulness of a teacher's rationales."""
+    return USEFULNESS / f"{teacher}.parquet"
 
 
 def distill_table(split: str) -> Path:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from hashlib import blake2b
-from itertools import starmap
+from itertools import islice, starmap
 from typing import Any
 
 from stages.distil.interface.catalogue import ProvidedModel
@@ -27,6 +27,7 @@ class TeacherTexts:
         self._teacher = teacher
         self._writer = writer
         self._seed = parameters.seed
+        self._answered = parameters.evaluate.teacher_questions
         source = parameters.models[teacher]
         limit = None if isinstance(source, ProvidedModel) else source.max_completion_tokens
         self._rationale_tokens = limit or self._settings.max_tokens
@@ -50,7 +51,8 @@ class TeacherTexts:
         self._examples = self._make_example_generator()
         samples = counts["train"] * self._settings.samples
         self._writer.write(self._rationale_tasks, samples, f"{self._teacher}: rationales")
-        return self._writer.write(self._answer_tasks, counts["test"], f"{self._teacher}: answers")
+        questions = min(counts["test"], self._answered)
+        return self._writer.write(self._answer_tasks, questions, f"{self._teacher}: answers")
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """Yield the rows of the teacher's table, in the order of the questions."""
@@ -59,7 +61,7 @@ class TeacherTexts:
             text, answer, status = self._judge(example, completion)
             keep = status == OK or self._settings.on_bad != "drop"
             yield rationale_row(example, completion, sample, text if keep else None, status, answer)
-        for example in tables.scan_examples("test"):
+        for example in self._test_questions():
             completion = self._writer.read(self._answer_task(example))
             yield rationale_row(
                 example, completion, answer=split_thought(completion.text)[1].strip()
@@ -75,7 +77,10 @@ class TeacherTexts:
         return starmap(self._rationale_task, self._samples())
 
     def _answer_tasks(self) -> Iterator[WritingTask]:
-        return map(self._answer_task, tables.scan_examples("test"))
+        return map(self._answer_task, self._test_questions())
+
+    def _test_questions(self) -> Iterator[Example]:
+        return islice(tables.scan_examples("test"), self._answered)
 
     def _rationale_task(self, example: Example, sample: int) -> WritingTask:
         settings = self._settings

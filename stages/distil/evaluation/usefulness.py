@@ -1,0 +1,126 @@
+"""How much a rationale helps a small model, the scorer, to find the right answer.
+
+Each batch of scores is stored, so that a killed run resumes.
+"""
+
+import hashlib
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+from transformers import PreTrainedModel
+
+from stages.distil.evaluation.probes import option_scores
+from stages.distil.interface.method import Student
+from stages.distil.interface.parameters import Parameters
+from stages.distil.language.answers import without_conclusion
+from stages.distil.language.student_prompts import rationale_task, student_context
+from stages.distil.models.hardware import precision
+from stages.distil.models.loading import load_model, load_tokenizer
+from stages.distil.storage import tables, versions
+from stages.distil.storage.store import Store
+from stages.distil.student.samples import Encoder
+from stages.distil.weights.folders import fingerprint, model_folder
+
+STORE = Path(".cache/usefulness/usefulness.sqlite")  # `make clean` keeps it
+COLUMNS = {"result": "TEXT"}
+BATCH = 256  # rationales whose scores are one entry of the store
+
+
+class Scorer:
+    """A model that reads rationales before it answers."""
+
+    def __init__(self, parameters: Parameters, store: Store):
+        """Load the scorer's tokenizer; its weights are loaded when a score needs them."""
+        name = parameters.assemble.scorer
+        self._folder = model_folder(name)
+        self._statuses = parameters.assemble.statuses
+        self._dtype = precision(parameters.student.dtype)
+        self._tokenizer = load_tokenizer(self._folder)
+        self._store = store
+        self._identity = [self._dtype, fingerprint(parameters.models[name], self._folder)]
+
+    @cached_property
+    def _model(self) -> PreTrainedModel:
+        return load_model(self._folder, "float32", gradients=False)[0]
+
+    @cached_property
+    def _encoder(self) -> Encoder:
+        return Encoder(self._model.config, self._tokenizer, Student(model=self._folder.name))
+
+    def rows(self, teacher: str) -> Iterator[dict[str, Any]]:
+        """Yield the id, sample and usefulness of each of a teacher's rationales, in their order.
+
+        The usefulness of a rationale that has no accepted status, or says nothing but its
+        conclusion, is null.
+        """
+        written = tables.scan_table(tables.rationale_table(teacher))
+        train = (row for row in written if row["split"] == "train")
+        total = tables.count_examples()["train"]
+        examples = tables.scan_examples("train")
+        example = next(examples, None)
+        with tqdm(
+            total=total, desc=f"{teacher}: usefulness", unit="rationale", file=sys.stderr
+        ) as bar:
+            while batch := list(islice(train, BATCH)):
+                asked, texts = [], []
+                for row in batch:
+                    while example is not None and example.id != row["id"]:
+                        example = next(examples, None)
+                    assert example is not None  # `rationales` writes the questions' order
+                    text = ""
+                    if row["status"] in self._statuses and row["rationale"]:
+                        options, answer = example.options, example.answer
+                        text = without_conclusion(row["rationale"], options, answer)
+                    asked.append(
+                        {
+                            "id": example.id,
+                            "context": student_context(example.question, example.options),
+                            "answer": example.answer,
+                        }
+                    )
+                    texts.append(text)
+                values = iter(self._measure(asked, texts))
+                for row, text in zip(batch, texts, strict=True):
+                    yield {
+                        "id": row["id"],
+                        "sample": row["sample"],
+                        "usefulness": next(values) if text else None,
+                    }
+                bar.update(len(batch))
+
+    def _measure(self, asked: Sequence[dict[str, str]], texts: Sequence[str]) -> list[float]:
+        """Return the usefulness of the rationales that are no empty texts.
+
+        log p(answer | question, rationale) − log p(answer | question)
+
+        Each is summed over the answer's tokens; the rationale is in the place where the student
+        writes one, without its conclusion.
+        """
+        pairs = [(row, text) for row, text in zip(asked, texts, strict=True) if text]
+        inputs = [versions.USEFULNESS, self._identity, pairs]
+        key = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).digest()
+        if stored := self._store.select(key):
+            self._store.hits += 1
+            return json.loads(stored[0])
+        explained = [
+            row | {"context": f"{row['context']}{rationale_task(1)} {text}"} for row, text in pairs
+        ]
+        bare = [row for row, _ in pairs]
+        log_probabilities = self._log_probabilities([*explained, *bare])
+        with_text, without = log_probabilities[: len(pairs)], log_probabilities[len(pairs) :]
+        values = [a - b for a, b in zip(with_text, without, strict=True)]
+        self._store.insert(key, [json.dumps(values)])
+        return values
+
+    def _log_probabilities(self, rows: Sequence[dict[str, str]]) -> list[float]:
+        """Return log p(answer | context) of each row."""
+        samples = [self._encoder.options(row | {"options": [row["answer"]]}) for row in rows]
+        means = option_scores(self._model, self._tokenizer, samples, self._dtype)
+        lengths = (len(sample[0].branches[0].target) for sample in samples)
+        return [mean * length for [mean], length in zip(means, lengths, strict=True)]
