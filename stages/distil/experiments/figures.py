@@ -71,12 +71,13 @@ def draw(figure: Figure, rows: Rows) -> str:
 
 def _print_table(title: str, figure: Figure, rows: Rows) -> None:
     print(f"\n{title}: accuracy along {figure.parameter}" if figure.parameter else f"\n{title}")
-    print("| method | value | each run | mean | 95 % interval | gain | headroom |")
-    print("|---|---|---|---|---|---|---|")
+    print("| method | value | each run | mean | 95 % interval | gain | p | headroom |")
+    print("|---|---|---|---|---|---|---|---|")
     for row in rows:
         gained = ""
         if row["gain"] is not None:
             gained = f"{row['gain']:+.3f} ({row['gain_low']:+.3f} to {row['gain_high']:+.3f})"
+        p_value = "" if row["p"] is None else f"{row['p']:.2g}"
         share = "" if row["headroom"] is None else f"{row['headroom']:.0%}"
         value = "" if row["value"] is None else row["value"]
         between = f"{row['low']:.3f} to {row['high']:.3f}"
@@ -87,6 +88,7 @@ def _print_table(title: str, figure: Figure, rows: Rows) -> None:
             f"{row['accuracy']:.3f}",
             between,
             gained,
+            p_value,
             share,
         ]
         print(f"| {' | '.join(map(str, cells))} |")

@@ -1,17 +1,18 @@
 """Accuracy over runs: means, intervals, gains over the baseline."""
 
-import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from scipy import stats
+import numpy as np
 
 from stages.distil.evaluation.statistics import wilson_interval
 from stages.distil.experiments.compare import Rows, difference
 from stages.distil.experiments.plan import Grid
 
-COLUMNS = ("accuracy", "low", "high", "runs", "gain", "gain_low", "gain_high", "headroom")
+COLUMNS = ("accuracy", "low", "high", "runs", "gain", "gain_low", "gain_high", "p", "headroom")
+RESAMPLES = 9_999
 
 
 @dataclass(frozen=True)
@@ -33,29 +34,61 @@ class Point:
         return statistics.fmean(self.accuracies)
 
 
-def mean_interval(values: Sequence[float]) -> tuple[float, float]:
-    """Return the 95 % interval of the mean of two or more values (Student's t)."""
-    middle, spread = statistics.fmean(values), statistics.stdev(values)
-    half = float(stats.t.ppf(0.975, len(values) - 1)) * spread / math.sqrt(len(values))
-    return middle - half, middle + half
+@dataclass(frozen=True)
+class Estimate:
+    """A mean with its 95 % interval, and the p-value of the hypothesis that it is 0."""
+
+    mean: float
+    low: float
+    high: float
+    p_value: float
+
+
+def estimate(values: np.ndarray) -> Estimate:
+    """Return the mean of values (seeds, questions), as an estimate for other seeds and questions.
+
+    Both are drawn anew, with replacement, in each of RESAMPLES resamples (the pigeonhole bootstrap,
+    Owen, Annals of Applied Statistics 2007), with a fixed seed. The interval is that of the
+    percentiles, and the p-value two-sided.
+    """
+    seeds, questions = values.shape
+    rng = np.random.default_rng(0)
+    of_seeds = rng.multinomial(seeds, np.full(seeds, 1 / seeds), RESAMPLES) / seeds
+    of_questions = rng.multinomial(questions, np.full(questions, 1 / questions), RESAMPLES)
+    means = ((of_seeds @ values) * of_questions).sum(1) / questions
+    low, high = np.quantile(means, [0.025, 0.975])
+    beyond = min((means <= 0).sum(), (means >= 0).sum())
+    p_value = min(1.0, 2 * (beyond + 1) / (RESAMPLES + 1))
+    return Estimate(float(values.mean()), float(low), float(high), float(p_value))
 
 
 def interval(point: Point) -> tuple[float, float]:
-    """Return the 95 % interval of a point: over its runs or, for a single run, over questions."""
+    """Return the 95 % interval of a point: over seeds and questions, or of one run over questions."""
     if len(point.answers) == 1:
         return wilson_interval(sum(point.answers[0]), len(point.answers[0]))
-    low, high = mean_interval(point.accuracies)
-    return max(0.0, low), min(1.0, high)
+    result = estimate(np.array(point.answers, float))
+    return result.low, result.high
 
 
-def gain(point: Point, baseline: Point) -> tuple[float, float, float]:
-    """Return a point's gain over the baseline with the same seeds, and its 95 % interval."""
+def gain(point: Point, baseline: Point) -> Estimate:
+    """Return a point's gain over the baseline, paired by seed and question."""
     if len(point.answers) == 1:
         single = difference(point.answers[0], baseline.answers[0])
-        return single.gain, single.low, single.high
-    pairs = zip(point.accuracies, baseline.accuracies, strict=True)
-    gains = [ours - theirs for ours, theirs in pairs]
-    return statistics.fmean(gains), *mean_interval(gains)
+        return Estimate(single.gain, single.low, single.high, single.p_value)
+    seeds = min(len(point.answers), len(baseline.answers))  # the first seeds are those of both
+    ours, theirs = (np.array(p.answers[:seeds], float) for p in (point, baseline))
+    return estimate(ours - theirs)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Return p-values corrected for their number (Holm, Scandinavian Journal of Statistics 1979)."""
+    order = sorted(range(len(p_values)), key=lambda n: p_values[n])
+    corrected = [0.0] * len(p_values)
+    largest = 0.0
+    for rank, n in enumerate(order):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[n]))
+        corrected[n] = largest
+    return corrected
 
 
 def headroom(point: Point, baseline: Point, ceiling: Point) -> float | None:
@@ -70,23 +103,25 @@ def headroom(point: Point, baseline: Point, ceiling: Point) -> float | None:
 def table(grid: Grid, points: list[Point]) -> Rows:
     """Return the rows of a figure: method, value, COLUMNS and `each`, the accuracy of each run.
 
-    Gain and headroom are None if the figure has no other point to compare with.
+    Gain, p and headroom are None if the figure has no other point to compare with. `p` is that of
+    the gain, corrected for the number of gains in the figure.
     """
     by_key = {(point.method, point.value): point for point in points}
-    rows = []
-    for point in points:
+    rows: Rows = []
+    gains: dict[int, Estimate] = {}
+    for number, point in enumerate(points):
         low, high = interval(point)
-        numbers = [point.accuracy, low, high, len(point.answers), None, None, None, None]
+        row: dict[str, Any] = {"method": point.method, "value": point.value}
+        row |= dict.fromkeys(COLUMNS) | {"accuracy": point.accuracy, "low": low, "high": high}
+        row["runs"] = len(point.answers)
         baseline = by_key.get((grid.baseline, point.value))
         if baseline and point is not baseline:
-            numbers[4:7] = gain(point, baseline)
+            found = gains[number] = gain(point, baseline)
+            row |= {"gain": found.mean, "gain_low": found.low, "gain_high": found.high}
             ceiling = by_key.get((grid.ceiling, point.value)) if grid.ceiling else None
             if ceiling and point is not ceiling:
-                numbers[7] = headroom(point, baseline, ceiling)
-        rounded = [round(n, 6) if isinstance(n, float) else n for n in numbers]
-        rows.append(
-            {"method": point.method, "value": point.value}
-            | dict(zip(COLUMNS, rounded, strict=True))
-            | {"each": " ".join(f"{value:.3f}" for value in point.accuracies)}
-        )
-    return rows
+                row["headroom"] = headroom(point, baseline, ceiling)
+        rows.append(row | {"each": " ".join(f"{value:.3f}" for value in point.accuracies)})
+    for number, p in zip(gains, holm([g.p_value for g in gains.values()]), strict=True):
+        rows[number]["p"] = p
+    return [{k: round(v, 6) if isinstance(v, float) else v for k, v in r.items()} for r in rows]

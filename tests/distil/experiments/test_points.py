@@ -5,7 +5,7 @@ from scipy import stats
 from stages.distil.experiments.cases import case_study
 from stages.distil.experiments.figures import draw
 from stages.distil.experiments.plan import Figure, Grid
-from stages.distil.experiments.points import Point, gain, headroom, interval, mean_interval, table
+from stages.distil.experiments.points import Point, estimate, gain, headroom, holm, interval, table
 
 GRID = Grid.model_validate(
     {
@@ -22,33 +22,70 @@ def point(method: str, *right: int, questions: int = 100, value=None) -> Point:
     return Point(method, value, [[n < count for n in range(questions)] for count in right])
 
 
-@pytest.mark.parametrize("values", [[0.4, 0.5], [0.1, 0.2, 0.4], [0.61, 0.64, 0.66, 0.7, 0.5]])
-def test_the_interval_over_runs_is_that_of_the_t_test(values):
-    expected = stats.ttest_1samp(values, 0).confidence_interval(0.95)
-    assert mean_interval(values) == pytest.approx((expected.low, expected.high), rel=1e-9)
-
-
 def test_the_interval_of_one_run_is_that_of_a_proportion():
     expected = stats.binomtest(37, 100).proportion_ci(method="wilson")
     assert interval(point("plain", 37)) == pytest.approx((expected.low, expected.high), rel=1e-9)
 
 
-def test_an_interval_over_runs_stays_between_0_and_1():
-    assert interval(point("plain", 0, 100)) == (0.0, 1.0)
+def test_an_estimate_draws_seeds_and_questions_anew():
+    """Against a plain bootstrap that draws one resample at a time."""
+    drawn = np.random.default_rng(1)
+    values = (drawn.random((4, 60)) < np.array([[0.5], [0.6], [0.7], [0.9]])) - 0.5
+    rng = np.random.default_rng(2)
+    means = [
+        np.mean(values[rng.integers(0, 4, 4)][:, rng.integers(0, 60, 60)]) for _ in range(20_000)
+    ]
+    found = estimate(values)
+    assert found.mean == pytest.approx(values.mean())
+    assert (found.low, found.high) == pytest.approx(
+        tuple(np.quantile(means, [0.025, 0.975])), abs=0.02
+    )
+    assert found.p_value == pytest.approx(2 * np.mean(np.array(means) <= 0), abs=0.01)
 
 
-def test_a_gain_over_several_seeds_is_paired_by_seed():
+def test_an_effect_of_chance_is_seldom_significant_and_a_large_one_is():
+    drawn = np.random.default_rng(3)
+    p_values = [estimate(drawn.choice([-1.0, 0.0, 1.0], (3, 100))).p_value for _ in range(40)]
+    assert sum(p < 0.05 for p in p_values) <= 4
+    assert estimate(drawn.choice([0.0, 1.0], (3, 100))).p_value < 0.001
+
+
+def test_an_interval_over_seeds_contains_the_mean_and_stays_between_0_and_1():
+    low, high = interval(point("plain", 0, 100))
+    assert 0 == low < 0.5 < high == 1
+    low, high = interval(point("plain", 60, 70, 65))
+    assert 0 < low < 0.65 < high < 1
+
+
+def test_a_gain_over_several_seeds_is_paired_by_seed_and_question():
     ours, theirs = point("taught", 60, 70, 65), point("plain", 50, 61, 54)
-    expected = stats.ttest_rel([0.6, 0.7, 0.65], [0.5, 0.61, 0.54]).confidence_interval(0.95)
-    assert gain(ours, theirs) == pytest.approx((0.1, expected.low, expected.high), rel=1e-9)
+    found = gain(ours, theirs)
+    matrix = np.array(ours.answers, float) - np.array(theirs.answers, float)
+    assert found == estimate(matrix)
+    assert found.mean == pytest.approx(0.1)
+    assert gain(ours, point("plain", 50, 61)).mean == pytest.approx(0.095)  # the seeds of both
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ([], []),
+        ([0.04], [0.04]),
+        ([0.01, 0.04, 0.03], [0.03, 0.06, 0.06]),
+        ([0.5, 0.6, 0.02], [1.0, 1.0, 0.06]),
+    ],
+)
+def test_p_values_are_corrected_for_their_number(given, expected):
+    assert holm(given) == pytest.approx(expected)
 
 
 def test_a_gain_of_one_run_is_paired_by_question():
-    share, low, high = gain(point("taught", 60), point("plain", 50))
+    found = gain(point("taught", 60), point("plain", 50))
     gains = np.array([1.0] * 10 + [0.0] * 90)
     half = 1.96 * gains.std() / np.sqrt(100)
-    assert share == pytest.approx(0.1)
-    assert (low, high) == pytest.approx((0.1 - half, 0.1 + half), abs=0.011)
+    assert found.mean == pytest.approx(0.1)
+    assert (found.low, found.high) == pytest.approx((0.1 - half, 0.1 + half), abs=0.011)
+    assert found.p_value == pytest.approx(2 * 0.5**10)
 
 
 @pytest.mark.parametrize(
@@ -63,9 +100,10 @@ def test_the_headroom_is_a_share_of_the_ceilings_gain(student, ceiling, expected
 def test_the_baseline_has_no_gain_and_the_ceiling_no_headroom():
     points = [point("plain", 50, 60, 55), point("taught", 60, 70, 65), point("oracle", 75, 75, 75)]
     plain, taught, oracle = table(GRID, points)
-    assert (plain["gain"], plain["headroom"]) == (None, None)
+    assert (plain["gain"], plain["p"], plain["headroom"]) == (None, None, None)
     assert (taught["gain"], taught["headroom"], taught["runs"]) == (0.1, 0.5, 3)
     assert oracle["gain"] == 0.2
+    assert 0 < taught["p"] < 0.05
     assert oracle["headroom"] is None
     assert taught["each"] == "0.600 0.700 0.650"
 
