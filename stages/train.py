@@ -33,7 +33,7 @@ def train(parameters: Parameters) -> None:
     from stages.distil.models.lora import with_lora
     from stages.distil.student.answering import generate_answers
     from stages.distil.student.export import configure_inference
-    from stages.distil.student.samples import ANSWER, SALIENCY, Encoder
+    from stages.distil.student.samples import ANSWER, MUTUAL_INFORMATION, SALIENCY, Encoder
     from stages.distil.student.trainer import Questions, Recipe
     from stages.distil.student.training import train_student
     from stages.distil.weights.folders import (
@@ -69,6 +69,8 @@ def train(parameters: Parameters) -> None:
     # A task without a single target, such as that of a teacher that was left out, has no loss.
     taught = {branch.task for samples in questions.train for s in samples for branch in s.branches}
     weights = {task: weight if task in taught else 0.0 for task, weight in weights.items()}
+    if taught - {ANSWER, SALIENCY}:
+        weights[MUTUAL_INFORMATION] = parameters.train.mutual_information
     summary: dict[str, Any] = {"too_long": encoder.shortened}
     if any(summary["too_long"].values()):
         print(f"longer than {encoder.limit} tokens: {summary['too_long']}", file=sys.stderr)

@@ -154,6 +154,9 @@ class Train(Settings):
     learning_rate: Number = Field(gt=0, lt=1)
     batch_size: Count = Field(description="questions per optimiser step, over all processes")
     batch_tokens: Tokens = Field("auto", description="tokens per pass, including padding")
+    mutual_information: Weight = Field(
+        0.0, description="weight of the term between answer and rationales (Chen et al., 2024)"
+    )
     seed: Seed | None = None
     accelerate: Path | None = Field(None, description="configuration for several processes")
 

@@ -33,7 +33,10 @@ from stages.distil.interface.vllm_arguments import SET_ELSEWHERE, engine_argumen
 
 RESERVED = {
     **dict.fromkeys(("student", "adapter", "release"), "the pipeline writes this folder"),
-    **dict.fromkeys(("answer", "saliency", "total", "cut"), "the training gives it a meaning"),
+    **dict.fromkeys(
+        ("answer", "saliency", "mutual_information", "total", "cut"),
+        "the training gives it a meaning",
+    ),
 }
 
 
@@ -87,6 +90,10 @@ class Parameters(Settings):
                     )
         self._check_labels()
         self._check_engine()
+        if self.train.mutual_information and not any(map(self.teacher_weight, self.teachers)):
+            raise ValueError(
+                "train.mutual_information: it needs rationales, but alpha is 0; raise alpha"
+            )
         return self
 
     def _check_engine(self) -> None:

@@ -1,13 +1,14 @@
 """The tensors of one forward pass over samples."""
 
 from collections.abc import Sequence
+from itertools import accumulate, pairwise
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from stages.distil.models.batching import pad
-from stages.distil.student.samples import Sample, said
+from stages.distil.student.samples import MUTUAL_INFORMATION, Sample, answer_pairs, said
 
 IGNORED = -100  # torch's label of a position without a target
 
@@ -25,10 +26,20 @@ class Collator:
         self._tasks = list(tasks)
 
     def __call__(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
-        """Return the batch of `samples`, the input of `task_sums`."""
-        if self._encoder_decoder:
-            return self._encoder_decoder_batch(samples)
-        return self._decoder_batch(samples)
+        """Return the batch of `samples`, the input of `task_sums`.
+
+        With the task MUTUAL_INFORMATION, `pairs` (P, 5) holds for each answer and rationale of one
+        question the first and past-the-last target of each, and the number of the task. Targets are
+        numbered row by row.
+        """
+        layout = self._encoder_decoder_batch if self._encoder_decoder else self._decoder_batch
+        batch = layout(samples)
+        if MUTUAL_INFORMATION in self._tasks and (pairs := answer_pairs(samples)):
+            lengths = (len(branch.target) for sample in samples for branch in sample.branches)
+            spans = list(pairwise(accumulate(lengths, initial=0)))
+            task = self._tasks.index(MUTUAL_INFORMATION)
+            batch["pairs"] = torch.tensor([[*spans[a], *spans[r], task] for a, r in pairs])
+        return batch
 
     def _decoder_batch(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
         """Lay out each sample as its context followed by its branches, padded on the right.

@@ -26,13 +26,43 @@ def autocast(dtype: str) -> torch.autocast:
 def task_sums(model: PreTrainedModel, batch: dict[str, Tensor], count: int) -> Tensor:
     """Return the summed cross-entropy of each of `count` tasks over its targets, shape (count,).
 
-    `model` may be wrapped for several processes.
+    Of the pairs of a batch, the sum is that of `mutual_information`. `model` may be wrapped for
+    several processes.
     """
     is_target = batch["labels"] != IGNORED
-    logits = target_logits(model, batch)
-    losses = functional.cross_entropy(logits.float(), batch["labels"][is_target], reduction="none")
+    logits = target_logits(model, batch).float()
+    losses = functional.cross_entropy(logits, batch["labels"][is_target], reduction="none")
     zeros = torch.zeros(count, device=losses.device)
-    return zeros.index_add(0, batch["tasks"][is_target], losses)
+    sums = zeros.index_add(0, batch["tasks"][is_target], losses)
+    if "pairs" not in batch:
+        return sums
+    pairs = batch["pairs"]
+    return sums.index_add(0, pairs[:, 4], mutual_information(logits, pairs[:, :4].tolist()))
+
+
+def mutual_information(logits: Tensor, pairs: Sequence[Sequence[int]]) -> Tensor:
+    """Return the loss of each answer and rationale that maximises their mutual information, (P,).
+
+    L_MI = −Σ_v f(Z)_v log softmax(f(V))_v  with  f(X)_v = max_t softmax(X_t)_v
+
+    (Chen et al., Findings of ACL 2024, section 3, as in the authors' code: f(Z) is a constant, and
+    f(V) goes through the softmax of torch's cross-entropy.) Z and V are the logits of an answer and
+    of a rationale, rows of `logits` (targets, vocabulary): a pair holds the first row of Z, the row
+    after its last, and the same of V.
+
+    The paper trains T5, whose decoder writes nothing but a target, and its code also takes the
+    maximum over padding. Here the positions t are those of targets alone, for a decoder-only
+    student too.
+    """
+
+    def pooled(start: int, end: int) -> Tensor:
+        return logits[start:end].softmax(-1).amax(0)
+
+    losses = [
+        functional.cross_entropy(pooled(start, end), pooled(*answer).detach())
+        for *answer, start, end in pairs
+    ]
+    return torch.stack(losses)
 
 
 def target_logits(model: PreTrainedModel, batch: dict[str, Tensor]) -> Tensor:
@@ -43,7 +73,7 @@ def target_logits(model: PreTrainedModel, batch: dict[str, Tensor]) -> Tensor:
     """
     plain = getattr(model, "module", model)
     is_target = batch["labels"] != IGNORED
-    inputs = {k: v for k, v in batch.items() if k not in ("labels", "tasks", "rows")}
+    inputs = {k: v for k, v in batch.items() if k not in ("labels", "tasks", "rows", "pairs")}
     if plain.config.is_encoder_decoder:
         inputs["attention_mask"] = batch["attention_mask"][batch["rows"]]  # of cross-attention
     elif batch["attention_mask"].dim() == 4 and plain.config._attn_implementation == "eager":
@@ -82,9 +112,10 @@ def _encode_once(model: PreTrainedModel, batch: dict[str, Tensor]) -> Iterator[N
 
 
 def total_loss(sums: Tensor, counts: Tensor, weights: Tensor) -> Tensor:
-    """L = L_answer + Σ_m α_m L_rationale(m) + λ L_saliency (TinyLLM eq. 6, with saliency added).
+    """L = L_answer + Σ_m α_m L_rationale(m) + λ L_saliency + β L_MI (TinyLLM eq. 6 and additions).
 
-    Each L is a task's sum over its targets divided by their count; a task without targets adds 0.
+    Each L is a task's sum over its targets divided by their count, or a sum over pairs divided by
+    theirs; a task without either adds 0.
     """
     return (sums / counts.clamp(min=1) * weights).sum()
 

@@ -20,6 +20,7 @@ from stages.distil.language.student_prompts import (
 )
 
 ANSWER, SALIENCY = "answer", "saliency"
+MUTUAL_INFORMATION = "mutual_information"  # a task without targets of its own
 UNLIMITED = 10**9  # a tokenizer without a limit reports a larger number
 
 
@@ -309,10 +310,29 @@ def _alone(sample: Sample, branch: Branch) -> Branch:
     return replace(branch, prefix=said(sample) + branch.prefix, after_answer=False)
 
 
+def answer_pairs(samples: Sequence[Sample]) -> list[tuple[int, int]]:
+    """Return each rationale with the answer to its question: the numbers of the two branches.
+
+    Branches are numbered in the order of the samples.
+    """
+    branches = [(sample.id, branch.task) for sample in samples for branch in sample.branches]
+    answers = {id: number for number, (id, task) in enumerate(branches) if task == ANSWER}
+    return [
+        (answers[id], number)
+        for number, (id, task) in enumerate(branches)
+        if task not in (ANSWER, SALIENCY) and id in answers
+    ]
+
+
 def count_targets(samples: Sequence[Sample], tasks: Sequence[str]) -> Tensor:
-    """Return the number of target tokens of each task in these samples, shape (tasks,)."""
+    """Return the number of target tokens of each task in these samples, shape (tasks,).
+
+    Of MUTUAL_INFORMATION, it is the number of pairs of an answer and a rationale.
+    """
     counts = torch.zeros(len(tasks))
     for sample in samples:
         for branch in sample.branches:
             counts[tasks.index(branch.task)] += len(branch.target)
+    if MUTUAL_INFORMATION in tasks:
+        counts[tasks.index(MUTUAL_INFORMATION)] = len(answer_pairs(samples))
     return counts

@@ -79,6 +79,10 @@ def test_the_committed_parameters_are_valid():
             {"rationales/samples": 2},
             "rationales: several samples are identical at temperature 0",
         ),
+        (
+            {"alpha": 0.0, "train/mutual_information": 0.1},
+            "train.mutual_information: it needs rationales, but alpha is 0; raise alpha",
+        ),
         ({"assemble/labels": "votes"}, "assemble.labels: unknown kind of label 'votes'; did you"),
         ({"assemble/labels": "vote"}, "set rationales.teacher_forcing to false"),
         (
