@@ -44,6 +44,7 @@ PARAMETERS = {
         "options": True,
         "weight": 0.5,
     },
+    "soft_labels": {"teacher": None},
     "assemble": {"statuses": ["ok"]},
     "student": {"model": "tiny", "form": "branch", "shared_context": True, "context": None},
     "train": {"epochs": 1, "learning_rate": 0.01, "batch_size": 4},

@@ -116,6 +116,14 @@ class Saliency(Settings):
     weight: Weight
 
 
+class SoftLabels(Settings):
+    """A teacher's distribution over the options, as a target (Hinton et al., 2015)."""
+
+    teacher: Name | None = Field(None, description="null: no soft labels")
+    weight: Number = Field(1.0, gt=0, description="in the loss")
+    temperature: Number = Field(1.0, gt=0, description="of both distributions")
+
+
 class Assemble(Settings):
     """Which rationales and labels become training targets."""
 

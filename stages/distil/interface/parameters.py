@@ -17,6 +17,7 @@ from stages.distil.interface.method import (
     Evaluate,
     Rationales,
     Saliency,
+    SoftLabels,
     Student,
     Train,
     Weight,
@@ -34,7 +35,7 @@ from stages.distil.interface.vllm_arguments import SET_ELSEWHERE, engine_argumen
 RESERVED = {
     **dict.fromkeys(("student", "adapter", "release"), "the pipeline writes this folder"),
     **dict.fromkeys(
-        ("answer", "saliency", "mutual_information", "total", "cut"),
+        ("answer", "saliency", "soft_labels", "mutual_information", "total", "cut"),
         "the training gives it a meaning",
     ),
 }
@@ -49,6 +50,7 @@ class Parameters(Settings):
     teachers: list[Name] = Field(min_length=1)
     rationales: Rationales
     saliency: Saliency
+    soft_labels: SoftLabels = SoftLabels()
     assemble: Assemble
     student: Student
     train: Train
@@ -89,6 +91,7 @@ class Parameters(Settings):
                         f"alpha: no weight for teacher {name!r}; add one (0 turns it off)"
                     )
         self._check_labels()
+        self._check_soft_labels()
         self._check_engine()
         if self.train.mutual_information and not any(map(self.teacher_weight, self.teachers)):
             raise ValueError(
@@ -147,6 +150,19 @@ class Parameters(Settings):
             raise ValueError(
                 f"assemble.labels: {labels!r}: provided rationales have no answers of the "
                 "teacher's own; choose a teacher that writes, or gold"
+            )
+
+    def _check_soft_labels(self) -> None:
+        name = self.soft_labels.teacher
+        if name is None:
+            return
+        if name not in self.teachers:
+            raise ValueError(f"soft_labels.teacher: {unknown_name(name, self.teachers, 'teacher')}")
+        if self.models[name].source in NO_WEIGHTS:
+            raise ValueError(
+                f"soft_labels.teacher: {name!r} (source {self.models[name].source}) gives no "
+                "probabilities of the options; vLLM in process and transformers do: choose a "
+                "teacher with weights on this machine"
             )
 
     @property

@@ -60,6 +60,8 @@ def model_card(parameters: Parameters, metrics: dict[str, Any]) -> str:
     ]
     lines = "\n".join
     loss = "L_answer + Σ α L_rationale + λ L_saliency"
+    if parameters.soft_labels.teacher:
+        loss += " + w L_soft"
     if parameters.train.mutual_information:
         loss += " + β L_MI"
     return f"""---

@@ -8,7 +8,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from stages.distil.models.batching import by_length
-from stages.distil.student.samples import MUTUAL_INFORMATION, Sample, count_targets
+from stages.distil.student.collator import COMPARED, count_targets
+from stages.distil.student.samples import MUTUAL_INFORMATION, SOFT_LABELS, Sample
 
 
 class Step(TypedDict):
@@ -42,7 +43,7 @@ class Steps(Dataset):
         self.questions = questions
         self._collate = collate
         self._tasks = tasks
-        self._together = MUTUAL_INFORMATION in tasks
+        self._together = MUTUAL_INFORMATION in tasks or SOFT_LABELS in tasks
         self._batch_size = batch_size
         self._batch_tokens = batch_tokens
         self._seed = seed
@@ -83,7 +84,7 @@ class Steps(Dataset):
     def _empty_pass(self, sample: Sample) -> dict[str, Tensor]:
         """Return a pass without targets, for a process that has fewer passes than another."""
         batch = self._collate([sample])
-        batch.pop("pairs", None)
+        batch = {name: batch[name] for name in batch if name not in COMPARED}
         return batch | {"labels": torch.full_like(batch["labels"], -100)}
 
 

@@ -41,7 +41,7 @@ class Recipe:
 
     `weights` maps every task to its weight in the loss; a task of weight 0 is not computed. An
     answer has at most `max_tokens` tokens. `dtype` is the precision of the passes, and `identity`
-    identifies the student.
+    identifies the student. `temperature` is that of soft labels.
     """
 
     settings: Train
@@ -50,6 +50,7 @@ class Recipe:
     max_tokens: int
     dtype: str
     identity: str
+    temperature: float = 1.0
 
     @property
     def tasks(self) -> list[str]:
@@ -114,7 +115,12 @@ class DistillationTrainer(Trainer):
             with self.accelerator.no_sync(model) if number < last else nullcontext():
                 with explain_out_of_memory("a pass", self._advice):
                     with autocast(self._recipe.dtype):
-                        sums = task_sums(model, self._prepare_inputs(batch), len(self.tasks))
+                        sums = task_sums(
+                            model,
+                            self._prepare_inputs(batch),
+                            len(self.tasks),
+                            self._recipe.temperature,
+                        )
                     # The gradients of the processes are averaged, but must be summed.
                     loss = total_loss(sums, counts, self._weights) * self.args.world_size
                     self.accelerator.backward(loss)
