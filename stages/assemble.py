@@ -37,10 +37,12 @@ def join(parameters: Parameters) -> None:
         )
     labellers = _labellers(parameters)
     saliency = parameters.saliency
+    scorer = parameters.soft_labels.teacher
+    schema = tables.with_scores(tables.SCHEMAS[tables.DISTILL], bool(scorer))
     rows = {}
     for split in ("train", "validation", "test"):
-        joined = join_targets(split, teachers, settings, saliency, tally, labellers)
-        rows[split] = tables.write_shards(tables.distill_table(split), joined)
+        joined = join_targets(split, teachers, settings, saliency, tally, labellers, scorer)
+        rows[split] = tables.write_shards(tables.distill_table(split), joined, schema)
     if not rows["train"]:
         raise UserError(
             f"{', '.join(labellers)} answered no train question; see the answer column in "
@@ -62,7 +64,23 @@ def join(parameters: Parameters) -> None:
             f"labels of {', '.join(labellers)}: {tally['labels: not gold']:,} are not gold, "
             f"{tally['labels: none']:,} questions left out without one"
         )
+    if scorer:
+        _report_soft_labels(scorer, tally)
     print(f"saliency: {rows['train'] - tally['saliency: no row']:,} train questions")
+
+
+def _report_soft_labels(teacher: str, tally: Counter[str]) -> None:
+    """Print how many questions have soft labels; raise `UserError` if none has."""
+    scored, free_form = tally["soft labels"], tally["soft labels: free-form"]
+    if not scored:
+        raise UserError(
+            f"soft_labels.teacher: {teacher} scored the options of no train question "
+            f"({free_form:,} are free-form); set it to null, or choose questions with options"
+        )
+    print(
+        f"soft labels of {teacher}: {scored:,} questions; without: {free_form:,} free-form, "
+        f"{tally['soft labels: too long']:,} too long"
+    )
 
 
 def _labellers(parameters: Parameters) -> list[str]:

@@ -38,8 +38,10 @@ def rationales(parameters: Parameters, teacher: str) -> None:
             store = stack.enter_context(Generations())
             rows = _generated(parameters, teacher, store)
         metadata = {"parameters": str(count_parameters(model_folder(teacher)))}
+        scored = parameters.soft_labels.teacher == teacher
+        schema = tables.with_scores(tables.SCHEMAS[tables.RATIONALES], scored)
         table = stack.enter_context(
-            tables.TableWriter(tables.rationale_table(teacher), metadata=metadata)
+            tables.TableWriter(tables.rationale_table(teacher), schema, metadata)
         )
         for row in rows:
             statuses[row["status"] or ""] += 1

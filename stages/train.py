@@ -33,7 +33,14 @@ def train(parameters: Parameters) -> None:
     from stages.distil.models.lora import with_lora
     from stages.distil.student.answering import generate_answers
     from stages.distil.student.export import configure_inference
-    from stages.distil.student.samples import ANSWER, SALIENCY, Encoder
+    from stages.distil.student.samples import (
+        ANSWER,
+        MUTUAL_INFORMATION,
+        NO_RATIONALE,
+        SALIENCY,
+        SOFT_LABELS,
+        Encoder,
+    )
     from stages.distil.student.trainer import Questions, Recipe
     from stages.distil.student.training import train_student
     from stages.distil.weights.folders import (
@@ -60,6 +67,8 @@ def train(parameters: Parameters) -> None:
     weights = {ANSWER: 1.0}
     weights |= {teacher: parameters.teacher_weight(teacher) for teacher in parameters.teachers}
     weights[SALIENCY] = parameters.saliency.weight
+    soft_labels = parameters.soft_labels
+    weights[SOFT_LABELS] = soft_labels.weight if soft_labels.teacher else 0.0
     encoder = Encoder(model.config, tokenizer, settings)
     questions = Questions(
         train=[encoder.samples(row, weights) for row in rows],
@@ -69,6 +78,13 @@ def train(parameters: Parameters) -> None:
     # A task without a single target, such as that of a teacher that was left out, has no loss.
     taught = {branch.task for samples in questions.train for s in samples for branch in s.branches}
     weights = {task: weight if task in taught else 0.0 for task, weight in weights.items()}
+    if soft_labels.teacher and SOFT_LABELS not in taught:
+        raise UserError(
+            f"{tables.distill_table('train')}: no column {tables.OPTION_SCORES.name}, which "
+            "soft_labels.teacher needs; run `dvc repro`"
+        )
+    if taught.difference(NO_RATIONALE):
+        weights[MUTUAL_INFORMATION] = parameters.train.mutual_information
     summary: dict[str, Any] = {"too_long": encoder.shortened}
     if any(summary["too_long"].values()):
         print(f"longer than {encoder.limit} tokens: {summary['too_long']}", file=sys.stderr)
@@ -81,7 +97,15 @@ def train(parameters: Parameters) -> None:
         if parameters.train.epochs:
             identity = repr([fingerprint(parameters.models[settings.model], folder), settings])
             seed = parameters.training_seed
-            recipe = Recipe(parameters.train, weights, seed, max_tokens, dtype, identity)
+            recipe = Recipe(
+                parameters.train,
+                weights,
+                seed,
+                max_tokens,
+                dtype,
+                identity,
+                soft_labels.temperature,
+            )
             epoch, share, state = train_student(model, tokenizer, questions, recipe, live)
         else:
             prompts = questions.prompts

@@ -74,6 +74,45 @@ def drawn(tmp_path, monkeypatch) -> dict[str, dict]:
     return held
 
 
+@pytest.mark.parametrize("labellers", [[], ["two"]])
+def test_option_scores_are_joined_with_their_questions(drawn, labellers):
+    """Teacher `two` gave two rationales a question; the first has the scores."""
+    rows, expected = [], {}
+    for name, row in drawn["two"].items():
+        options = drawn["examples"][name]["options"]
+        scored = row["split"] == "train" and options and len(rows) % 3
+        scores = [float(len(rows)), -1.0] if scored else None
+        if row["split"] == "train":
+            expected[name] = scores
+        rows.append(row | {"option_scores": scores, "answer": "yes"})
+        if row["split"] == "train":
+            rows.append(row | {"sample": 1, "option_scores": None})
+    schema = tables.with_scores(tables.SCHEMAS[tables.RATIONALES], True)
+    with tables.TableWriter(tables.rationale_table("two"), schema) as table:
+        for row in rows:
+            table.write(row)
+    schema, tally = tables.with_scores(tables.SCHEMAS[tables.DISTILL], True), Counter()
+    for split in ("train", "test"):
+        joined = join_targets(split, ["one"], SETTINGS, SALIENCY, tally, labellers, "two")
+        tables.write_shards(tables.distill_table(split), joined, schema)
+    found = tables.read_table(tables.distill_table("train"))
+    questions = [row for row in drawn["examples"].values() if row["split"] == "train"]
+    kept = [row["id"] for row in questions if not labellers or row["id"] in drawn["two"]]
+    assert {row["id"]: row["option_scores"] for row in found} == {
+        name: expected.get(name) for name in kept
+    }
+    assert all(r["option_scores"] is None for r in tables.read_table(tables.distill_table("test")))
+    assert tally["soft labels"] == sum(map(bool, expected.values()))
+    assert tally["soft labels: free-form"] == sum(not row["options"] for row in questions)
+    lost = ("soft labels", "soft labels: free-form", "soft labels: too long")
+    assert sum(tally[name] for name in lost) == len(questions)
+
+
+def test_a_table_without_option_scores_is_reported(drawn):
+    with pytest.raises(UserError, match="two.parquet: no column option_scores.*dvc repro"):
+        list(join_targets("train", TEACHERS, SETTINGS, SALIENCY, Counter(), (), "two"))
+
+
 def write(held: dict[str, dict]) -> None:
     tables.write_table(tables.EXAMPLES, held["examples"].values())
     tables.write_table(tables.SALIENCY, held["saliency"].values())
@@ -83,7 +122,7 @@ def write(held: dict[str, dict]) -> None:
 
 def assembled(split: str, tally: Counter[str] | None = None) -> list[dict]:
     rows = join_targets(split, TEACHERS, SETTINGS, SALIENCY, Counter() if tally is None else tally)
-    tables.write_shards(tables.distill_table(split), rows)
+    tables.write_shards(tables.distill_table(split), rows, tables.SCHEMAS[tables.DISTILL])
     return tables.read_table(tables.distill_table(split))
 
 

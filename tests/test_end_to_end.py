@@ -146,6 +146,21 @@ def test_a_killed_teacher_resumes_and_writes_what_a_server_writes(
         assert ours["prompt_tokens"] == theirs["prompt_tokens"]
 
 
+def test_vllm_scores_options_as_transformers_does(workspace, write_params, run_stage):
+    scores = []
+    for backend in ("vllm", "transformers"):
+        own = {"rationales/backend": backend, "rationales/dtype": "float32"}
+        write_params(own | {"soft_labels/teacher": TEACHER, "rationales/max_tokens": 8})
+        assert run_stage("prepare").returncode == 0
+        done = run_stage("rationales", "--teacher", TEACHER)
+        assert done.returncode == 0, done.stderr
+        rows = tables.read_table(workspace / tables.rationale_table(TEACHER))
+        scores.append([row["option_scores"] for row in rows if row["split"] == "train"])
+    assert len(scores[0]) == 10
+    for ours, theirs in zip(*scores, strict=True):
+        assert ours == pytest.approx(theirs, abs=1e-3)
+
+
 def test_the_pipeline_runs_with_a_real_model(workspace, run_stage, monkeypatch):
     monkeypatch.chdir(workspace)
     parameters = load_parameters("params.yaml")

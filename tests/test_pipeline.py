@@ -45,6 +45,7 @@ PARAMETERS = {
         "options": True,
         "weight": 0.5,
     },
+    "soft_labels": {"teacher": None},
     "assemble": {"statuses": ["ok"], "choose": "all", "scorer": "tiny"},
     "student": {
         "model": "tiny",

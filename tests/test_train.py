@@ -124,6 +124,16 @@ def test_the_total_loss_is_the_weighted_sum_of_its_parts(prepared, tiny_model):
         assert total == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.parametrize("shared_context", [True, False])
+def test_the_mutual_information_term_is_part_of_the_total(prepared, tiny_model, shared_context):
+    weights = {"alpha": 0.5, "saliency__weight": 0.0, "train__mutual_information": 0.4}
+    train(prepared(tiny_model, student__shared_context=shared_context, **weights))
+    parts = {name: curve(f"loss/{name}") for name in ("answer", "one", "two", "mutual_information")}
+    for n, total in enumerate(curve("loss/total")):
+        expected = parts["answer"][n] + 0.5 * (parts["one"][n] + parts["two"][n])
+        assert total == pytest.approx(expected + 0.4 * parts["mutual_information"][n], rel=1e-5)
+
+
 def test_a_teacher_that_was_left_out_has_no_curve(prepared, tiny_model):
     """Every odd question has a rationale of `two`; a single, even question has none."""
     parameters = prepared(tiny_model, rows=1, train__epochs=1)

@@ -20,11 +20,13 @@ from stages.distil.language.words import salient_words
 from stages.distil.storage.tables import (
     DISTILL,
     EXAMPLES,
+    OPTION_SCORES,
     SALIENCY,
     SCHEMAS,
     rationale_table,
     scan_row_groups,
     usefulness_table,
+    with_scores,
 )
 
 Part = tuple[str, np.ndarray, pa.ChunkedArray]  # a teacher, its questions' positions, its texts
@@ -106,15 +108,18 @@ def join_targets(
     saliency: Saliency,
     tally: Counter[str],
     labellers: Sequence[str] = (),
+    scorer: str | None = None,
 ) -> Iterator[pa.Table]:
     """Yield the rows of a split of `distill`, one a question, in the order of the questions.
 
     Only train questions have rationales and salient words. With `labellers`, the answer to a train
     question is the one that most of these teachers gave (of two equally frequent ones, the earlier
-    in their order), and a question that none of them answered is left out. `tally` counts what
-    questions lack. A thread reads and joins the next rows while the caller handles the last ones.
+    in their order), and a question that none of them answered is left out. The teacher `scorer`
+    adds its OPTION_SCORES. `tally` counts what questions lack. A thread reads and joins the next
+    rows while the caller handles the last ones.
     """
-    return _ahead(_join(split, teachers, settings, saliency, tally, labellers))
+    joined = _join(split, teachers, settings, saliency, tally, labellers, scorer)
+    return _ahead(joined)
 
 
 def _join(
@@ -124,11 +129,16 @@ def _join(
     saliency: Saliency,
     tally: Counter[str],
     labellers: Sequence[str],
+    scorer: str | None,
 ) -> Iterator[pa.Table]:
     training = split == "train"
-    columns = ["id", "status", "rationale", *(["sample", "answer"] if labellers else [])]
-    everyone = dict.fromkeys([*teachers, *labellers]) if training else {}
-    written = {t: Follower(rationale_table(t), columns, split) for t in everyone}
+    columns = ["id", "status", "rationale", "sample", *(["answer"] if labellers else [])]
+    everyone = dict.fromkeys([*teachers, *labellers, *([scorer] if scorer else [])])
+    own = {scorer: [*columns, OPTION_SCORES.name]}
+    written = {
+        t: Follower(rationale_table(t), own.get(t, columns), split)
+        for t in (everyone if training else ())
+    }
     judged = training and settings.choose != "all"
     useful = {t: Follower(usefulness_table(t), ["id", "usefulness"]) for t in teachers if judged}
     scored = Follower(SALIENCY, ["id", "text", "words"]) if training else None
@@ -138,6 +148,7 @@ def _join(
         ids = questions["id"].combine_chunks()
         size = len(ids)
         parts, worth, answered = [], [], {}
+        scores = pa.nulls(size, OPTION_SCORES.type)
         for teacher, table in written.items():
             rows, places = table.rows_of(ids)
             if teacher in teachers:
@@ -147,6 +158,13 @@ def _join(
                 continue
             if teacher in labellers:
                 answered[teacher] = (rows, places)
+            if teacher == scorer:
+                if OPTION_SCORES.name not in rows.column_names:
+                    raise UserError(
+                        f"{rationale_table(teacher)}: no column {OPTION_SCORES.name}, which "
+                        "soft_labels.teacher needs; run `dvc repro`"
+                    )
+                scores = _option_scores(rows, places, size)
             if teacher in teachers:
                 accepted = pc.and_(
                     pc.is_in(rows["status"], value_set=statuses),
@@ -176,6 +194,11 @@ def _join(
             tally["labels: none"] += labels.null_count
             tally["labels: not gold"] += pc.sum(pc.not_equal(labels, answers)).as_py() or 0
             answers = labels
+        if training and scorer:
+            free_form = pc.sum(pc.equal(pc.list_value_length(questions["options"]), 0)).as_py()
+            tally["soft labels"] += size - scores.null_count
+            tally["soft labels: free-form"] += free_form
+            tally["soft labels: too long"] += scores.null_count - free_form
         joined = pa.table(
             {
                 "id": ids,
@@ -185,10 +208,11 @@ def _join(
                 "rationales": _rationales(parts, size),
                 "saliency": salient,
             }
+            | ({OPTION_SCORES.name: scores} if scorer else {})
         )
         if training and labellers:
             joined = joined.filter(pc.is_valid(joined["answer"]))
-        yield joined.cast(SCHEMAS[DISTILL])
+        yield joined.cast(with_scores(SCHEMAS[DISTILL], bool(scorer)))
     for follower in (*written.values(), *useful.values(), *([scored] if scored else [])):
         follower.finish()
 
@@ -247,6 +271,14 @@ def _labels(
 def _most_frequent(answers: Sequence[str], options: Sequence[str]) -> str | None:
     counts = [sum(same(answer, other, options) for other in answers) for answer in answers]
     return answers[counts.index(max(counts))] if answers else None
+
+
+def _option_scores(rows: pa.Table, places: np.ndarray, size: int) -> pa.Array:
+    """Return the option scores of each of `size` questions, null for one without."""
+    at = np.full(size, -1)
+    first = rows["sample"].to_numpy() == 0
+    at[places[first]] = np.flatnonzero(first)
+    return rows[OPTION_SCORES.name].combine_chunks().take(pa.array(at, mask=at < 0))
 
 
 def _ahead(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:

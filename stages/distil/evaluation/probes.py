@@ -14,9 +14,9 @@ from stages.distil.language.answers import normalise
 from stages.distil.language.student_prompts import SALIENCY_TASK, rationale_task
 from stages.distil.models.batching import by_length
 from stages.distil.student.answering import generate_answers, inference_tokens
-from stages.distil.student.collator import Collator
+from stages.distil.student.collator import Collator, count_targets
 from stages.distil.student.loss import autocast, task_sums
-from stages.distil.student.samples import Encoder, Sample, count_targets
+from stages.distil.student.samples import Encoder, Sample
 
 
 @torch.no_grad()

@@ -63,7 +63,7 @@ def estimate(values: np.ndarray) -> Estimate:
 
 
 def interval(point: Point) -> tuple[float, float]:
-    """Return the 95 % interval of a point: over seeds and questions, or of one run over questions."""
+    """Return the 95 % interval of a point: over seeds and questions, or over questions alone."""
     if len(point.answers) == 1:
         return wilson_interval(sum(point.answers[0]), len(point.answers[0]))
     result = estimate(np.array(point.answers, float))
@@ -81,7 +81,7 @@ def gain(point: Point, baseline: Point) -> Estimate:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Return p-values corrected for their number (Holm, Scandinavian Journal of Statistics 1979)."""
+    """Return p-values corrected for their number (Holm, Scand. Journal of Statistics 1979)."""
     order = sorted(range(len(p_values)), key=lambda n: p_values[n])
     corrected = [0.0] * len(p_values)
     largest = 0.0

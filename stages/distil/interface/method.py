@@ -120,6 +120,14 @@ class Saliency(Settings):
     weight: Weight
 
 
+class SoftLabels(Settings):
+    """A teacher's distribution over the options, as a target (Hinton et al., 2015)."""
+
+    teacher: Name | None = Field(None, description="null: no soft labels")
+    weight: Number = Field(1.0, gt=0, description="in the loss")
+    temperature: Number = Field(1.0, gt=0, description="of both distributions")
+
+
 class Assemble(Settings):
     """Which rationales and labels become training targets."""
 
@@ -160,6 +168,9 @@ class Train(Settings):
     learning_rate: Number = Field(gt=0, lt=1)
     batch_size: Count = Field(description="questions per optimiser step, over all processes")
     batch_tokens: Tokens = Field("auto", description="tokens per pass, including padding")
+    mutual_information: Weight = Field(
+        0.0, description="weight of the term between answer and rationales (Chen et al., 2024)"
+    )
     seed: Seed | None = None
     accelerate: Path | None = Field(None, description="configuration for several processes")
 

@@ -17,6 +17,7 @@ from stages.distil.interface.method import (
     Evaluate,
     Rationales,
     Saliency,
+    SoftLabels,
     Student,
     Train,
     Weight,
@@ -33,7 +34,10 @@ from stages.distil.interface.vllm_arguments import SET_ELSEWHERE, engine_argumen
 
 RESERVED = {
     **dict.fromkeys(("student", "adapter", "release"), "the pipeline writes this folder"),
-    **dict.fromkeys(("answer", "saliency", "total", "cut"), "the training gives it a meaning"),
+    **dict.fromkeys(
+        ("answer", "saliency", "soft_labels", "mutual_information", "total", "cut"),
+        "the training gives it a meaning",
+    ),
 }
 
 
@@ -46,6 +50,7 @@ class Parameters(Settings):
     teachers: list[Name] = Field(min_length=1)
     rationales: Rationales
     saliency: Saliency
+    soft_labels: SoftLabels = SoftLabels()
     assemble: Assemble
     student: Student
     train: Train
@@ -87,8 +92,13 @@ class Parameters(Settings):
                         f"alpha: no weight for teacher {name!r}; add one (0 turns it off)"
                     )
         self._check_labels()
+        self._check_soft_labels()
         self._check_engine()
         self._check_words()
+        if self.train.mutual_information and not any(map(self.teacher_weight, self.teachers)):
+            raise ValueError(
+                "train.mutual_information: it needs rationales, but alpha is 0; raise alpha"
+            )
         return self
 
     def _check_engine(self) -> None:
@@ -151,6 +161,19 @@ class Parameters(Settings):
             raise ValueError(
                 f"saliency.of: {of!r} needs rationales of saliency.teacher {name!r}, which writes "
                 f"none; add it to teachers, or choose one of them: {', '.join(self.teachers)}"
+            )
+
+    def _check_soft_labels(self) -> None:
+        name = self.soft_labels.teacher
+        if name is None:
+            return
+        if name not in self.teachers:
+            raise ValueError(f"soft_labels.teacher: {unknown_name(name, self.teachers, 'teacher')}")
+        if self.models[name].source in NO_WEIGHTS:
+            raise ValueError(
+                f"soft_labels.teacher: {name!r} (source {self.models[name].source}) gives no "
+                "probabilities of the options; vLLM in process and transformers do: choose a "
+                "teacher with weights on this machine"
             )
 
     @property

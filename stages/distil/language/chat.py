@@ -9,7 +9,7 @@ from jinja2 import TemplateError
 
 from stages.distil.interface.errors import UserError
 from stages.distil.language.teacher_prompts import Conversation, Messages
-from stages.distil.language.thinking import MARKS, opened_thought
+from stages.distil.language.thinking import MARKS, opened_thought, without_thought
 
 if TYPE_CHECKING:  # importing transformers takes seconds
     from transformers import PreTrainedTokenizerBase
@@ -91,6 +91,16 @@ class Chat:
         prompt = self.render(conversation)
         tokens = self.tokenizer.encode(prompt, add_special_tokens=not self.has_template)
         return tokens, opened_thought(prompt)
+
+    def encode_reply(self, conversation: Conversation, reply: str) -> tuple[list[int], list[int]]:
+        """Return the token ids of a conversation and of a reply to it, without a thought.
+
+        If there is no chat template, the reply continues the cue.
+        """
+        prompt = without_thought(self.render(conversation))
+        tokens = self.tokenizer.encode(prompt, add_special_tokens=not self.has_template)
+        text = reply if self.has_template else f" {reply}"
+        return tokens, self.tokenizer.encode(text, add_special_tokens=False)
 
     def with_marks(self, text: str, tokens: Sequence[int]) -> str:
         """Return a generated text, decoded without special tokens, with the marks of a thought."""

@@ -59,6 +59,11 @@ def model_card(parameters: Parameters, metrics: dict[str, Any]) -> str:
         f"| {name} | {s['accuracy']:.3f} | {s['low']:.3f} to {s['high']:.3f} |" for name, s in rows
     ]
     lines = "\n".join
+    loss = "L_answer + Σ α L_rationale + λ L_saliency"
+    if parameters.soft_labels.teacher:
+        loss += " + w L_soft"
+    if parameters.train.mutual_information:
+        loss += " + β L_MI"
     return f"""---
 {head}
 ---
@@ -66,7 +71,7 @@ def model_card(parameters: Parameters, metrics: dict[str, Any]) -> str:
 # Student of {", ".join(parameters.teachers)} on {parameters.data.name}
 
 `{student.model}` ({_origin(base)}), taught answers, teachers' rationales and salient words at once:
-L = L_answer + Σ α L_rationale + λ L_saliency.
+L = {loss}.
 
 | {metrics["student"]["questions"]} test questions | accuracy | 95 % interval |
 |---|---|---|

@@ -49,6 +49,9 @@ def _schema(**columns: pa.DataType | tuple[pa.DataType, None]) -> pa.Schema:
     )
 
 
+# With soft labels, the last column of their teacher's RATIONALES and of DISTILL: the mean
+# log-probability of each option's tokens; null except for train questions with options.
+OPTION_SCORES = pa.field("option_scores", pa.list_(pa.float32()))
 SCHEMAS = {
     EXAMPLES: _schema(
         id=pa.string(),
@@ -162,7 +165,12 @@ class TableWriter:
             self._temporary.unlink(missing_ok=True)
 
 
-def write_shards(folder: Path, batches: Iterable[pa.Table]) -> int:
+def with_scores(schema: pa.Schema, scored: bool) -> pa.Schema:
+    """Return a schema, where options are scored with OPTION_SCORES."""
+    return schema.append(OPTION_SCORES) if scored else schema
+
+
+def write_shards(folder: Path, batches: Iterable[pa.Table], schema: pa.Schema) -> int:
     """Write tables to a folder of Parquet files of SHARD rows, in order; return the rows written.
 
     The folder appears under its name when everything is written. Memory holds one batch.
@@ -170,7 +178,6 @@ def write_shards(folder: Path, batches: Iterable[pa.Table]) -> int:
     staging = folder.with_name(folder.name + ".tmp")
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir(parents=True)
-    schema = _schema_of(folder)
     total = 0
     try:
         with ExitStack() as files:
@@ -257,7 +264,8 @@ def scan_table(path: Path, expected: pa.Schema | None = None) -> Iterator[dict[s
     for file in _files(path):
         with open_table(file) as rows:
             columns = rows.schema_arrow.names
-            if expected is not None and columns != expected.names:
+            declared = [name for name in columns if name != OPTION_SCORES.name]
+            if expected is not None and declared != expected.names:
                 raise UserError(
                     f"{file}: expected columns {', '.join(expected.names)}, found "
                     f"{', '.join(columns)}; delete it and run `dvc repro`"

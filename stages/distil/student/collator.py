@@ -1,15 +1,24 @@
 """The tensors of one forward pass over samples."""
 
 from collections.abc import Sequence
+from itertools import accumulate, pairwise
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from stages.distil.models.batching import pad
-from stages.distil.student.samples import Sample, said
+from stages.distil.student.samples import (
+    ANSWER,
+    MUTUAL_INFORMATION,
+    NO_RATIONALE,
+    SOFT_LABELS,
+    Sample,
+    said,
+)
 
 IGNORED = -100  # torch's label of a position without a target
+COMPARED = ("pairs", "options", "scores")  # of a batch: branches that a task compares
 
 
 class Collator:
@@ -25,10 +34,35 @@ class Collator:
         self._tasks = list(tasks)
 
     def __call__(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
-        """Return the batch of `samples`, the input of `task_sums`."""
-        if self._encoder_decoder:
-            return self._encoder_decoder_batch(samples)
-        return self._decoder_batch(samples)
+        """Return the batch of `samples`, the input of `task_sums`.
+
+        With the task MUTUAL_INFORMATION, `pairs` (P, 5) holds for each answer and rationale of one
+        question the first and past-the-last target of each, and the number of the task. Targets are
+        numbered row by row. With SOFT_LABELS, `options` (O, 4) holds for each option its first and
+        past-the-last target, its sample's number, and that of the task, and `scores` (O,) its
+        teacher's.
+        """
+        layout = self._encoder_decoder_batch if self._encoder_decoder else self._decoder_batch
+        return layout(samples) | self._compared(samples)
+
+    def _compared(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
+        ids = {sample.id: number for number, sample in enumerate(samples)}
+        branches = [(ids[sample.id], branch) for sample in samples for branch in sample.branches]
+        lengths = (len(branch.target) for _, branch in branches)
+        spans = list(pairwise(accumulate(lengths, initial=0)))
+        compared = {}
+        if MUTUAL_INFORMATION in self._tasks and (pairs := answer_pairs(samples)):
+            task = self._tasks.index(MUTUAL_INFORMATION)
+            compared["pairs"] = torch.tensor([[*spans[a], *spans[r], task] for a, r in pairs])
+        options = [
+            (*span, number, self._tasks.index(SOFT_LABELS), branch.score)
+            for span, (number, branch) in zip(spans, branches, strict=True)
+            if branch.score is not None
+        ]
+        if options:
+            compared["options"] = torch.tensor([option[:4] for option in options])
+            compared["scores"] = torch.tensor([option[4] for option in options])
+        return compared
 
     def _decoder_batch(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
         """Lay out each sample as its context followed by its branches, padded on the right.
@@ -98,3 +132,35 @@ class Collator:
             "tasks": tasks[:, None].expand_as(labels),
             "rows": torch.tensor([row for row, _ in pairs]),
         }
+
+
+def answer_pairs(samples: Sequence[Sample]) -> list[tuple[int, int]]:
+    """Return each rationale with the answer to its question: the numbers of the two branches.
+
+    Branches are numbered in the order of the samples.
+    """
+    branches = [(sample.id, branch.task) for sample in samples for branch in sample.branches]
+    answers = {id: number for number, (id, task) in enumerate(branches) if task == ANSWER}
+    return [
+        (answers[id], number)
+        for number, (id, task) in enumerate(branches)
+        if task not in NO_RATIONALE and id in answers
+    ]
+
+
+def count_targets(samples: Sequence[Sample], tasks: Sequence[str]) -> Tensor:
+    """Return the number of target tokens of each task in these samples, shape (tasks,).
+
+    Of MUTUAL_INFORMATION, it is the number of pairs of an answer and a rationale; of SOFT_LABELS,
+    that of questions.
+    """
+    counts = torch.zeros(len(tasks))
+    for sample in samples:
+        for branch in sample.branches:
+            counts[tasks.index(branch.task)] += len(branch.target)
+    if MUTUAL_INFORMATION in tasks:
+        counts[tasks.index(MUTUAL_INFORMATION)] = len(answer_pairs(samples))
+    if SOFT_LABELS in tasks:
+        scored = {s.id for s in samples if any(b.task == SOFT_LABELS for b in s.branches)}
+        counts[tasks.index(SOFT_LABELS)] = len(scored)
+    return counts

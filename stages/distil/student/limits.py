@@ -14,7 +14,7 @@ from stages.distil.language.student_prompts import ANSWER_TASK, SALIENCY_TASK, r
 from stages.distil.models.loading import load_tokenizer
 from stages.distil.storage import tables
 from stages.distil.student.answering import decode
-from stages.distil.student.samples import ANSWER, SALIENCY, Encoder
+from stages.distil.student.samples import NO_RATIONALE, Encoder
 from stages.distil.weights.folders import model_folder
 
 BATCH = 1024  # questions that are encoded at once
@@ -61,7 +61,7 @@ def _not_read(
 
     It encodes one question at a time, so only those that may be too long are passed to it.
     """
-    weights = dict.fromkeys([ANSWER, *teachers, SALIENCY], 1.0)
+    weights = dict.fromkeys([*teachers, *NO_RATIONALE], 1.0)
     numbers = range(1, len(teachers) + 1)
     tasks = encoder.tokens([ANSWER_TASK, SALIENCY_TASK, *map(rationale_task, numbers)])
     least_room = 2 * max(map(len, tasks)) + (max_tokens or 0)  # the answer's, and one after it

@@ -12,9 +12,10 @@ from transformers import PreTrainedModel
 from stages.distil.interface.errors import UserError
 from stages.distil.models.hardware import device, explain_out_of_memory
 from stages.distil.models.logits import logits_at
-from stages.distil.student.collator import IGNORED, Collator
+from stages.distil.student.collator import COMPARED, IGNORED, Collator
 from stages.distil.student.samples import Sample, separate_tasks
 
+UNREAD = ("labels", "tasks", "rows", *COMPARED)  # of a batch; not the model's
 TOLERANCE = 2e-5  # of the logits' norm; SmolLM2's differ by 1e-6, of rounding, in float32
 
 
@@ -23,16 +24,67 @@ def autocast(dtype: str) -> torch.autocast:
     return torch.autocast(device(), dtype=torch.bfloat16, enabled=dtype == "bfloat16")
 
 
-def task_sums(model: PreTrainedModel, batch: dict[str, Tensor], count: int) -> Tensor:
+def task_sums(
+    model: PreTrainedModel, batch: dict[str, Tensor], count: int, temperature: float = 1.0
+) -> Tensor:
     """Return the summed cross-entropy of each of `count` tasks over its targets, shape (count,).
 
-    `model` may be wrapped for several processes.
+    Of the pairs of a batch, the sum is that of `mutual_information`; of options with a teacher's
+    scores, that of `soft_cross_entropy`. `model` may be wrapped for several processes.
     """
     is_target = batch["labels"] != IGNORED
-    logits = target_logits(model, batch)
-    losses = functional.cross_entropy(logits.float(), batch["labels"][is_target], reduction="none")
+    logits = target_logits(model, batch).float()
+    losses = functional.cross_entropy(logits, batch["labels"][is_target], reduction="none")
     zeros = torch.zeros(count, device=losses.device)
-    return zeros.index_add(0, batch["tasks"][is_target], losses)
+    sums = zeros.index_add(0, batch["tasks"][is_target], losses)
+    if "pairs" in batch:
+        pairs = batch["pairs"]
+        terms = mutual_information(logits, pairs[:, :4].tolist())
+        sums = sums.index_add(0, pairs[:, 4], terms)
+    if "options" in batch:
+        spans, questions, tasks = batch["options"].split([2, 1, 1], dim=1)
+        scores = torch.stack([-losses[start:end].mean() for start, end in spans.tolist()])
+        sizes = questions.flatten().unique_consecutive(return_counts=True)[1].tolist()
+        by_question = zip(batch["scores"].split(sizes), scores.split(sizes), strict=True)
+        terms = torch.stack([soft_cross_entropy(*both, temperature) for both in by_question])
+        sums = sums.index_fill(0, tasks[0], 0.0).index_add(0, tasks[0].expand(len(terms)), terms)
+    return sums
+
+
+def soft_cross_entropy(teacher: Tensor, student: Tensor, temperature: float) -> Tensor:
+    """L = −T² Σ_o softmax(t/T)_o log softmax(s/T)_o (Hinton et al., 2015, sections 2 and 2.1).
+
+    T² keeps the gradient's size the same at any temperature. The scores t and s, shape (options,),
+    are mean log-probabilities of an option's tokens, as `evaluate` compares options: a sum favours
+    short options, and one that another option begins with would always beat that other.
+    """
+    target = (teacher / temperature).softmax(0)
+    return functional.cross_entropy(student / temperature, target) * temperature**2
+
+
+def mutual_information(logits: Tensor, pairs: Sequence[Sequence[int]]) -> Tensor:
+    """Return the loss of each answer and rationale that maximises their mutual information, (P,).
+
+    L_MI = −Σ_v f(Z)_v log softmax(f(V))_v  with  f(X)_v = max_t softmax(X_t)_v
+
+    (Chen et al., Findings of ACL 2024, section 3, as in the authors' code: f(Z) is a constant, and
+    f(V) goes through the softmax of torch's cross-entropy.) Z and V are the logits of an answer and
+    of a rationale, rows of `logits` (targets, vocabulary): a pair holds the first row of Z, the row
+    after its last, and the same of V.
+
+    The paper trains T5, whose decoder writes nothing but a target, and its code also takes the
+    maximum over padding. Here the positions t are those of targets alone, for a decoder-only
+    student too.
+    """
+
+    def pooled(start: int, end: int) -> Tensor:
+        return logits[start:end].softmax(-1).amax(0)
+
+    losses = [
+        functional.cross_entropy(pooled(start, end), pooled(*answer).detach())
+        for *answer, start, end in pairs
+    ]
+    return torch.stack(losses)
 
 
 def target_logits(model: PreTrainedModel, batch: dict[str, Tensor]) -> Tensor:
@@ -43,7 +95,7 @@ def target_logits(model: PreTrainedModel, batch: dict[str, Tensor]) -> Tensor:
     """
     plain = getattr(model, "module", model)
     is_target = batch["labels"] != IGNORED
-    inputs = {k: v for k, v in batch.items() if k not in ("labels", "tasks", "rows")}
+    inputs = {k: v for k, v in batch.items() if k not in UNREAD}
     if plain.config.is_encoder_decoder:
         inputs["attention_mask"] = batch["attention_mask"][batch["rows"]]  # of cross-attention
     elif batch["attention_mask"].dim() == 4 and plain.config._attn_implementation == "eager":
@@ -84,7 +136,8 @@ def _encode_once(model: PreTrainedModel, batch: dict[str, Tensor]) -> Iterator[N
 def total_loss(sums: Tensor, counts: Tensor, weights: Tensor) -> Tensor:
     """L = L_answer + Σ_m α_m L_rationale(m) + λ L_saliency (TinyLLM eq. 6, with saliency added).
 
-    Each L is a task's sum over its targets divided by their count; a task without targets adds 0.
+    β L_MI and w L_soft are added likewise. Each L is a task's sum over its targets, pairs or
+    questions (`count_targets`) divided by their count; a task without any adds 0.
     """
     return (sums / counts.clamp(min=1) * weights).sum()
 

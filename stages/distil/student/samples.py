@@ -6,8 +6,6 @@ from dataclasses import dataclass, replace
 from itertools import takewhile
 from typing import Any, NamedTuple
 
-import torch
-from torch import Tensor
 from transformers import BatchEncoding, PreTrainedConfig, PreTrainedTokenizerBase
 
 from stages.distil.interface.errors import UserError
@@ -19,7 +17,9 @@ from stages.distil.language.student_prompts import (
     rationale_task,
 )
 
-ANSWER, SALIENCY = "answer", "saliency"
+ANSWER, SALIENCY, SOFT_LABELS = "answer", "saliency", "soft_labels"
+NO_RATIONALE = (ANSWER, SALIENCY, SOFT_LABELS)  # tasks that are not named after a teacher
+MUTUAL_INFORMATION = "mutual_information"  # a task without targets of its own
 UNLIMITED = 10**9  # a tokenizer without a limit reports a larger number
 
 
@@ -27,13 +27,15 @@ UNLIMITED = 10**9  # a tokenizer without a limit reports a larger number
 class Branch:
     """One task of a question: `prefix` asks for `target`, which ends in end-of-text.
 
-    It follows the question or, with `after_answer`, the first branch without its end-of-text.
+    It follows the question or, with `after_answer`, the first branch without its end-of-text. An
+    option of the task SOFT_LABELS does not end in end-of-text; `score` is its teacher's.
     """
 
     task: str
     prefix: list[int]
     target: list[int]
     after_answer: bool = False
+    score: float | None = None
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,7 @@ class _Target(NamedTuple):
     task: str
     prefix: str
     tokens: list[int]
+    score: float | None = None
 
 
 class Encoder:
@@ -111,11 +114,11 @@ class Encoder:
     def samples(self, row: dict[str, Any], weights: dict[str, float]) -> list[Sample]:
         """Encode a row with its targets.
 
-        `weights` maps a task (`answer`, `saliency`, or a teacher's name) to its weight in the loss;
-        the order of the teachers numbers their rationales. A task of weight 0 is left out. Raises
+        `weights` maps a task (NO_RATIONALE, or a teacher's name) to its weight in the loss; the
+        order of the teachers numbers their rationales. A task of weight 0 is left out. Raises
         `UserError` if options and answer alone are longer than the student's limit.
         """
-        teachers = [task for task in weights if task not in (ANSWER, SALIENCY)]
+        teachers = [task for task in weights if task not in NO_RATIONALE]
         texts = [(ANSWER, ANSWER_TASK, row["answer"])]
         for rationale in row["rationales"]:
             if (teacher := rationale["teacher"]) in teachers:
@@ -129,6 +132,9 @@ class Encoder:
             for task, prefix, text in texts
             if weights.get(task, 0.0) > 0
         ]
+        if weights.get(SOFT_LABELS, 0.0) > 0 and (scores := row.get("option_scores")):
+            options = zip(self.targets(row["options"]), scores, strict=True)
+            targets += [_Target(SOFT_LABELS, ANSWER_TASK, *option) for option in options]
         return list(map(self._share_answer, self._samples(row, targets)))
 
     def options(self, row: dict[str, Any]) -> list[Sample]:
@@ -236,7 +242,7 @@ class Encoder:
         offsets = encoded["offset_mapping"][: len(context)]
         least = len(self._head) + sum(last > options_start for _, last in offsets) + len(end)
         branches = [
-            Branch(target.task, prefix, target.tokens)
+            Branch(target.task, prefix, target.tokens, score=target.score)
             for target, prefix in zip(targets, prefixes, strict=True)
         ]
         return [*self._head, *context, *end], least, branches
@@ -258,7 +264,7 @@ class Encoder:
                 self.cut.add(row["id"])
                 context = context[:head] + context[head + len(context) - room :]
                 return Sample(row["id"], context, branches)
-            droppable = [branch for branch in branches if branch.task != ANSWER]
+            droppable = [b for b in branches if b.task not in (ANSWER, SOFT_LABELS)]
             if not droppable:
                 needed = least + max(map(self._room_of, branches))
                 raise UserError(
@@ -307,12 +313,3 @@ def _alone(sample: Sample, branch: Branch) -> Branch:
     if not branch.after_answer:
         return branch
     return replace(branch, prefix=said(sample) + branch.prefix, after_answer=False)
-
-
-def count_targets(samples: Sequence[Sample], tasks: Sequence[str]) -> Tensor:
-    """Return the number of target tokens of each task in these samples, shape (tasks,)."""
-    counts = torch.zeros(len(tasks))
-    for sample in samples:
-        for branch in sample.branches:
-            counts[tasks.index(branch.task)] += len(branch.target)
-    return counts

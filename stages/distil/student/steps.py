@@ -8,7 +8,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from stages.distil.models.batching import by_length
-from stages.distil.student.samples import Sample, count_targets
+from stages.distil.student.collator import COMPARED, count_targets
+from stages.distil.student.samples import MUTUAL_INFORMATION, SOFT_LABELS, Sample
 
 
 class Step(TypedDict):
@@ -25,7 +26,8 @@ class Step(TypedDict):
 class Steps(Dataset):
     """The steps of an epoch: questions in an order drawn for each epoch, in passes by length.
 
-    A question is a list of samples; all of them are in the same step.
+    A question is a list of samples; all of them are in the same step and, if a task compares them,
+    in the same pass.
     """
 
     def __init__(
@@ -41,6 +43,7 @@ class Steps(Dataset):
         self.questions = questions
         self._collate = collate
         self._tasks = tasks
+        self._together = MUTUAL_INFORMATION in tasks or SOFT_LABELS in tasks
         self._batch_size = batch_size
         self._batch_tokens = batch_tokens
         self._seed = seed
@@ -60,21 +63,31 @@ class Steps(Dataset):
             raise IndexError(number)
         start = number * self._batch_size
         chosen = self._order[start : start + self._batch_size]
-        samples = [sample for n in chosen for sample in self.questions[n]]
+        units = [unit for n in chosen for unit in self._units(self.questions[n])]
+        samples = [sample for unit in units for sample in unit]
         counts = count_targets(samples, self._tasks)
-        samples.sort(key=lambda sample: sample.length)
-        shares = [self.batches(samples[r :: self.processes]) for r in range(self.processes)]
+        units.sort(key=_tokens)
+        shares = [self.batches(units[r :: self.processes]) for r in range(self.processes)]
         passes = [self._collate(batch) for batch in shares[self.rank]]
         missing = max(map(len, shares)) - len(passes)
-        return Step(passes=passes + [self._empty_pass(samples[0])] * missing, counts=counts)
+        return Step(passes=passes + [self._empty_pass(units[0][0])] * missing, counts=counts)
 
-    def batches(self, samples: Sequence[Sample]) -> list[list[Sample]]:
-        """Split these samples into batches within the token budget, one for each pass."""
-        lengths = [sample.length for sample in samples]
-        batches = by_length(lengths, self._batch_tokens)
-        return [[samples[i] for i in chosen] for chosen in batches]
+    def _units(self, question: Sequence[Sample]) -> Sequence[Sequence[Sample]]:
+        """Return the samples of a question that must be in the same pass, group by group."""
+        return [question] if self._together else [[sample] for sample in question]
+
+    def batches(self, units: Sequence[Sequence[Sample]]) -> list[list[Sample]]:
+        """Split groups of samples into batches within the token budget, one for each pass."""
+        batches = by_length([_tokens(unit) for unit in units], self._batch_tokens)
+        return [[sample for i in chosen for sample in units[i]] for chosen in batches]
 
     def _empty_pass(self, sample: Sample) -> dict[str, Tensor]:
         """Return a pass without targets, for a process that has fewer passes than another."""
         batch = self._collate([sample])
+        batch = {name: batch[name] for name in batch if name not in COMPARED}
         return batch | {"labels": torch.full_like(batch["labels"], -100)}
+
+
+def _tokens(samples: Sequence[Sample]) -> int:
+    """Return the tokens of samples in one pass, with padding."""
+    return len(samples) * max(sample.length for sample in samples)

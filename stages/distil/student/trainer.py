@@ -18,7 +18,7 @@ from stages.distil.language.answers import accuracy
 from stages.distil.models.hardware import explain_out_of_memory
 from stages.distil.student.answering import generate_answers
 from stages.distil.student.loss import autocast, task_sums, total_loss
-from stages.distil.student.samples import Sample
+from stages.distil.student.samples import MUTUAL_INFORMATION, Sample
 from stages.distil.student.steps import Step
 
 
@@ -41,7 +41,7 @@ class Recipe:
 
     `weights` maps every task to its weight in the loss; a task of weight 0 is not computed. An
     answer has at most `max_tokens` tokens. `dtype` is the precision of the passes, and `identity`
-    identifies the student.
+    identifies the student. `temperature` is that of soft labels.
     """
 
     settings: Train
@@ -50,6 +50,7 @@ class Recipe:
     max_tokens: int
     dtype: str
     identity: str
+    temperature: float = 1.0
 
     @property
     def tasks(self) -> list[str]:
@@ -80,6 +81,9 @@ class DistillationTrainer(Trainer):
         self.tasks = recipe.tasks
         weights = [recipe.weights[task] for task in self.tasks]
         self._weights = torch.tensor(weights, device=self.args.device)
+        # The mutual-information term is bounded, and may grow while the student learns.
+        may_diverge = [recipe.weights[t] * (t != MUTUAL_INFORMATION) for t in self.tasks]
+        self._may_diverge = torch.tensor(may_diverge, device=self.args.device)
         self._questions = questions
         self._recipe = recipe
         self._advice = f"set train.batch_tokens below {batch_tokens}"
@@ -88,7 +92,7 @@ class DistillationTrainer(Trainer):
         self.train_dataset.rank = self.args.process_index
         self.train_dataset.processes = self.args.world_size
         vocabulary = self.model.config.get_text_config().vocab_size
-        self._guessing_loss = math.log(vocabulary) * sum(weights)
+        self._guessing_loss = math.log(vocabulary) * sum(may_diverge)
         self._loss_limit = 0.0
 
     def get_train_dataloader(self) -> DataLoader:
@@ -111,7 +115,12 @@ class DistillationTrainer(Trainer):
             with self.accelerator.no_sync(model) if number < last else nullcontext():
                 with explain_out_of_memory("a pass", self._advice):
                     with autocast(self._recipe.dtype):
-                        sums = task_sums(model, self._prepare_inputs(batch), len(self.tasks))
+                        sums = task_sums(
+                            model,
+                            self._prepare_inputs(batch),
+                            len(self.tasks),
+                            self._recipe.temperature,
+                        )
                     # The gradients of the processes are averaged, but must be summed.
                     loss = total_loss(sums, counts, self._weights) * self.args.world_size
                     self.accelerator.backward(loss)
@@ -119,11 +128,12 @@ class DistillationTrainer(Trainer):
         self._task_losses += step
         self._steps += 1
         total = (step * self._weights).sum() * self.args.world_size
+        loss = (step * self._may_diverge).sum() * self.args.world_size
         if not self._loss_limit:  # the first loss may be larger than that of guessing
-            self._loss_limit = 2 * max(self._guessing_loss, total.item())
-        if not torch.isfinite(total) or total > self._loss_limit:
+            self._loss_limit = 2 * max(self._guessing_loss, loss.item())
+        if not torch.isfinite(total) or loss > self._loss_limit:
             raise UserError(
-                f"the loss is {total.item():.4g} at step {self.state.global_step}, more than "
+                f"the loss is {loss.item():.4g} at step {self.state.global_step}, more than "
                 f"{self._loss_limit:.3g}; lower train.learning_rate"
             )
         return total

@@ -16,12 +16,16 @@ TOO_LONG = "too_long"
 
 @dataclass(frozen=True)
 class Request:
-    """A conversation to continue, and how; `seed` matters only at a temperature above 0."""
+    """A conversation to continue, and how; `seed` matters only at a temperature above 0.
+
+    With a `reply`, that text is scored, and nothing is written.
+    """
 
     conversation: Conversation
     max_tokens: int
     temperature: float = 0.0
     seed: int = 0
+    reply: str | None = None
 
     def key(self, teacher: str, render: Callable[[Conversation], str] | None = None) -> bytes:
         """Return a digest of everything that determines the text.
@@ -35,6 +39,8 @@ class Request:
             "temperature": self.temperature,
             "seed": self.seed if self.temperature else None,
         }
+        if self.reply is not None:
+            values["reply"] = self.reply
         text = json.dumps([teacher, values], ensure_ascii=False, sort_keys=True)
         return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
 
@@ -42,6 +48,8 @@ class Request:
 @dataclass(frozen=True)
 class Completion:
     """A generated text; it begins with the teacher's thought, if it thinks (`split_thought`).
+
+    Of a request with a reply, it is the mean log-probability of the reply's tokens, as a number.
 
     `finish_reason` is `stop`, `length` if the token limit cut the text off, or TOO_LONG if prompt
     and limit together exceed the teacher's context; then nothing was generated.
@@ -54,7 +62,7 @@ class Completion:
 
 
 class Backend(Protocol):
-    """What a teacher runs on."""
+    """What a teacher runs on; a server does not score replies, since OpenAI's protocol cannot."""
 
     def complete(self, requests: Iterable[Request]) -> Iterator[tuple[Request, Completion]]:
         """Yield each request with its completion as it finishes.

@@ -14,7 +14,7 @@ from stages.distil.language.teacher_prompts import Conversation, PromptFile
 from stages.distil.language.thinking import split_thought
 from stages.distil.storage import tables
 from stages.distil.storage.examples import POOL, Example
-from stages.distil.teachers.backend import Completion
+from stages.distil.teachers.backend import TOO_LONG, Completion
 from stages.distil.teachers.in_context import ExampleGenerator, Solved, data_rationale
 from stages.distil.teachers.writer import CachedWriter, WritingTask
 
@@ -25,6 +25,7 @@ class TeacherTexts:
     def __init__(self, parameters: Parameters, teacher: str, writer: CachedWriter):
         self._settings = parameters.rationales
         self._teacher = teacher
+        self._scores_options = parameters.soft_labels.teacher == teacher
         self._writer = writer
         self._seed = parameters.seed
         self._answered = parameters.evaluate.teacher_questions
@@ -51,6 +52,9 @@ class TeacherTexts:
         self._examples = self._make_example_generator()
         samples = counts["train"] * self._settings.samples
         self._writer.write(self._rationale_tasks, samples, f"{self._teacher}: rationales")
+        if self._scores_options:
+            options = sum(len(example.options) for example in tables.scan_examples("train"))
+            self._writer.write(self._option_tasks, options, f"{self._teacher}: options")
         questions = min(counts["test"], self._answered)
         return self._writer.write(self._answer_tasks, questions, f"{self._teacher}: answers")
 
@@ -60,7 +64,10 @@ class TeacherTexts:
             completion = self._writer.read(self._rationale_task(example, sample))
             text, answer, status = self._judge(example, completion)
             keep = status == OK or self._settings.on_bad != "drop"
-            yield rationale_row(example, completion, sample, text if keep else None, status, answer)
+            row = rationale_row(example, completion, sample, text if keep else None, status, answer)
+            if self._scores_options and not sample:
+                row[tables.OPTION_SCORES.name] = self._option_scores(example)
+            yield row
         for example in self._test_questions():
             completion = self._writer.read(self._answer_task(example))
             yield rationale_row(
@@ -101,6 +108,29 @@ class TeacherTexts:
             lambda: _with_fewer_examples(self._answer_prompt, example, []),
             self._answer_tokens,
         )
+
+    def _option_tasks(self) -> Iterator[WritingTask]:
+        for example in tables.scan_examples("train"):
+            yield from self._options_of(example)
+
+    def _options_of(self, example: Example) -> list[WritingTask]:
+        """Return the tasks that score each option as the answer to a question."""
+        prompt = self._answer_prompt
+        return [
+            WritingTask(
+                lambda: _with_fewer_examples(prompt, example, []),
+                max_tokens=1,  # vLLM writes no fewer
+                reply=option,
+            )
+            for option in example.options
+        ]
+
+    def _option_scores(self, example: Example) -> list[float] | None:
+        """Return the score of each option, None if there is none or the prompt is too long."""
+        scored = [self._writer.read(task) for task in self._options_of(example)]
+        if not scored or any(completion.finish_reason == TOO_LONG for completion in scored):
+            return None
+        return [float(completion.text) for completion in scored]
 
     def _judge(
         self, example: Example, completion: Completion, forced: bool = False

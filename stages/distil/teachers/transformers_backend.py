@@ -6,17 +6,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.nn import functional
 
 from stages.distil.language.chat import Chat
-from stages.distil.models.batching import pad
+from stages.distil.models.batching import by_length, pad
 from stages.distil.models.generation import generate
 from stages.distil.models.hardware import explain_out_of_memory, pass_tokens
 from stages.distil.models.loading import load_model
+from stages.distil.models.logits import logits_at
 from stages.distil.teachers.backend import TOO_LONG, Completion, Request
 
 IN_FLIGHT = 512  # requests that are sorted by length and batched together
 BATCH_TOKENS = 8192  # per batch on a CPU: rows × (longest prompt + longest text)
 Encoded = tuple[Request, list[int], str]  # with the tokens of its prompt and a thought's mark
+Reply = tuple[Request, list[int], list[int]]  # with the tokens of its prompt and of its reply
 UNLIMITED = 10**9  # tokenizers without a limit declare one above this
 
 
@@ -48,17 +51,53 @@ class Generator:
         """Yield each request with its completion, short prompts first among IN_FLIGHT requests."""
         remaining = iter(requests)
         while window := list(islice(remaining, IN_FLIGHT)):
-            encoded = []
+            encoded: list[Encoded] = []
+            replies: list[Reply] = []
             for request in window:
                 tokens, opening = self._chat.encode(request.conversation)
-                text_tokens = 0 if self._encoder_decoder else request.max_tokens
-                if len(tokens) + text_tokens > self._context:
+                reply: list[int] = []
+                text_tokens = request.max_tokens
+                if request.reply is not None:
+                    tokens, reply = self._chat.encode_reply(request.conversation, request.reply)
+                    text_tokens = len(reply)
+                if len(tokens) + (0 if self._encoder_decoder else text_tokens) > self._context:
                     yield request, Completion("", TOO_LONG, len(tokens), 0)
-                else:
+                elif request.reply is None:
                     encoded.append((request, tokens, opening))
+                else:
+                    replies.append((request, tokens, reply))
+            lengths = [len(tokens) + len(reply) for _, tokens, reply in replies]
+            for chosen in by_length(lengths, self._batch_tokens):
+                yield from self._score([replies[n] for n in chosen])
             encoded.sort(key=lambda pair: (pair[0].temperature > 0, len(pair[1])))
             for batch in _batches(encoded, self._batch_tokens):
                 yield from self._generate(batch)
+
+    @torch.inference_mode()
+    def _score(self, batch: list[Reply]) -> Iterator[tuple[Request, Completion]]:
+        """Yield the mean log-probability of each reply; rows are padded on the right."""
+        rows = [t if self._encoder_decoder else t + reply[:-1] for _, t, reply in batch]
+        ids, mask = pad(rows, 0)
+        inputs = {"input_ids": ids, "attention_mask": mask}
+        first = [len(tokens) - 1 for _, tokens, _ in batch]
+        if self._encoder_decoder:
+            start = self._model.config.decoder_start_token_id
+            inputs["decoder_input_ids"], _ = pad([[start, *r[:-1]] for _, _, r in batch], 0)
+            first = [0] * len(batch)
+        is_reply = torch.zeros_like(inputs.get("decoder_input_ids", ids), dtype=torch.bool)
+        for n, (_, _, reply) in enumerate(batch):
+            is_reply[n, first[n] : first[n] + len(reply)] = True
+        on_device = {name: tensor.to(self._model.device) for name, tensor in inputs.items()}
+        advice = "lower rationales.context or choose a smaller teacher"
+        with explain_out_of_memory(f"{len(batch)} prompts of {ids.shape[1]} tokens", advice):
+            with logits_at(self._model, is_reply.to(self._model.device)):
+                logits = self._model(**on_device, use_cache=False).logits[0].float().cpu()
+        labels = torch.tensor([token for _, _, reply in batch for token in reply])
+        losses = functional.cross_entropy(logits, labels, reduction="none")
+        by_reply = losses.split([len(reply) for _, _, reply in batch])
+        for (request, tokens, reply), own in zip(batch, by_reply, strict=True):
+            score = -own.mean().item()
+            yield request, Completion(str(score), "stop", len(tokens), len(reply))
 
     @torch.inference_mode()
     def _generate(self, batch: list[Encoded]) -> Iterator[tuple[Request, Completion]]:

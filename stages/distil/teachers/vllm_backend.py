@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from statistics import mean
 from typing import TYPE_CHECKING, Any
 
 import psutil
@@ -60,13 +61,16 @@ class Engine:
         from vllm.sampling_params import RequestOutputKind
 
         remaining = iter(requests)
-        running: dict[str, tuple[Request, str]] = {}
+        running: dict[str, tuple[Request, str, list[int]]] = {}
         number = 0
         limit = 1  # the first request runs alone and fills the cache with what the others share
         while True:
             while len(running) < limit and (request := next(remaining, None)) is not None:
                 tokens, opening = self._chat.encode(request.conversation)
-                if len(tokens) + request.max_tokens > self._context:
+                reply: list[int] = []
+                if request.reply is not None:
+                    tokens, reply = self._chat.encode_reply(request.conversation, request.reply)
+                if len(tokens) + len(reply) + request.max_tokens > self._context:
                     yield request, Completion("", TOO_LONG, len(tokens), 0)
                     continue
                 sampling = SamplingParams(
@@ -74,12 +78,13 @@ class Engine:
                     seed=request.seed if request.temperature else None,
                     max_tokens=request.max_tokens,
                     stop=None if self._chat.has_template else ["\n\n"],
+                    prompt_logprobs=0 if reply else None,  # 0: of the tokens that are there
                     output_kind=RequestOutputKind.FINAL_ONLY,
                 )
                 name = str(number)
                 number += 1
-                self._engine.add_request(name, {"prompt_token_ids": tokens}, sampling)
-                running[name] = (request, opening)
+                self._engine.add_request(name, {"prompt_token_ids": tokens + reply}, sampling)
+                running[name] = (request, opening, reply)
             if not running:
                 return
             try:
@@ -90,7 +95,13 @@ class Engine:
             for output in outputs:
                 if output.finished:
                     generated = output.outputs[0]
-                    request, opening = running.pop(output.request_id)
+                    request, opening, reply = running.pop(output.request_id)
+                    if reply:
+                        positions = zip(reply, output.prompt_logprobs[-len(reply) :], strict=True)
+                        score = mean(position[token].logprob for token, position in positions)
+                        length = len(output.prompt_token_ids) - len(reply)
+                        yield request, Completion(str(score), "stop", length, len(reply))
+                        continue
                     text = self._chat.with_marks(generated.text, generated.token_ids)
                     yield (
                         request,

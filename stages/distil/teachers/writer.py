@@ -48,13 +48,15 @@ class WritingTask:
 
     `conversations` yields the same question with fewer and fewer in-context examples; the first one
     that fits the teacher's context is used. `attempts` are pairs of temperature and seed, tried in
-    turn until `is_sound`; if no attempt is, the first text counts.
+    turn until `is_sound`; if no attempt is, the first text counts. A `reply` is scored instead of
+    written (`Request`).
     """
 
     conversations: Callable[[], Iterator[Conversation]]
     max_tokens: int
     attempts: tuple[tuple[float, int], ...] = ((0.0, 0),)
     is_sound: Callable[[Completion], bool] = lambda completion: True
+    reply: str | None = None
 
 
 @dataclass(frozen=True)
@@ -162,7 +164,7 @@ class CachedWriter:
         self, task: WritingTask, temperature: float, seed: int
     ) -> "Completion | Missing":
         for conversation in task.conversations():
-            request = Request(conversation, task.max_tokens, temperature, seed)
+            request = Request(conversation, task.max_tokens, temperature, seed, task.reply)
             key = request.key(self._teacher, self._render)
             if key not in self._too_long:
                 return self._store.get(key) or Missing(request, key)

@@ -84,6 +84,17 @@ def test_the_committed_parameters_are_valid():
             {"rationales/samples": 2},
             "rationales: several samples are identical at temperature 0",
         ),
+        (
+            {"alpha": 0.0, "train/mutual_information": 0.1},
+            "train.mutual_information: it needs rationales, but alpha is 0; raise alpha",
+        ),
+        ({"soft_labels/teacher": "qwen"}, "soft_labels.teacher: unknown teacher 'qwen'"),
+        (
+            {"teachers": ["served"], "soft_labels/teacher": "served"},
+            "soft_labels.teacher: 'served' (source server) gives no probabilities of the options; "
+            "vLLM in process and transformers do",
+        ),
+        ({"soft_labels/temperature": 0}, "soft_labels.temperature"),
         ({"assemble/labels": "votes"}, "assemble.labels: unknown kind of label 'votes'; did you"),
         ({"assemble/labels": "vote"}, "set rationales.teacher_forcing to false"),
         (

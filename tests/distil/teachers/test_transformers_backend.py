@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import torch
 
 from stages.distil.interface.catalogue import FolderModel
 from stages.distil.interface.method import Rationales
@@ -47,6 +48,41 @@ def test_a_prompt_beyond_the_context_is_skipped(tiny_t5):
     done = dict(generator.complete(iter([make_request(0), make_request(60)])))
     assert done[make_request(60)].finish_reason == TOO_LONG
     assert done[make_request(0)].finish_reason != TOO_LONG
+
+
+@pytest.mark.parametrize("budget", [1, 10_000])
+@pytest.mark.parametrize("family", ["tiny_t5", "tiny_model"])
+def test_a_replys_score_is_the_mean_log_probability_of_its_tokens(request, family, budget):
+    """The reference is the model's own loss of one text without padding."""
+    generator = Generator(request.getfixturevalue(family), 400, "float32")
+    generator._batch_tokens = budget
+    replies = [make_request(n, reply=r) for n in (3, 1) for r in ("red", "green or blue", "r")]
+    texts = [make_request(3), make_request(0)]
+    done = dict(generator.complete(iter([texts[0], *replies, texts[1]])))
+    assert set(done) == {*replies, *texts}
+    model, chat = generator._model, generator._chat
+    for scored in replies:
+        tokens, reply = chat.encode_reply(scored.conversation, scored.reply)
+        if model.config.is_encoder_decoder:
+            loss = model(input_ids=torch.tensor([tokens]), labels=torch.tensor([reply])).loss
+        else:
+            labels = torch.tensor([[-100] * len(tokens) + reply])
+            loss = model(input_ids=torch.tensor([tokens + reply]), labels=labels).loss
+        assert float(done[scored].text) == pytest.approx(-loss.item(), rel=1e-4)
+        assert done[scored].output_tokens == len(reply)
+
+
+def test_a_reply_beyond_the_context_is_not_scored(tiny_model):
+    generator = Generator(tiny_model, 120, "float32")
+    requests = [make_request(0, reply="red"), make_request(0, reply="red" * 200)]
+    done = dict(generator.complete(iter(requests)))
+    assert [done[r].finish_reason for r in requests] == ["stop", TOO_LONG]
+
+
+def test_a_reply_is_part_of_the_key_and_changes_no_other_key():
+    text, reply, other = (make_request(0, **own) for own in ({}, {"reply": "a"}, {"reply": "b"}))
+    assert len({one.key("teacher") for one in (text, reply, other)}) == 3
+    assert text.key("teacher").hex().startswith("27018b71d17d88bd")  # before there were replies
 
 
 def test_batches_stay_within_the_token_budget():

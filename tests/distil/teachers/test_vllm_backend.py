@@ -1,15 +1,19 @@
 """vLLM's arguments, error messages and environment; test_end_to_end.py runs the engine."""
 
 import os
+from types import SimpleNamespace
 
 import pytest
 import torch
 from safetensors.torch import save_file
+from transformers import AutoTokenizer
 
 from stages.distil.interface.errors import UserError
 from stages.distil.interface.parameters import load_parameters
 from stages.distil.interface.vllm_arguments import engine_arguments
+from stages.distil.language.teacher_prompts import Conversation
 from stages.distil.teachers import vllm_backend as engine
+from stages.distil.teachers.backend import TOO_LONG, Completion, Request
 from stages.distil.teachers.selection import SPEED_ONLY, identity
 from stages.distil.teachers.vllm_backend import Engine, _advice
 from tests.conftest import PARAMS
@@ -76,6 +80,57 @@ def test_an_invalid_value_is_a_one_line_error(tiny_model):
     assert "\n" not in line
     assert "max_num_seqs" in line
     assert "see rationales.engine" in line
+
+
+class FakeEngine:
+    """Stands in for vLLM's engine: token n of a prompt has the log-probability −n / 10."""
+
+    def __init__(self):
+        self.vllm_config = SimpleNamespace(scheduler_config=SimpleNamespace(max_num_seqs=2))
+        self.waiting = []
+
+    def add_request(self, name, prompt, sampling):
+        self.waiting.append((name, prompt["prompt_token_ids"], sampling))
+
+    def step(self):
+        outputs = []
+        for name, tokens, sampling in self.waiting:
+            scores = None
+            if sampling.prompt_logprobs is not None:
+                assert sampling.prompt_logprobs == 0
+                by_position = enumerate(tokens[1:], start=1)
+                scores = [None, *({t: SimpleNamespace(logprob=-n / 10)} for n, t in by_position)]
+            written = SimpleNamespace(text="so", token_ids=[7], finish_reason="length")
+            outputs.append(
+                SimpleNamespace(
+                    request_id=name,
+                    finished=True,
+                    outputs=[written],
+                    prompt_token_ids=tokens,
+                    prompt_logprobs=scores,
+                )
+            )
+        self.waiting = []
+        return outputs
+
+
+def test_a_replys_score_is_the_mean_of_its_tokens_in_the_prompt(tiny_model, monkeypatch):
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    llm = SimpleNamespace(llm_engine=FakeEngine(), get_tokenizer=lambda: tokenizer)
+    monkeypatch.setattr(engine, "start_vllm", lambda *_: llm)
+    teacher = Engine(tiny_model, 300, "float32")
+    conversation = Conversation("", (), "Who?", "So:")
+    text, reply, long = (
+        Request(conversation, 1, reply=reply) for reply in (None, "mother", "mother" * 300)
+    )
+    done = dict(teacher.complete(iter([text, reply, long])))
+    tokens, of_reply = teacher._chat.encode_reply(conversation, "mother")
+    positions = range(len(tokens), len(tokens) + len(of_reply))
+    assert len(of_reply) > 1
+    assert float(done[reply].text) == pytest.approx(-sum(positions) / len(of_reply) / 10)
+    assert done[reply] == Completion(done[reply].text, "stop", len(tokens), len(of_reply))
+    assert (done[text].text, done[text].finish_reason) == ("so", "length")
+    assert done[long].finish_reason == TOO_LONG
 
 
 def test_a_validation_error_names_argument_and_reason():
