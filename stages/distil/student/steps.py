@@ -50,7 +50,7 @@ class Steps(Dataset):
     def set_epoch(self, epoch: int) -> None:
         """Draw the order of an epoch."""
         random = torch.Generator().manual_seed(self._seed * 100_003 + epoch)
-        self._order = torch.randperm(len(self.questions), generator=random).tolist()
+        self._order = torch.randperm(len(self.questions), generator=random)
 
     def __len__(self) -> int:
         return -(-len(self.questions) // self._batch_size)
@@ -59,7 +59,7 @@ class Steps(Dataset):
         if not 0 <= number < len(self):
             raise IndexError(number)
         start = number * self._batch_size
-        chosen = self._order[start : start + self._batch_size]
+        chosen = self._order[start : start + self._batch_size].tolist()
         samples = [sample for n in chosen for sample in self.questions[n]]
         counts = count_targets(samples, self._tasks)
         samples.sort(key=lambda sample: sample.length)
