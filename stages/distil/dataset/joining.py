@@ -5,18 +5,16 @@ All tables have the order of the questions, so none is sorted or held whole.
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from stages.distil.interface.errors import UserError
 from stages.distil.interface.method import Assemble, Saliency
 from stages.distil.language.answers import same
 from stages.distil.language.student_prompts import OPTIONS, student_context
 from stages.distil.language.words import salient_words
+from stages.distil.storage.following import Follower, ahead
 from stages.distil.storage.tables import (
     DISTILL,
     EXAMPLES,
@@ -27,65 +25,6 @@ from stages.distil.storage.tables import (
 )
 
 NO_WORDS = pa.array([[]], pa.list_(pa.string()))
-
-
-class Follower:
-    """A table in the order of the questions; a question may have no row, or several."""
-
-    def __init__(self, path: Path, columns: Sequence[str], split: str | None = None):
-        """Take the table and its columns; with `split`, skip the rows of other splits."""
-        self._path = path
-        self._batches = _ahead(scan_row_groups(path, columns, split))
-        self._waiting: pa.Table | None = None
-
-    def rows_of(self, ids: pa.Array) -> tuple[pa.Table | None, np.ndarray]:
-        """Return the rows of the next questions, if any, and the position of each in `ids`."""
-        parts, positions = [], []
-        last = -1
-        while self._waiting is not None or self._fill():
-            assert self._waiting is not None
-            matched = _positions(self._waiting["id"], ids)
-            count = len(matched)
-            if count and (matched[0] < last or (np.diff(matched) < 0).any()):
-                raise self._out_of_order(int(np.argmax(np.diff(matched, prepend=last) < 0)))
-            if count:
-                last = int(matched[-1])
-                parts.append(self._waiting.slice(0, count))
-                positions.append(matched)
-            if count < len(self._waiting):
-                self._waiting = self._waiting.slice(count)
-                break
-            self._waiting = None
-        if not parts:
-            return None, np.empty(0, np.int64)
-        return pa.concat_tables(parts), np.concatenate(positions)
-
-    def finish(self) -> None:
-        """Raise `UserError` if a row is left that belongs to no question."""
-        if self._waiting is not None or self._fill():
-            raise self._out_of_order(0)
-
-    def _fill(self) -> bool:
-        self._waiting = next(self._batches, None)
-        return self._waiting is not None
-
-    def _out_of_order(self, place: int) -> UserError:
-        assert self._waiting is not None
-        name = self._waiting["id"][place].as_py()
-        return UserError(
-            f"{self._path}: row {name!r} belongs to no question, or is not in the order of the "
-            "questions; delete the table and run `dvc repro`"
-        )
-
-
-def _positions(rows: pa.ChunkedArray, ids: pa.Array) -> np.ndarray:
-    """Return the position in `ids` of each row's id, up to the first id that is not in `ids`."""
-    if rows.slice(0, len(ids)).equals(pa.chunked_array([ids.slice(0, len(rows))])):
-        return np.arange(min(len(rows), len(ids)))
-    positions = pc.index_in(rows, value_set=ids)
-    valid = positions.is_valid().to_numpy(zero_copy_only=False)
-    count = len(valid) if valid.all() else int(valid.argmin())
-    return positions.slice(0, count).to_numpy(zero_copy_only=False).astype(np.int64)
 
 
 def count_statuses(teacher: str) -> Counter[str]:
@@ -112,7 +51,7 @@ def join_targets(
     in their order), and a question that none of them answered is left out. `tally` counts what
     questions lack. A thread reads and joins the next rows while the caller handles the last ones.
     """
-    return _ahead(_join(split, teachers, settings, saliency, tally, labellers))
+    return ahead(_join(split, teachers, settings, saliency, tally, labellers))
 
 
 def _join(
@@ -130,7 +69,7 @@ def _join(
     scored = Follower(SALIENCY, ["id", "text", "words"]) if training else None
     columns = ["id", "question", "options", "answer"]
     statuses = pa.array(settings.statuses, pa.string())
-    for questions in _ahead(scan_row_groups(EXAMPLES, columns, split)):
+    for questions in ahead(scan_row_groups(EXAMPLES, columns, split)):
         ids = questions["id"].combine_chunks()
         size = len(ids)
         parts, answered = [], {}
@@ -196,15 +135,6 @@ def _labels(
 def _most_frequent(answers: Sequence[str], options: Sequence[str]) -> str | None:
     counts = [sum(same(answer, other, options) for other in answers) for answer in answers]
     return answers[counts.index(max(counts))] if answers else None
-
-
-def _ahead(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
-    """Yield tables while a thread makes the next one."""
-    with ThreadPoolExecutor(1) as pool:
-        coming = pool.submit(next, tables, None)
-        while (table := coming.result()) is not None:
-            coming = pool.submit(next, tables, None)
-            yield table
 
 
 def _rationales(parts: list[tuple[str, np.ndarray, pa.ChunkedArray]], size: int) -> pa.ListArray:
