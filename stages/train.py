@@ -104,6 +104,7 @@ def _launch(parameters: Parameters) -> None:
     """Replace this process with accelerate's launcher if `train.accelerate` names a file.
 
     A process that a launcher has started (torchrun, Slurm, Ray) has a RANK, and starts no other.
+    MACHINE_RANK numbers a machine, so that all machines have the same file.
     """
     configuration = parameters.train.accelerate
     if configuration is None or LAUNCHED in os.environ or "RANK" in os.environ:
@@ -128,6 +129,8 @@ def _launch(parameters: Parameters) -> None:
                 "two parts share their embeddings; use distributed_type: MULTI_GPU"
             )
     launcher = ["-m", "accelerate.commands.launch", "--config_file", str(file)]
+    if machine := os.environ.get("MACHINE_RANK"):
+        launcher += ["--machine_rank", machine]
     command = [sys.executable, *launcher, "-m", "stages.train", *sys.argv[1:]]
     os.execve(sys.executable, command, os.environ | {LAUNCHED: "yes"})
 
