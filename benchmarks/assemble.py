@@ -28,10 +28,11 @@ TEACHERS = ("one", "two", "three", "four", "five")
 GROUP = tables.ROW_GROUP
 
 
-def draw_tables(rows: int, teachers: int) -> None:
+def draw_tables(rows: int, teachers: int, others: int = 100) -> None:
     """Write `examples`, a table of rationales a teacher, and `saliency`.
 
-    A row group is drawn once and written again and again under new ids.
+    A row group is drawn once and written again and again under new ids. There are `rows` train
+    questions, and `others` to validate with, and to test.
     """
     rng = np.random.default_rng(0)
     vocabulary = np.array([f"word{n}" for n in range(5_000)])
@@ -40,7 +41,7 @@ def draw_tables(rows: int, teachers: int) -> None:
         return [" ".join(row) for row in vocabulary[rng.integers(0, 5_000, (GROUP, length))]]
 
     questions = sentences(30)
-    options = [question.split()[:4] for question in questions]
+    options = [list(dict.fromkeys(question.split()))[:4] for question in questions]
     texts = [f"{q}\nOptions: {', '.join(o)}" for q, o in zip(questions, options, strict=True)]
     words = [
         [
@@ -70,7 +71,7 @@ def draw_tables(rows: int, teachers: int) -> None:
             "sample": [0] * GROUP,
             "rationale": sentences(25),
             "status": ["ok" if ok else "contradicts" for ok in good],
-            "answer": [None] * GROUP,
+            "answer": [choice[0] for choice in options],
             "finish_reason": ["stop"] * GROUP,
             "prompt_tokens": [0] * GROUP,
             "output_tokens": [0] * GROUP,
@@ -80,7 +81,7 @@ def draw_tables(rows: int, teachers: int) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         splits = [("train", rows)]
         if path == tables.EXAMPLES:
-            splits += [("validation", 100), ("test", 100)]
+            splits += [("validation", others), ("test", others)]
         with pq.ParquetWriter(path, schema, compression="zstd") as file:
             for split, size in splits:
                 filled = columns | {"id": [""] * GROUP, "split": [split] * GROUP}

@@ -123,7 +123,7 @@ def train(kind: type[Steps], student: str, rows: list[dict[str, Any]], settings:
                 samples, collate, list(weights), settings.batch_size, BATCH_TOKENS, 0
             ),
             processing_class=tokenizer,
-            questions=Questions(samples, [], []),
+            questions=Questions(samples, [], [], "", 0, list(weights), {}),
             recipe=Recipe(settings, weights, 0, 1, precision("auto"), ""),
             batch_tokens=BATCH_TOKENS,
         )

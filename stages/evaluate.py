@@ -4,17 +4,21 @@ import json
 import sys
 import time
 from collections import Counter
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from stages.distil.evaluation.salient_words import kept_mass, overlap, read_scored
+import pyarrow.compute as pc
+
+from stages.distil.evaluation.salient_words import kept_mass, overlap, scan_scored
 from stages.distil.evaluation.statistics import by_class, score
 from stages.distil.interface.command import keep_rate, run_stage
 from stages.distil.interface.parameters import Parameters
 from stages.distil.language.answers import is_correct, parse_answer
 from stages.distil.language.quality import STATUSES
 from stages.distil.storage import tables
+from stages.distil.storage.following import with_questions
 
 ACCURACY = Path("results/accuracy.csv")
 CLASSES = Path("results/classes.csv")
@@ -23,18 +27,18 @@ MASS = Path("results/saliency.csv")
 
 def evaluate(parameters: Parameters) -> None:
     """Write metrics, predictions and the data of plots, without times or paths."""
-    questions = tables.read_examples("test")
-    rows = tables.read_table(tables.distill_table("test"))
-    train_rows = tables.scan_table(tables.distill_table("train"), tables.SCHEMAS[tables.DISTILL])
-    taught = list(islice(train_rows, parameters.evaluate.explained))
-    teachers = {
-        name: tables.read_table(tables.rationale_table(name)) for name in parameters.teachers
-    }
-    scored = read_scored()
+    schema = tables.SCHEMAS[tables.DISTILL]
+    test = tables.scan_table(tables.distill_table("test"), schema)
+    train = tables.scan_table(tables.distill_table("train"), schema)
+    taught = list(islice(train, parameters.evaluate.explained))
+    teachers = parameters.teachers
+    for path in (tables.SALIENCY, *map(tables.rationale_table, teachers)):
+        tables.check_exists(path)
     from stages.distil.evaluation.probes import explanation_scores, option_scores
+    from stages.distil.models.batching import in_parts
     from stages.distil.models.hardware import precision
     from stages.distil.models.loading import load_model
-    from stages.distil.student.answering import generate_answers
+    from stages.distil.student.answering import PART, generate_answers
     from stages.distil.student.samples import Encoder
     from stages.distil.weights.folders import STUDENT, count_parameters
 
@@ -42,83 +46,95 @@ def evaluate(parameters: Parameters) -> None:
     max_tokens = parameters.evaluate.max_tokens
     student = parameters.student
     encoder = Encoder(model.config, tokenizer, student)
-    prompts = [encoder.prompt(row, max_tokens) for row in rows]
+    dtype = precision(student.dtype)
+    seconds = 0.0
+    with tables.TableWriter(tables.PREDICTIONS) as table:
+        for part in in_parts(zip(tables.scan_examples("test"), test, strict=True), PART):
+            prompts = [encoder.prompt(row, max_tokens) for _, row in part]
+            start = time.monotonic()
+            texts = generate_answers(model, tokenizer, prompts, max_tokens, dtype)
+            seconds += time.monotonic() - start
+            options = [encoder.options(row) for _, row in part]
+            scores = option_scores(model, tokenizer, options, dtype)
+            for (example, row), text, row_scores in zip(part, texts, scores, strict=True):
+                table.write(
+                    {
+                        "id": example.id,
+                        "question": example.question,
+                        "options": example.options,
+                        "answer": example.answer,
+                        "prediction": parse_answer(text, example.options),
+                        "correct": is_correct(text, row),
+                        "scores": row_scores,
+                    }
+                )
     if encoder.cut:
         print(f"{len(encoder.cut)} questions were cut at the beginning", file=sys.stderr)
-    dtype = precision(student.dtype)
-    start = time.monotonic()
-    texts = generate_answers(model, tokenizer, prompts, max_tokens, dtype)
-    keep_rate("student", len(texts), time.monotonic() - start)
-    scores = option_scores(model, tokenizer, [encoder.options(row) for row in rows], dtype)
-    predictions = [
-        {
-            "id": example.id,
-            "question": example.question,
-            "options": example.options,
-            "answer": example.answer,
-            "prediction": parse_answer(text, example.options),
-            "correct": is_correct(text, row),
-            "scores": row_scores,
-        }
-        for example, row, text, row_scores in zip(questions, rows, texts, scores, strict=True)
-    ]
-    classes = by_class(
-        [row["correct"] for row in predictions], [row["answer"] for row in predictions]
-    )
+    total = _student_metrics()
+    keep_rate("student", total["questions"], seconds)
+    classes = by_class(_predicted("correct"), _predicted("answer"))
     size = count_parameters(STUDENT)
     metrics: dict[str, Any] = {
-        "student": _student_metrics(predictions)
+        "student": total
         | {"parameters": size}
-        | explanation_scores(model, tokenizer, encoder, taught, parameters.teachers, dtype)
+        | explanation_scores(model, tokenizer, encoder, taught, teachers, dtype)
         | {"classes": {name: entry["accuracy"] for name, entry in classes.items()}},
-        "teachers": {name: _teacher_metrics(name, rows, size) for name, rows in teachers.items()},
-        "saliency": overlap(scored, parameters.saliency),
+        "teachers": {name: _teacher_metrics(name, size) for name in teachers},
+        "saliency": overlap(scan_scored(), parameters.saliency),
     }
-    tables.write_table(tables.PREDICTIONS, predictions)
     tables.write_text(tables.METRICS, json.dumps(metrics, indent=2) + "\n")
     bars = [("student", metrics["student"])]
     bars += [(name, entry) for name, entry in metrics["teachers"].items() if "accuracy" in entry]
     _write_bars(ACCURACY, "model", bars)
     _write_bars(CLASSES, "answer", list(classes.items()))
-    mass = ({"k": k, "share": share} for k, share in enumerate(kept_mass(scored.words)))
+    mass = ({"k": k, "share": share} for k, share in enumerate(kept_mass(scan_scored())))
     tables.write_text(MASS, tables.csv_text(["k", "share"], mass))
-    total = metrics["student"]
     print(
         f"student: {total['accuracy']:.3f} ({total['low']:.3f} to {total['high']:.3f}) on "
         f"{total['questions']} questions"
     )
 
 
-def _student_metrics(predictions: list[dict[str, Any]]) -> dict[str, Any]:
+def _predicted(column: str) -> Iterator[Any]:
+    """Yield a column of the predictions."""
+    for group in tables.scan_row_groups(tables.PREDICTIONS, [column]):
+        yield from group[column].to_pylist()
+
+
+def _student_metrics() -> dict[str, Any]:
     """Return the accuracy of the student's texts and of its most probable options."""
-    metrics: dict[str, Any] = score([row["correct"] for row in predictions])
-    preferred = [
-        row["options"][row["scores"].index(max(row["scores"]))] == row["answer"]
-        for row in predictions
-        if row["options"]
-    ]
-    return metrics | ({"by_option": score(preferred)} if preferred else {})
+    columns = map(_predicted, ("options", "scores", "answer"))
+    preferred = Counter(
+        options[scores.index(max(scores))] == answer
+        for options, scores, answer in zip(*columns, strict=True)
+        if options
+    )
+    metrics: dict[str, Any] = score(_predicted("correct"))
+    return metrics | ({"by_option": score(preferred.elements())} if preferred else {})
 
 
-def _teacher_metrics(name: str, rows: list[dict[str, Any]], student_size: int) -> dict[str, Any]:
+def _teacher_metrics(name: str, student_size: int) -> dict[str, Any]:
     """Return the statuses of a teacher's rationales, its accuracy and, if known, its size."""
-    counts = Counter(row["status"] for row in rows if row["status"])
+    path = tables.rationale_table(name)
+    counts: Counter[str] = Counter()
+    for group in tables.scan_row_groups(path, ["status"]):
+        counts.update(group["status"].to_pylist())
     metrics: dict[str, Any] = {"rationales": {status: counts[status] for status in STATUSES}}
-    if size := int(tables.read_metadata(tables.rationale_table(name)).get("parameters", 0)):
+    if size := int(tables.read_metadata(path).get("parameters", 0)):
         metrics |= {"parameters": size, "student_share": round(student_size / size, 6)}
-    by_id = {example.id: example for example in tables.scan_examples("train", "test")}
-    answered = [row for row in rows if row["split"] == "test"]
-    if answered:
-        examples = [by_id[row["id"]] for row in answered]
-        metrics |= score(
-            [is_correct(r["answer"], vars(e)) for r, e in zip(answered, examples, strict=True)]
-        )
-    reasoned = [row for row in rows if row["split"] == "train" and row["answer"] is not None]
-    if reasoned:  # without teacher forcing
-        metrics["train"] = score(
-            [is_correct(row["answer"], vars(by_id[row["id"]])) for row in reasoned]
-        )
+    if answered := Counter(_own_answers(path, "test")):
+        metrics |= score(answered.elements())
+    if reasoned := Counter(_own_answers(path, "train")):  # without teacher forcing
+        metrics["train"] = score(reasoned.elements())
     return metrics
+
+
+def _own_answers(path: Path, split: str) -> Iterator[bool]:
+    """Yield whether each answer of a teacher's own to a question of a split is right."""
+    for rows, questions in with_questions(path, ["answer"], ["options", "answer"], split):
+        given = pc.is_valid(rows["answer"])
+        answers = rows["answer"].filter(given).to_pylist()
+        yield from map(is_correct, answers, questions.filter(given).to_pylist())
 
 
 def _write_bars(path: Path, name: str, bars: list[tuple[str, dict[str, Any]]]) -> None:

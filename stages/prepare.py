@@ -32,7 +32,7 @@ def prepare(parameters: Parameters) -> None:
     data, settings = parameters.data, parameters.data_set
     if warning := reading.warning(settings):
         print(f"prepare: warning: {warning}", file=sys.stderr)
-    ids: dict[str, list[str]] = {split: [] for split in SPLITS}
+    sizes = dict.fromkeys(SPLITS, 0)
     tally: Counter[str] = Counter()
     with ExitStack() as stack:
         stack.callback(shutil.rmtree, PARTS, ignore_errors=True)
@@ -48,7 +48,7 @@ def prepare(parameters: Parameters) -> None:
             rows = reading.read(settings, parameters.seed, data.max_characters, tally)
             for row in tqdm(rows, desc="prepare", unit="row", delay=5, file=sys.stderr):
                 if isinstance(row, Example):
-                    ids[row.split].append(row.id)
+                    sizes[row.split] += 1
                     parts[row.split].write(tables.example_row(row))
                 else:
                     # No table can hold half of a surrogate pair; it stays an escape, as in JSON.
@@ -59,17 +59,20 @@ def prepare(parameters: Parameters) -> None:
                         continue
                     first_error = first_error or f"{row.source}, row {row.row}: {row.reason}"
                     tally["rejected"] += 1
-        _check_counts(parameters, ids, tally, first_error)
-        chosen = choose_subset(ids["train"], data.fraction, data.limit, parameters.seed)
+        _check_counts(parameters, sizes, tally, first_error)
+        chosen = None
+        if data.fraction < 1 or data.limit:
+            groups = tables.scan_row_groups(PARTS / "train.parquet", ["id"])
+            ids = [name for group in groups for name in group["id"].to_pylist()]
+            chosen = choose_subset(ids, data.fraction, data.limit, parameters.seed)
         examples = stack.enter_context(tables.TableWriter(tables.EXAMPLES))
         for split in SPLITS:
             for index, example in enumerate(tables.scan_table(PARTS / f"{split}.parquet")):
                 if split != "train" or chosen is None or index in chosen:
                     examples.write(example)
-        if not ids[POOL]:
+        if not sizes[POOL]:
             for example in _choose_pool(parameters):
                 examples.write(example | {"split": POOL})
-    sizes = {split: len(split_ids) for split, split_ids in ids.items()}
     if chosen is not None:
         sizes["train"] = len(chosen)
     counts = ", ".join(f"{size} {split}" for split, size in sizes.items() if size)
@@ -92,17 +95,17 @@ def _choose_pool(parameters: Parameters) -> list[dict[str, Any]]:
 
 
 def _check_counts(
-    parameters: Parameters, ids: dict[str, list[str]], tally: Counter[str], first_error: str
+    parameters: Parameters, sizes: dict[str, int], tally: Counter[str], first_error: str
 ) -> None:
     rejected = tally["rejected"]
-    total = sum(map(len, ids.values())) + rejected
+    total = sum(sizes.values()) + rejected
     if rejected > parameters.data.max_rejected * total:
         raise UserError(
             f"{first_error} ({rejected} bad rows of {total}; fix them, or raise data.max_rejected "
             "to skip them)"
         )
     for split in ("train", "validation", "test"):
-        if not ids[split]:
+        if not sizes[split]:
             kinds = [kind for kind in ("left out by where", "repeated", "rejected") if tally[kind]]
             notes = ", ".join(f"{tally[kind]} {kind}" for kind in kinds)
             raise UserError(

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from stages.distil.evaluation.salient_words import read_scored
 from stages.distil.interface.command import run_stage
 from stages.distil.interface.parameters import Parameters
-from stages.distil.reporting.page import Results, page, read_curves, read_methods
+from stages.distil.reporting.page import page
+from stages.distil.reporting.reading import read_results
 from stages.distil.storage import tables
 
 CURVES = Path("results/train/plots/metrics")
@@ -14,15 +14,7 @@ REPORT = Path("results/report.html")
 
 def report(parameters: Parameters) -> None:
     """Write the page."""
-    teachers = parameters.teachers
-    results = Results(
-        metrics=tables.read_metrics(),
-        curves=read_curves(CURVES),
-        methods=read_methods(tables.FIGURES),
-        predictions=tables.read_table(tables.PREDICTIONS),
-        teachers={name: tables.read_table(tables.rationale_table(name)) for name in teachers},
-        scored=read_scored(),
-    )
+    results = read_results(parameters.teachers, CURVES)
     tables.write_text(REPORT, page(parameters, results))
 
 

@@ -20,18 +20,18 @@ LAUNCHED = "TRAIN_LAUNCHED"  # environment variable set in the processes that `_
 def train(parameters: Parameters) -> None:
     """Train the student; write its folder and the training curves."""
     _launch(parameters)
-    rows = tables.read_table(tables.distill_table("train"))
-    validation = tables.read_table(tables.distill_table("validation"))
+    for split in ("train", "validation"):
+        tables.check_exists(tables.distill_table(split))
     # Importing torch takes seconds, so a missing input is reported first.
     import torch
     from dvclive import Live
     from transformers import set_seed
 
-    from stages.distil.language.answers import accuracy
+    from stages.distil.encoding.questions import encode_questions, remove_encoded
     from stages.distil.models.hardware import device, precision, use_one_gpu
     from stages.distil.models.loading import load_model
     from stages.distil.models.lora import with_lora
-    from stages.distil.student.answering import generate_answers
+    from stages.distil.student.answering import count_correct
     from stages.distil.student.export import configure_inference
     from stages.distil.student.samples import (
         ANSWER,
@@ -41,7 +41,7 @@ def train(parameters: Parameters) -> None:
         SOFT_LABELS,
         Encoder,
     )
-    from stages.distil.student.trainer import Questions, Recipe
+    from stages.distil.student.trainer import Recipe
     from stages.distil.student.training import train_student
     from stages.distil.weights.folders import (
         STUDENT,
@@ -70,24 +70,20 @@ def train(parameters: Parameters) -> None:
     soft_labels = parameters.soft_labels
     weights[SOFT_LABELS] = soft_labels.weight if soft_labels.teacher else 0.0
     encoder = Encoder(model.config, tokenizer, settings)
-    questions = Questions(
-        train=[encoder.samples(row, weights) for row in rows],
-        validation=validation,
-        prompts=[encoder.prompt(row, max_tokens) for row in validation],
-    )
+    identity = repr([fingerprint(parameters.models[settings.model], folder), settings])
+    questions = encode_questions(encoder, weights, max_tokens, identity)
     # A task without a single target, such as that of a teacher that was left out, has no loss.
-    taught = {branch.task for samples in questions.train for s in samples for branch in s.branches}
-    weights = {task: weight if task in taught else 0.0 for task, weight in weights.items()}
-    if soft_labels.teacher and SOFT_LABELS not in taught:
+    weights = {t: weight if t in questions.taught else 0.0 for t, weight in weights.items()}
+    if soft_labels.teacher and SOFT_LABELS not in questions.taught:
         raise UserError(
             f"{tables.distill_table('train')}: no column {tables.OPTION_SCORES.name}, which "
             "soft_labels.teacher needs; run `dvc repro`"
         )
-    if taught.difference(NO_RATIONALE):
+    if set(questions.taught).difference(NO_RATIONALE):
         weights[MUTUAL_INFORMATION] = parameters.train.mutual_information
-    summary: dict[str, Any] = {"too_long": encoder.shortened}
-    if any(summary["too_long"].values()):
-        print(f"longer than {encoder.limit} tokens: {summary['too_long']}", file=sys.stderr)
+    summary: dict[str, Any] = {"too_long": questions.too_long}
+    if any(questions.too_long.values()):
+        print(f"longer than {encoder.limit} tokens: {questions.too_long}", file=sys.stderr)
     with ExitStack() as stack:
         live = None
         if is_main_process():
@@ -95,7 +91,6 @@ def train(parameters: Parameters) -> None:
             curves = Live(str(CURVES), save_dvc_exp=False, dvcyaml=None, monitor_system=False)
             live = stack.enter_context(curves)
         if parameters.train.epochs:
-            identity = repr([fingerprint(parameters.models[settings.model], folder), settings])
             seed = parameters.training_seed
             recipe = Recipe(
                 parameters.train,
@@ -108,9 +103,13 @@ def train(parameters: Parameters) -> None:
             )
             epoch, share, state = train_student(model, tokenizer, questions, recipe, live)
         else:
-            prompts = questions.prompts
-            texts = generate_answers(model.to(device()), tokenizer, prompts, max_tokens, dtype)
-            epoch, share, state = 0, accuracy(texts, validation), None
+            prompts, rows = questions.prompts, questions.validation
+            numbers = range(len(rows))
+            correct = count_correct(
+                model.to(device()), tokenizer, prompts, rows, numbers, max_tokens, dtype
+            )
+            epoch, share, state = 0, correct / len(rows), None
+        remove_encoded()
         if live is None:
             return
         live.summary = {"best_epoch": epoch, "validation": {"accuracy": share}} | summary
@@ -129,6 +128,7 @@ def _launch(parameters: Parameters) -> None:
     """Replace this process with accelerate's launcher if `train.accelerate` names a file.
 
     A process that a launcher has started (torchrun, Slurm, Ray) has a RANK, and starts no other.
+    MACHINE_RANK numbers a machine, so that all machines have the same file.
     """
     configuration = parameters.train.accelerate
     if configuration is None or LAUNCHED in os.environ or "RANK" in os.environ:
@@ -153,6 +153,8 @@ def _launch(parameters: Parameters) -> None:
                 "two parts share their embeddings; use distributed_type: MULTI_GPU"
             )
     launcher = ["-m", "accelerate.commands.launch", "--config_file", str(file)]
+    if machine := os.environ.get("MACHINE_RANK"):
+        launcher += ["--machine_rank", machine]
     command = [sys.executable, *launcher, "-m", "stages.train", *sys.argv[1:]]
     os.execve(sys.executable, command, os.environ | {LAUNCHED: "yes"})
 

@@ -369,11 +369,15 @@ run_stage(train, "")
 """
 
 
-def two_machines(folders: list[Path], end: int) -> list[subprocess.CompletedProcess[str]]:
-    """Train as torchrun does on two machines; with `end`, kill both after that checkpoint."""
+def free_port() -> str:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
+        return str(free.getsockname()[1])
+
+
+def two_machines(folders: list[Path], end: int) -> list[subprocess.CompletedProcess[str]]:
+    """Train as torchrun does on two machines; with `end`, kill both after that checkpoint."""
+    port = free_port()
     started = [
         subprocess.Popen(
             [sys.executable, "-c", MACHINE],
@@ -418,6 +422,62 @@ def test_two_machines_resume_together_or_say_why_not(prepared, tiny_model, tmp_p
     shutil.rmtree(STUDENT)
     assert [done.returncode for done in two_machines([tmp_path, other], end=0)] == [0, 0]
     assert digest(STUDENT) == resumed
+
+
+@pytest.mark.slow
+def test_two_machines_have_the_same_accelerate_file(prepared, tiny_model, tmp_path):
+    train(prepared(tiny_model, train__epochs=2))
+    alone = curve("loss/total")
+    file = (ROOT / "configs/machines.yaml").read_text(encoding="utf-8")
+    for old, new in {
+        "processes: 8": "processes: 2",
+        "10.0.0.1": "127.0.0.1",
+        "29500": free_port(),
+    }.items():
+        assert old in file
+        file = file.replace(old, new)
+    (tmp_path / "machines.yaml").write_text(file)
+    prepared(tiny_model, train__epochs=2, train__accelerate="machines.yaml")
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-m", "stages.train"],
+            cwd=tmp_path,
+            env=BARE | {"MACHINE_RANK": rank},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in "01"
+    ]
+    errors = [process.communicate()[1] for process in started]
+    assert [process.returncode for process in started] == [0, 0], errors
+    assert curve("loss/total") == pytest.approx(alone, rel=1e-4)
+
+
+# What stands for Slurm: two nodes on this machine.
+SCONTROL = "#!/bin/sh\necho 127.0.0.1\n"
+SRUN = '#!/bin/sh\n"$@" & first=$!\n"$@" & second=$!\nwait $first && wait $second\n'
+
+
+@pytest.mark.slow
+def test_slurm_starts_torchrun_on_every_node(prepared, tiny_model, tmp_path):
+    train(prepared(tiny_model, train__epochs=2))
+    alone = curve("loss/total")
+    (tmp_path / "bin").mkdir()
+    script = (ROOT / "configs/slurm.sh").read_text(encoding="utf-8")
+    for old, new in {"node=4 ": "node=1 ", "29500": free_port(), "stages/python": "python"}.items():
+        assert old in script
+        script = script.replace(old, new)
+    for name, text in {"scontrol": SCONTROL, "srun": SRUN, "job": script}.items():
+        (tmp_path / "bin" / name).write_text(text)
+        (tmp_path / "bin" / name).chmod(0o755)
+    prepared(tiny_model, train__epochs=2)
+    path = f"{tmp_path / 'bin'}:{Path(sys.executable).parent}:/usr/bin:/bin"
+    job = {"SLURM_JOB_NODELIST": "two", "SLURM_NNODES": "2", "SLURM_JOB_ID": "7", "PATH": path}
+    done = subprocess.run(
+        [tmp_path / "bin/job"], cwd=tmp_path, env=BARE | job, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert curve("loss/total") == pytest.approx(alone, rel=1e-4)
 
 
 CORES_FOR_GPUS = """

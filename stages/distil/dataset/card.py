@@ -47,11 +47,8 @@ def count_tokens(student: Path) -> dict[str, Lengths]:
     tokenizer = load_tokenizer(student)
     folder = tables.distill_table("train")
     total = _select_one(f"SELECT count(*) FROM '{folder}/*.parquet'")
-    step = -(-total // SAMPLED)
     lengths: dict[str, Lengths] = {}
-    for number, row in enumerate(tables.scan_table(folder)):
-        if number % step:
-            continue
+    for row in tables.scan_table(folder, step=-(-total // SAMPLED)):
         texts = [("context", row["context"]), ("answer", row["answer"])]
         texts += [(f"rationale of {r['teacher']}", r["text"]) for r in row["rationales"]]
         texts += [("salient words", ", ".join(row["saliency"]))] if row["saliency"] else []

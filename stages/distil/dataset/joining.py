@@ -5,8 +5,6 @@ All tables have the order of the questions, so none is sorted or held whole.
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -17,6 +15,7 @@ from stages.distil.interface.method import Assemble, Saliency
 from stages.distil.language.answers import same
 from stages.distil.language.student_prompts import OPTIONS, student_context
 from stages.distil.language.words import salient_words
+from stages.distil.storage.following import Follower, ahead
 from stages.distil.storage.tables import (
     DISTILL,
     EXAMPLES,
@@ -31,65 +30,6 @@ from stages.distil.storage.tables import (
 
 Part = tuple[str, np.ndarray, pa.ChunkedArray]  # a teacher, its questions' positions, its texts
 NO_WORDS = pa.array([[]], pa.list_(pa.string()))
-
-
-class Follower:
-    """A table in the order of the questions; a question may have no row, or several."""
-
-    def __init__(self, path: Path, columns: Sequence[str], split: str | None = None):
-        """Take the table and its columns; with `split`, skip the rows of other splits."""
-        self._path = path
-        self._batches = _ahead(scan_row_groups(path, columns, split))
-        self._waiting: pa.Table | None = None
-
-    def rows_of(self, ids: pa.Array) -> tuple[pa.Table | None, np.ndarray]:
-        """Return the rows of the next questions, if any, and the position of each in `ids`."""
-        parts, positions = [], []
-        last = -1
-        while self._waiting is not None or self._fill():
-            assert self._waiting is not None
-            matched = _positions(self._waiting["id"], ids)
-            count = len(matched)
-            if count and (matched[0] < last or (np.diff(matched) < 0).any()):
-                raise self._out_of_order(int(np.argmax(np.diff(matched, prepend=last) < 0)))
-            if count:
-                last = int(matched[-1])
-                parts.append(self._waiting.slice(0, count))
-                positions.append(matched)
-            if count < len(self._waiting):
-                self._waiting = self._waiting.slice(count)
-                break
-            self._waiting = None
-        if not parts:
-            return None, np.empty(0, np.int64)
-        return pa.concat_tables(parts), np.concatenate(positions)
-
-    def finish(self) -> None:
-        """Raise `UserError` if a row is left that belongs to no question."""
-        if self._waiting is not None or self._fill():
-            raise self._out_of_order(0)
-
-    def _fill(self) -> bool:
-        self._waiting = next(self._batches, None)
-        return self._waiting is not None
-
-    def _out_of_order(self, place: int) -> UserError:
-        assert self._waiting is not None
-        name = self._waiting["id"][place].as_py()
-        return UserError(
-            f"{self._path}: row {name!r} belongs to no question, or is not in the order of the "
-            "questions; delete the table and run `dvc repro`"
-        )
-
-
-def _positions(rows: pa.ChunkedArray, ids: pa.Array) -> np.ndarray:
-    """Return the position in `ids` of each row's id, up to the first id that is not in `ids`."""
-    if rows.slice(0, len(ids)).equals(pa.chunked_array([ids.slice(0, len(rows))])):
-        return np.arange(min(len(rows), len(ids)))
-    positions = pc.index_in(rows, value_set=ids)
-    valid = positions.is_valid().to_numpy(zero_copy_only=False)
-    count = len(valid) if valid.all() else int(valid.argmin())
-    return positions.slice(0, count).to_numpy(zero_copy_only=False).astype(np.int64)
 
 
 def count_statuses(teacher: str) -> Counter[str]:
@@ -118,8 +58,7 @@ def join_targets(
     adds its OPTION_SCORES. `tally` counts what questions lack. A thread reads and joins the next
     rows while the caller handles the last ones.
     """
-    joined = _join(split, teachers, settings, saliency, tally, labellers, scorer)
-    return _ahead(joined)
+    return ahead(_join(split, teachers, settings, saliency, tally, labellers, scorer))
 
 
 def _join(
@@ -144,7 +83,7 @@ def _join(
     scored = Follower(SALIENCY, ["id", "text", "words"]) if training else None
     columns = ["id", "question", "options", "answer"]
     statuses = pa.array(settings.statuses, pa.string())
-    for questions in _ahead(scan_row_groups(EXAMPLES, columns, split)):
+    for questions in ahead(scan_row_groups(EXAMPLES, columns, split)):
         ids = questions["id"].combine_chunks()
         size = len(ids)
         parts, worth, answered = [], [], {}
@@ -227,8 +166,8 @@ def _usefulness(
     values, found = table.rows_of(ids)
     if values is None or not np.array_equal(found, places):
         raise UserError(
-            f"{usefulness_table(teacher)}: not of the rows of {rationale_table(teacher)}; delete it "
-            "and run `dvc repro`"
+            f"{usefulness_table(teacher)}: its rows are not those of {rationale_table(teacher)}; "
+            "delete it and run `dvc repro`"
         )
     return values["usefulness"]
 
@@ -279,15 +218,6 @@ def _option_scores(rows: pa.Table, places: np.ndarray, size: int) -> pa.Array:
     first = rows["sample"].to_numpy() == 0
     at[places[first]] = np.flatnonzero(first)
     return rows[OPTION_SCORES.name].combine_chunks().take(pa.array(at, mask=at < 0))
-
-
-def _ahead(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
-    """Yield tables while a thread makes the next one."""
-    with ThreadPoolExecutor(1) as pool:
-        coming = pool.submit(next, tables, None)
-        while (table := coming.result()) is not None:
-            coming = pool.submit(next, tables, None)
-            yield table
 
 
 def _rationales(parts: Sequence[Part], size: int) -> pa.ListArray:

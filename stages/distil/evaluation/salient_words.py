@@ -1,7 +1,8 @@
 """Statistics of word scores: overlap with the answers, mass of the top words, shades."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from math import comb
 from typing import Any
 
@@ -12,6 +13,7 @@ from stages.distil.interface.method import Saliency
 from stages.distil.language.student_prompts import question_text
 from stages.distil.language.words import find_words, salient_words, spread
 from stages.distil.storage import tables
+from stages.distil.storage.following import with_questions
 
 LARGEST_K = 20  # of the curve of `kept_mass`
 SHADES = 8  # few enough to tell apart
@@ -28,46 +30,53 @@ class Scored:
     answers: list[str]
 
 
-def read_scored() -> Scored:
-    """Read the table of scores with the questions' answers."""
-    tables.check_exists(tables.SALIENCY)
-    examples = {example.id: example for example in tables.scan_examples("train")}
-    with tables.open_table(tables.SALIENCY) as file:
-        table = file.read(["id", "text", "words"]).combine_chunks()
-    ids = table["id"].to_pylist()
-    texts, words = (pa.concat_arrays(table[name].chunks) for name in ("text", "words"))
-    read = [examples[name] for name in ids]
-    options = [(len(e.question), len(question_text(e.question, e.options))) for e in read]
-    at = np.array(options, np.int64).reshape(-1, 2)
-    return Scored(ids, texts, at, words, [example.answer for example in read])
+def scan_scored() -> Iterator[Scored]:
+    """Yield the table of scores, with the questions' answers, in blocks of questions."""
+    blocks = with_questions(
+        tables.SALIENCY, ["text", "words"], ["question", "options", "answer"], "train", mixed=False
+    )
+    for rows, questions in blocks:
+        texts, words = (pa.concat_arrays(rows[name].chunks) for name in ("text", "words"))
+        asked = zip(
+            questions["question"].to_pylist(), questions["options"].to_pylist(), strict=True
+        )
+        options = [(len(text), len(question_text(text, listed))) for text, listed in asked]
+        at = np.array(options, np.int64).reshape(-1, 2)
+        yield Scored(rows["id"].to_pylist(), texts, at, words, questions["answer"].to_pylist())
 
 
-def overlap(scored: Scored, saliency: Saliency) -> dict[str, Any]:
+def overlap(blocks: Iterable[Scored], saliency: Saliency) -> dict[str, Any]:
     """Return how often a word of the gold answer is among a question's top words.
 
     `overlap` is the share of questions with such a word (Ballout et al., NLDB 2024: 68 % on
     multiple-choice questions). `chance` is the share to expect if the k top words were drawn at
     random: 1 - C(n - m, k) / C(n, k) for n candidate words, m of them in the answer.
     """
-    most = max(scored.words.value_lengths().to_pylist(), default=0)
-    everything = saliency.model_copy(update={"top_k": max(most, 1)})
-    chosen, candidates = (
-        salient_words(scored.texts, scored.words, scored.options, settings).to_pylist()
-        for settings in (saliency, everything)
-    )
-    hits, chances = [], []
-    for top, possible, answer in zip(chosen, candidates, scored.answers, strict=True):
-        whole = _spelled(answer)
-        misses = sum(_spelled(word) not in whole for word in possible)
-        hits.append(any(_spelled(word) in whole for word in top))
-        chances.append(1 - comb(misses, len(top)) / comb(len(possible), len(top)))
+    hits = total = 0
+    chance = 0.0
+    for scored in blocks:
+        most = max(scored.words.value_lengths().to_pylist(), default=0)
+        everything = saliency.model_copy(update={"top_k": max(most, 1)})
+        chosen, candidates = (
+            salient_words(scored.texts, scored.words, scored.options, settings).to_pylist()
+            for settings in (saliency, everything)
+        )
+        chances = []
+        for top, possible, answer in zip(chosen, candidates, scored.answers, strict=True):
+            whole = _spelled(answer)
+            misses = sum(_spelled(word) not in whole for word in possible)
+            hits += any(_spelled(word) in whole for word in top)
+            chances.append(1 - comb(misses, len(top)) / comb(len(possible), len(top)))
+        total += len(chances)
+        chance += float(np.sum(chances))
     return {
-        "overlap": round(float(np.mean(hits)), 6),
-        "chance": round(float(np.mean(chances)), 6),
-        "questions": len(hits),
+        "overlap": round(hits / total, 6),
+        "chance": round(chance / total, 6),
+        "questions": total,
     }
 
 
+@lru_cache(1 << 16)  # most words are frequent ones
 def _spelled(text: str) -> str:
     """Return a text's words between spaces, casefolded; one without spaces, as its characters."""
     text = spread(text)
@@ -75,19 +84,23 @@ def _spelled(text: str) -> str:
     return f" {' '.join(words)} "
 
 
-def kept_mass(words: pa.ListArray) -> list[float]:
+def kept_mass(blocks: Iterable[Scored]) -> list[float]:
     """Return the top k words' share of the sum of absolute scores, for k from 0 to LARGEST_K.
 
     Each is a mean over questions. Repeated words count separately; questions whose scores are all
     zero are left out.
     """
-    curves = []
-    for row in words.to_pylist():
-        sizes = np.sort([abs(word["score"]) for word in row])[::-1]
-        if sizes.sum():
-            largest = np.pad(sizes, (0, LARGEST_K))[:LARGEST_K]
-            curves.append(np.concatenate([[0.0], largest.cumsum() / sizes.sum()]))
-    return np.mean(curves, axis=0).round(6).tolist() if curves else []
+    mass, total = np.zeros(LARGEST_K + 1), 0
+    for scored in blocks:
+        scores = np.abs(scored.words.flatten().field("score").to_numpy().astype(np.float64))
+        ends = np.cumsum(scored.words.value_lengths().to_numpy(zero_copy_only=False))
+        for row in np.split(scores, ends[:-1]):
+            sizes = np.sort(row)[::-1]
+            if whole := sizes.sum():
+                largest = np.pad(sizes, (0, LARGEST_K))[:LARGEST_K]
+                mass[1:] += largest.cumsum() / whole
+                total += 1
+    return (mass / total).round(6).tolist() if total else []
 
 
 def pieces(

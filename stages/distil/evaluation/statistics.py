@@ -1,7 +1,7 @@
 """Accuracy with intervals, accuracy by class, and F1 of words."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from math import sqrt
 from statistics import NormalDist
 
@@ -17,9 +17,13 @@ def wilson_interval(right: int, total: int, confidence: float = 0.95) -> tuple[f
     return max(0.0, (middle - half) / (1 + spread)), min(1.0, (middle + half) / (1 + spread))
 
 
-def score(correct: Sequence[bool]) -> dict[str, float | int]:
+def score(correct: Iterable[bool]) -> dict[str, float | int]:
     """Return accuracy, its 95 % interval and the underlying counts."""
-    right, total = sum(correct), len(correct)
+    counts = Counter(correct)
+    return _score(counts[True], counts.total())
+
+
+def _score(right: int, total: int) -> dict[str, float | int]:
     low, high = wilson_interval(right, total)
     return {
         "accuracy": round(right / total, 6),
@@ -39,14 +43,16 @@ def f1(predicted: Sequence[str], target: Sequence[str]) -> float:
     return 2 * shared / (len(predicted) + len(target)) if shared else 0.0
 
 
-def by_class(correct: Sequence[bool], answers: Sequence[str]) -> dict[str, dict[str, float | int]]:
+def by_class(correct: Iterable[bool], answers: Iterable[str]) -> dict[str, dict[str, float | int]]:
     """Return the score of each class (a gold answer), in alphabetical order.
 
     Empty if there are fewer than FEWEST questions per answer on average.
     """
-    classes: dict[str, list[bool]] = {}
-    for right, answer in zip(correct, answers, strict=True):
-        classes.setdefault(answer, []).append(right)
-    if len(answers) < FEWEST * len(classes):
+    counts = Counter(zip(answers, correct, strict=True))
+    classes = sorted({answer for answer, _ in counts})
+    if counts.total() < FEWEST * len(classes):
         return {}
-    return {name: score(classes[name]) for name in sorted(classes)}
+    return {
+        name: _score(counts[name, True], counts[name, True] + counts[name, False])
+        for name in classes
+    }

@@ -328,9 +328,3 @@ def is_correct(text: str, question: dict[str, Any]) -> bool:
     numbers = NUMBER_IN_TEXT.findall(given)
     named = given if len(gold[1]) <= SHORT_UNIT else normalise(given)
     return len(numbers) == 1 and same(numbers[0], answer) and gold[1] in named
-
-
-def accuracy(texts: Sequence[str], questions: Sequence[dict[str, Any]]) -> float:
-    """Return the share of texts that answer their question correctly."""
-    correct = sum(is_correct(t, q) for t, q in zip(texts, questions, strict=True))
-    return correct / len(questions)

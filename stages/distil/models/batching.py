@@ -1,13 +1,22 @@
 """Group rows of tokens into batches and pad them."""
 
-from collections.abc import Iterator, Sequence
-from itertools import pairwise
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice, pairwise
+from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 BATCH_COST = 16  # the fixed cost of a batch in tokens is the budget divided by this
+T = TypeVar("T")
+
+
+def in_parts(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    """Yield the items in lists of `size`; the last may be shorter."""
+    rest = iter(items)
+    while part := list(islice(rest, size)):
+        yield part
 
 
 def by_length(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:

@@ -9,9 +9,7 @@ import csv
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
-from statistics import median, quantiles
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -24,8 +22,6 @@ from stages.distil.language.words import salient_words
 from stages.distil.reporting.plots import draw_curves
 
 TEMPLATES = Path(__file__).parent / "templates"
-ANSWERED = 500  # test questions on the page
-TAUGHT = 60  # train questions on the page
 
 Row = dict[str, Any]
 
@@ -40,14 +36,21 @@ class Methods:
 
 @dataclass(frozen=True)
 class Results:
-    """The page's content: `curves` by name as (step, value), `teachers` as rationale tables."""
+    """The page's content: `curves` by name as (step, value), and the questions that it shows.
+
+    `predictions` are the first test questions and `scored` the first of `trained` train questions.
+    `teachers` are the rows of the tables of rationales for these questions, and `lengths` are the
+    median and the 90 % quantile of all rationales' tokens.
+    """
 
     metrics: Row
     curves: dict[str, list[tuple[int, float]]]
     methods: list["Methods"]
     predictions: list[Row]
     teachers: dict[str, list[Row]]
+    lengths: dict[str, dict[str, float]]
     scored: Scored
+    trained: int
 
 
 def page(parameters: Parameters, results: Results) -> str:
@@ -75,10 +78,10 @@ def page(parameters: Parameters, results: Results) -> str:
         zip=zip,
         statuses=STATUSES,
         status_kinds=[(status, f"a rationale that is {status}") for status in STATUSES],
-        lengths={name: _lengths(rows) for name, rows in results.teachers.items()},
-        answered=list(islice(_answered(results), ANSWERED)),
-        taught=list(islice(_taught(parameters, results), TAUGHT)),
-        trained=len(results.scored.ids),
+        lengths=results.lengths,
+        answered=list(_answered(results)),
+        taught=list(_taught(parameters, results)),
+        trained=results.trained,
         shades=SHADES,
         script=script,
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
@@ -118,15 +121,6 @@ def _element(svg: str) -> str:
     return "".join(svg.partition("<svg")[1:])
 
 
-def _lengths(rows: Iterable[Row]) -> dict[str, float]:
-    """Return median and 90 % quantile of the rationales' tokens."""
-    tokens = [row["output_tokens"] for row in rows if row["split"] == "train"]
-    if not any(tokens):
-        return {}
-    longest = quantiles(tokens, n=10)[-1] if len(tokens) > 1 else tokens[0]
-    return {"median": median(tokens), "most": longest}
-
-
 def _answered(results: Results) -> Iterable[Row]:
     """Yield each test question with all answers, and the kinds that the page filters by."""
     answers = {
@@ -158,12 +152,11 @@ def _taught(parameters: Parameters, results: Results) -> Iterable[Row]:
             if row["split"] == "train":
                 text = row["rationale"] or ""
                 written.setdefault(row["id"], []).append((name, row["status"], text))
-    few = slice(0, TAUGHT)
-    scored, saliency = results.scored, parameters.saliency
-    texts, words = scored.texts[few], scored.words[few]
-    chosen = salient_words(texts, words, scored.options[few], saliency).to_pylist()
+    scored = results.scored
+    texts, words = scored.texts, scored.words
+    chosen = salient_words(texts, words, scored.options, parameters.saliency).to_pylist()
     shown = zip(
-        scored.ids[few], texts.to_pylist(), words.to_pylist(), scored.answers, chosen, strict=False
+        scored.ids, texts.to_pylist(), words.to_pylist(), scored.answers, chosen, strict=True
     )
     for name, text, scores, answer, top in shown:
         rationales = written.get(name, [])

@@ -246,6 +246,8 @@ def scan_row_groups(
     With `split`, yield its rows only, and read nothing else of a row group that has none.
     """
     with open_table(path) as file:
+        if not set(columns) <= set(file.schema_arrow.names):
+            raise _other_columns(path, columns, file.schema_arrow.names)
         for number in range(file.num_row_groups):
             if split is None:
                 yield file.read_row_group(number, list(columns))
@@ -256,22 +258,24 @@ def scan_row_groups(
                 yield group if pc.all(in_split).as_py() else group.filter(in_split)
 
 
-def scan_table(path: Path, expected: pa.Schema | None = None) -> Iterator[dict[str, Any]]:
-    """Yield the rows of a table, a file or a folder of them; memory holds one batch.
+def scan_table(
+    path: Path, expected: pa.Schema | None = None, step: int = 1
+) -> Iterator[dict[str, Any]]:
+    """Yield every `step`-th row of a table, a file or a folder of them; memory holds one batch.
 
     Raises `UserError` if it is missing or its columns are not the expected ones.
     """
+    start = 0  # the next row that is yielded, counted in the row group that is read next
     for file in _files(path):
         with open_table(file) as rows:
             columns = rows.schema_arrow.names
             declared = [name for name in columns if name != OPTION_SCORES.name]
             if expected is not None and declared != expected.names:
-                raise UserError(
-                    f"{file}: expected columns {', '.join(expected.names)}, found "
-                    f"{', '.join(columns)}; delete it and run `dvc repro`"
-                )
+                raise _other_columns(file, expected.names, columns)
             for number in range(rows.num_row_groups):
-                yield from rows.read_row_group(number).to_pylist()
+                group = rows.read_row_group(number)
+                yield from group[start::step].to_pylist()
+                start = (start - len(group)) % step
 
 
 def read_examples(*splits: str) -> list[Example]:
@@ -339,6 +343,11 @@ def usefulness_table(teacher: str) -> Path:
 def distill_table(split: str) -> Path:
     """Return the folder of a split of the assembled data set; its files form one table."""
     return DISTILL / split
+
+
+def _other_columns(path: Path, expected: Sequence[str], found: Sequence[str]) -> UserError:
+    columns = f"expected columns {', '.join(expected)}, found {', '.join(found)}"
+    return UserError(f"{path}: {columns}; delete it and run `dvc repro`")
 
 
 def _files(path: Path) -> list[Path]:

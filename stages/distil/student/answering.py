@@ -1,15 +1,19 @@
 """The student's greedy answers."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from stages.distil.language.answers import is_correct
+from stages.distil.models.batching import in_parts
 from stages.distil.models.generation import continue_greedily
 from stages.distil.models.hardware import pass_tokens
 from stages.distil.student.loss import autocast
 from stages.distil.student.samples import Sample
 
 INFERENCE_TOKENS = 8192  # of a pass without gradients, on a CPU
+PART = 16_384  # questions that are answered, and held, at once; batches are formed within a part
 
 
 def inference_tokens(model: PreTrainedModel) -> int:
@@ -55,6 +59,27 @@ def generate_answers(
             texts[number] = tokens
     model.train(training)
     return decode(tokenizer, texts)
+
+
+def count_correct(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Sample],
+    questions: Sequence[dict[str, Any]],
+    numbers: range,
+    max_tokens: int,
+    dtype: str,
+) -> int:
+    """Return how many questions of these numbers the student answers correctly, by its text.
+
+    `questions` are rows with `options` and `answer`, and `prompts` their prompts. Memory holds PART
+    of them.
+    """
+    correct = 0
+    for part in in_parts(numbers, PART):
+        texts = generate_answers(model, tokenizer, [prompts[n] for n in part], max_tokens, dtype)
+        correct += sum(is_correct(text, questions[n]) for n, text in zip(part, texts, strict=True))
+    return correct
 
 
 def decode(tokenizer: PreTrainedTokenizerBase, texts: list[list[int]]) -> list[str]:

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any
 
 from transformers import AutoConfig, PreTrainedTokenizerBase
@@ -11,6 +10,7 @@ from stages.distil.interface.errors import UserError
 from stages.distil.interface.parameters import Parameters
 from stages.distil.language.answers import is_correct
 from stages.distil.language.student_prompts import ANSWER_TASK, SALIENCY_TASK, rationale_task
+from stages.distil.models.batching import in_parts
 from stages.distil.models.loading import load_tokenizer
 from stages.distil.storage import tables
 from stages.distil.student.answering import decode
@@ -121,9 +121,7 @@ def _not_written(
 
 
 def _batches(split: str) -> Iterator[list[dict[str, Any]]]:
-    rows = tables.scan_table(tables.distill_table(split))
-    while batch := list(islice(rows, BATCH)):
-        yield batch
+    return in_parts(tables.scan_table(tables.distill_table(split)), BATCH)
 
 
 def _answers(row: dict[str, Any]) -> list[str]:

@@ -127,10 +127,11 @@ class Encoder:
         if row["saliency"]:
             texts.append((SALIENCY, SALIENCY_TASK, ", ".join(row["saliency"])))
         end = self._tokenizer.eos_token_id
+        texts = [each for each in texts if weights.get(each[0], 0.0) > 0]
+        encoded = self.targets([text for *_, text in texts])  # at once: a call takes 0.1 ms
         targets = [
-            _Target(task, self._prefix(row, prefix), [*self.target(text), end])
-            for task, prefix, text in texts
-            if weights.get(task, 0.0) > 0
+            _Target(task, self._prefix(row, prefix), [*tokens, end])
+            for (task, prefix, _), tokens in zip(texts, encoded, strict=True)
         ]
         if weights.get(SOFT_LABELS, 0.0) > 0 and (scores := row.get("option_scores")):
             options = zip(self.targets(row["options"]), scores, strict=True)

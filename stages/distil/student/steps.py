@@ -53,7 +53,7 @@ class Steps(Dataset):
     def set_epoch(self, epoch: int) -> None:
         """Draw the order of an epoch."""
         random = torch.Generator().manual_seed(self._seed * 100_003 + epoch)
-        self._order = torch.randperm(len(self.questions), generator=random).tolist()
+        self._order = torch.randperm(len(self.questions), generator=random)
 
     def __len__(self) -> int:
         return -(-len(self.questions) // self._batch_size)
@@ -62,7 +62,7 @@ class Steps(Dataset):
         if not 0 <= number < len(self):
             raise IndexError(number)
         start = number * self._batch_size
-        chosen = self._order[start : start + self._batch_size]
+        chosen = self._order[start : start + self._batch_size].tolist()
         units = [unit for n in chosen for unit in self._units(self.questions[n])]
         samples = [sample for unit in units for sample in unit]
         counts = count_targets(samples, self._tasks)

@@ -1,7 +1,7 @@
 """The Hugging Face Trainer with the multi-task loss; it validates by generating answers."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -14,9 +14,8 @@ from transformers import Trainer
 
 from stages.distil.interface.errors import UserError
 from stages.distil.interface.method import Train
-from stages.distil.language.answers import accuracy
 from stages.distil.models.hardware import explain_out_of_memory
-from stages.distil.student.answering import generate_answers
+from stages.distil.student.answering import count_correct
 from stages.distil.student.loss import autocast, task_sums, total_loss
 from stages.distil.student.samples import MUTUAL_INFORMATION, Sample
 from stages.distil.student.steps import Step
@@ -26,13 +25,19 @@ from stages.distil.student.steps import Step
 class Questions:
     """The questions of a training.
 
-    `train` contains the samples of each train question, `validation` rows of `distill`, and
-    `prompts` the prompts of these rows.
+    `train` contains the samples of each train question, `validation` rows with `options` and
+    `answer`, and `prompts` the prompts of these rows; `digest` identifies all of them. `longest` is
+    the number of the train question with the longest sample of several branches. `taught` are the
+    tasks with a target, and `too_long` counts what the student cannot read in full.
     """
 
     train: Sequence[Sequence[Sample]]
     validation: Sequence[dict[str, Any]]
     prompts: Sequence[Sample]
+    digest: str
+    longest: int
+    taught: Sequence[str]
+    too_long: Mapping[str, int]
 
 
 @dataclass(frozen=True)
@@ -140,17 +145,22 @@ class DistillationTrainer(Trainer):
 
     def evaluate(self, *arguments: Any, **keywords: Any) -> dict[str, float]:
         """Answer the validation questions; return the share answered correctly."""
-        own = slice(self.args.process_index, None, self.args.world_size)
-        if self.is_fsdp_enabled:  # a pass needs all processes: each has a part of the weights
-            own = slice(None)
         prompts, recipe = self._questions.prompts, self._recipe
-        texts = generate_answers(
-            self.model, self.processing_class, prompts[own], recipe.max_tokens, recipe.dtype
+        own = range(self.args.process_index, len(prompts), self.args.world_size)
+        if self.is_fsdp_enabled:  # a pass needs all processes: each has a part of the weights
+            own = range(len(prompts))
+        correct = count_correct(
+            self.model,
+            self.processing_class,
+            prompts,
+            self._questions.validation,
+            own,
+            recipe.max_tokens,
+            recipe.dtype,
         )
-        numbers = range(len(prompts))[own]
-        answers = dict(gather_object(list(zip(numbers, texts, strict=True))))
-        share = accuracy([answers[n] for n in sorted(answers)], self._questions.validation)
-        metrics = {"eval_accuracy": share}
+        counts = gather_object([(correct, len(own))])
+        right, total = map(sum, zip(*counts, strict=True))
+        metrics = {"eval_accuracy": right / total}
         self.log(metrics)
         self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics

@@ -2,7 +2,6 @@
 
 import hashlib
 import sys
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -111,12 +110,9 @@ def train_student(
         batch_tokens=batch_tokens,
     )
     if live is not None:  # FSDP gives the other processes no weights before it shards them
-        check_shared_context(model, collate, list(chain.from_iterable(questions.train)))
-    common = [versions.TRAINING, recipe, batch_tokens, arguments.world_size]
-    key = hashlib.sha256(repr(common).encode())
-    for item in [*chain.from_iterable(questions.train), *questions.prompts, *questions.validation]:
-        key.update(repr(item).encode())
-    resuming.train(trainer, key.hexdigest())
+        check_shared_context(model, collate, questions.train[questions.longest])
+    key = [versions.TRAINING, recipe, batch_tokens, arguments.world_size, questions.digest]
+    resuming.train(trainer, hashlib.sha256(repr(key).encode()).hexdigest())
     sharded = trainer.is_fsdp_enabled
     weights = trainer.accelerator.get_state_dict(trainer.model) if sharded else None
     trainer.accelerator.end_training()  # a process that exits with its group open may abort

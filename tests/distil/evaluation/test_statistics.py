@@ -1,7 +1,7 @@
 import pytest
 
 from stages.distil.evaluation.statistics import by_class, f1, score, wilson_interval
-from stages.distil.language.answers import accuracy
+from stages.distil.language.answers import is_correct
 
 QUESTION = {"options": ["aunt", "niece"], "answer": "aunt"}
 
@@ -20,8 +20,9 @@ def test_the_interval_is_wilsons(right, total, low, high):
     assert wilson_interval(right, total) == pytest.approx((low, high), abs=5e-5)
 
 
-def test_accuracy_parses_answers():
-    assert accuracy(["aunt", "It is the aunt.", "niece", "mother"], [QUESTION] * 4) == 0.5
+def test_an_answer_is_parsed_before_it_is_compared():
+    texts = ["aunt", "It is the aunt.", "niece", "mother"]
+    assert [is_correct(text, QUESTION) for text in texts] == [True, True, False, False]
 
 
 def test_a_score_contains_its_counts():

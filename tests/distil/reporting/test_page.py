@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 
@@ -64,10 +65,12 @@ def results() -> Results:
             ],
             "smollm2-135m": [rationale(0, "train", rationale="short", status="truncated")],
         },
+        lengths={"qwen-coder-1b5": {"median": 7.5, "most": 8.7}, "smollm2-135m": {}},
         scored=scored(
             ("<img src=x> is red", [0.5, 0.1, 0.2, 1.0, -2.0], "red"),
             ("x y", [1, 0], EVIL),
         ),
+        trained=2,
     )
 
 
@@ -106,7 +109,7 @@ def test_missing_metrics_are_left_out(results, write_params):
     for name in ("by_option", "classes", "words"):
         del metrics["student"][name]
     metrics["student"]["classes"] = {}
-    bare = Results(metrics, {}, [], results.predictions, results.teachers, results.scored)
+    bare = replace(results, metrics=metrics, curves={}, methods=[])
     html = page(load_parameters(write_params()), bare)
     assert "The student was not trained." in html
     assert "Methods" not in html

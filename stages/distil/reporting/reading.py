@@ -1,0 +1,85 @@
+"""Read what the report shows: the first questions of every table, and sums over its rows."""
+
+from collections import Counter
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from stages.distil.evaluation.salient_words import Scored, scan_scored
+from stages.distil.reporting.page import Results, Row, read_curves, read_methods
+from stages.distil.storage import tables
+
+ANSWERED = 500  # test questions on the page
+TAUGHT = 60  # train questions on the page
+COLUMNS = ("id", "split", "rationale", "status", "answer", "output_tokens")
+
+
+def read_results(teachers: list[str], curves: Path) -> Results:
+    """Read the results of a run; memory holds a block of each table.
+
+    Raises `UserError` if a stage has not run.
+    """
+    metrics = tables.read_metrics()
+    schema = tables.SCHEMAS[tables.PREDICTIONS]
+    predictions = list(islice(tables.scan_table(tables.PREDICTIONS, schema), ANSWERED))
+    scored = _first(next(scan_scored()), TAUGHT)
+    shown = pa.array([row["id"] for row in predictions] + scored.ids, pa.string())
+    read = {name: _read_teacher(tables.rationale_table(name), shown) for name in teachers}
+    with tables.open_table(tables.SALIENCY) as file:
+        trained = file.metadata.num_rows
+    return Results(
+        metrics=metrics,
+        curves=read_curves(curves),
+        methods=read_methods(tables.FIGURES),
+        predictions=predictions,
+        teachers={name: rows for name, (rows, _) in read.items()},
+        lengths={name: quantiles(tokens) for name, (_, tokens) in read.items()},
+        scored=scored,
+        trained=trained,
+    )
+
+
+def quantiles(tokens: Counter[int]) -> dict[str, float]:
+    """Return the median and the 90 % quantile of lengths, of which each occurs so many times.
+
+    They are those of `statistics.median` and `statistics.quantiles`. Empty if no length is above 0.
+    """
+    if not any(tokens):
+        return {}
+    values, total = sorted(tokens), tokens.total()
+    ends = np.cumsum([tokens[value] for value in values])
+
+    def at(place: int) -> int:
+        return values[np.searchsorted(ends, place, side="right")]
+
+    middle = (at((total - 1) // 2) + at(total // 2)) / 2
+    if total == 1:
+        return {"median": middle, "most": values[0]}
+    place = min(9 * (total + 1) // 10, total - 1)
+    beyond = 9 * (total + 1) - 10 * place  # tenths of the way to the next value
+    return {"median": middle, "most": (at(place - 1) * (10 - beyond) + at(place) * beyond) / 10}
+
+
+def _read_teacher(path: Path, shown: pa.Array) -> tuple[list[Row], Counter[int]]:
+    """Return a teacher's rows for the questions shown, and the lengths of all its rationales."""
+    rows: list[dict[str, Any]] = []
+    tokens: Counter[int] = Counter()
+    for group in tables.scan_row_groups(path, COLUMNS):
+        rows += group.filter(pc.is_in(group["id"], value_set=shown)).to_pylist()
+        in_train = pc.equal(group["split"], "train")
+        tokens.update(group["output_tokens"].filter(in_train).to_pylist())
+    return rows, tokens
+
+
+def _first(scored: Scored, count: int) -> Scored:
+    return Scored(
+        scored.ids[:count],
+        scored.texts[:count],
+        scored.options[:count],
+        scored.words[:count],
+        scored.answers[:count],
+    )
