@@ -12,13 +12,17 @@ from stages.distil.storage.store import Store
 
 
 def saliency(parameters: Parameters) -> None:
-    """Write the table of word scores, one row per train question.
+    """Write the table of word scores, one row per train question that has any.
 
     Tables of teachers that params.yaml no longer names are removed first.
     """
     total = tables.count_examples()["train"]
     remove_stale(parameters.teachers)
     settings = parameters.saliency
+    if settings.of != "question" and settings.teacher not in parameters.teachers:
+        tables.write_table(tables.SALIENCY, [])
+        print(f"no words are scored: {settings.teacher}, whose rationales hold them, is no teacher")
+        return
     accepted = f"{' or '.join(parameters.assemble.statuses)} and says more than its conclusion"
     rows = 0
     with Store(ATTRIBUTIONS, "attributions", COLUMNS) as store:

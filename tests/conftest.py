@@ -171,6 +171,7 @@ def scoring(tmp_path, write_params, monkeypatch):
             validation=[question(0, "validation", **alike)],
             test=[question(0, "test", **alike)],
         )
+        changes = {"of": "question", "stop_words": True} | changes
         values = {f"saliency/{name}": value for name, value in changes.items()}
         values |= {
             "data/name": "balls",

@@ -50,7 +50,8 @@ def overlap(blocks: Iterable[Scored], saliency: Saliency) -> dict[str, Any]:
 
     `overlap` is the share of questions with such a word (Ballout et al., NLDB 2024: 68 % on
     multiple-choice questions). `chance` is the share to expect if the k top words were drawn at
-    random: 1 - C(n - m, k) / C(n, k) for n candidate words, m of them in the answer.
+    random: 1 - C(n - m, k) / C(n, k) for n candidate words, m of them in the answer. Empty if no
+    question is scored.
     """
     hits = total = 0
     chance = 0.0
@@ -69,6 +70,8 @@ def overlap(blocks: Iterable[Scored], saliency: Saliency) -> dict[str, Any]:
             chances.append(1 - comb(misses, len(top)) / comb(len(possible), len(top)))
         total += len(chances)
         chance += float(np.sum(chances))
+    if not total:
+        return {}
     return {
         "overlap": round(hits / total, 6),
         "chance": round(chance / total, 6),

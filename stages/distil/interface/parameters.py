@@ -155,12 +155,13 @@ class Parameters(Settings):
             )
 
     def _check_words(self) -> None:
-        """Refuse words of rationales that nobody writes."""
+        """Refuse to teach words of rationales that nobody writes."""
         name, of = self.saliency.teacher, self.saliency.of
-        if of != "question" and name not in self.teachers:
+        if self.saliency.weight and of != "question" and name not in self.teachers:
             raise ValueError(
                 f"saliency.of: {of!r} needs rationales of saliency.teacher {name!r}, which writes "
-                f"none; add it to teachers, or choose one of them: {', '.join(self.teachers)}"
+                f"none; choose one of the teachers ({', '.join(self.teachers)}), or set "
+                "saliency.weight to 0"
             )
 
     def _check_soft_labels(self) -> None:

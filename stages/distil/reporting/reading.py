@@ -15,6 +15,13 @@ from stages.distil.storage import tables
 
 ANSWERED = 500  # test questions on the page
 TAUGHT = 60  # train questions on the page
+NOTHING_SCORED = Scored(
+    ids=[],
+    texts=pa.array([], pa.string()),
+    options=np.empty((0, 2), np.int64),
+    words=pa.array([], tables.SCHEMAS[tables.SALIENCY].field("words").type),
+    answers=[],
+)
 COLUMNS = ("id", "split", "rationale", "status", "answer", "output_tokens")
 
 
@@ -26,11 +33,10 @@ def read_results(teachers: list[str], curves: Path) -> Results:
     metrics = tables.read_metrics()
     schema = tables.SCHEMAS[tables.PREDICTIONS]
     predictions = list(islice(tables.scan_table(tables.PREDICTIONS, schema), ANSWERED))
-    scored = _first(next(scan_scored()), TAUGHT)
+    scored = next((_first(block, TAUGHT) for block in scan_scored()), NOTHING_SCORED)
     shown = pa.array([row["id"] for row in predictions] + scored.ids, pa.string())
     read = {name: _read_teacher(tables.rationale_table(name), shown) for name in teachers}
-    with tables.open_table(tables.SALIENCY) as file:
-        trained = file.metadata.num_rows
+    trained = sum(len(group) for group in tables.scan_row_groups(tables.EXAMPLES, ["id"], "train"))
     return Results(
         metrics=metrics,
         curves=read_curves(curves),

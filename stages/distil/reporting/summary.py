@@ -45,11 +45,11 @@ def print_summary() -> None:
         if "train" in entry:
             train = entry["train"]
             print(f"  accuracy of its own answers to train questions: {train['accuracy']:.3f}")
-    salient = metrics["saliency"]
-    print(
-        f"salient words: they include a word of the answer for {salient['overlap']:.3f} of the "
-        f"questions ({salient['chance']:.3f} by chance)"
-    )
+    if salient := metrics["saliency"]:
+        print(
+            f"salient words: they include a word of the answer for {salient['overlap']:.3f} of the "
+            f"questions ({salient['chance']:.3f} by chance)"
+        )
     stages = {name: t["seconds"] for name, t in times.items() if "answers" not in t}
     if stages:
         print("\nseconds: " + ", ".join(f"{name} {value:.0f}" for name, value in stages.items()))
