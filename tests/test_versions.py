@@ -26,8 +26,10 @@ from stages.distil.teachers.backend import Request
 from stages.distil.teachers.transformers_backend import Generator
 from stages.finetune import finetune
 from stages.train import train
+from stages.usefulness import usefulness
 from tests.conftest import ROOT, question
 from tests.distil.attribution import test_attributor as attribution
+from tests.distil.evaluation.test_usefulness import written
 from tests.distil.questions.test_fields import read as read_rows
 from tests.distil.student.test_samples import ROWS, load
 from tests.test_finetune import TUNED
@@ -132,6 +134,13 @@ def test_attribution(check_pin, request):
     check_pin("ATTRIBUTION", result)
 
 
+def test_usefulness(check_pin, scoring, tiny_model):
+    parameters, _ = written("best", scoring, tiny_model)
+    usefulness(parameters, "tiny")
+    rows = tables.read_table(tables.usefulness_table("tiny"))
+    check_pin("USEFULNESS", [row["usefulness"] for row in rows])
+
+
 def test_targets(check_pin, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     rows = [question(n, rationales=[]) | {"split": "train"} for n in range(4)]
@@ -155,7 +164,7 @@ def test_targets(check_pin, tmp_path, monkeypatch):
     result = {}
     for stop_words in (True, False):
         saliency = Saliency(teacher="any", top_k=3, weight=1, stop_words=stop_words)
-        settings = Assemble(statuses=["ok"])
+        settings = Assemble(statuses=["ok"], scorer="any")
         joined = join_targets("train", ["one", "two"], settings, saliency, Counter(), ["two"])
         result[f"stop words {stop_words}"] = [row for part in joined for row in part.to_pylist()]
     result["statuses"] = [

@@ -39,9 +39,9 @@ def test_every_scale_can_be_planned(scale, project):
     assert len(set(names.values())) == len(names)
 
 
-def test_the_small_scale_has_all_figures_of_the_papers():
-    names = list(load_settings(ROOT / SCALES / "small.yaml", Grid).figures)
-    assert names == ["methods", "alpha", "questions", "top_k", "teachers"]
+def test_the_sweeps_have_all_figures_of_the_papers():
+    names = list(load_settings(ROOT / SCALES / "sweeps.yaml", Grid).figures)
+    assert names == ["methods", "alpha", "questions", "top_k", "weight", "teachers"]
 
 
 def test_the_full_scale_repeats_no_run_of_the_small_one(project):
@@ -50,7 +50,7 @@ def test_the_full_scale_repeats_no_run_of_the_small_one(project):
     )
     methods, digests = {run.method for run in small}, {run.digest for run in small}
     new = [run for run in full if run.digest not in digests and run.method in methods]
-    assert {run.seed for run in new} == {1, 2}
+    assert {run.seed for run in new} == {1, 2, 3, 4}
 
 
 def test_the_full_scales_default_method_has_the_parameters_of_params_yaml(project):
