@@ -5,6 +5,7 @@ difference is a bootstrap over questions.
 """
 
 import argparse
+import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from stages.distil.storage import tables
 
 WORKSPACE = "workspace"
 RESAMPLES = 9_999
+TRAINING = Path("results/train/metrics.json")
 CHANGED = Path("results/changed.csv")
 SHOWN = 5  # changed questions that are printed
 
@@ -109,6 +111,14 @@ def read_predictions(name: str) -> Rows:
             f"{name}: no such folder, experiment or revision ({error}); `dvc exp show` lists the "
             "experiments"
         ) from None
+
+
+def read_training(revision: str) -> dict[str, str]:
+    """Return the epoch that a run kept and the steps that it took, as a table's metadata."""
+    from dvc.api import DVCFileSystem
+
+    summary = json.loads(DVCFileSystem(rev=revision).read_text(str(TRAINING)))
+    return {"epoch": str(summary["best_epoch"]), "steps": str(summary["step"])}
 
 
 def changed_questions(a: Rows, b: Rows) -> Rows:

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from stages.distil.experiments.cases import case_study
-from stages.distil.experiments.compare import Rows, read_predictions
+from stages.distil.experiments.compare import Rows, read_predictions, read_training
 from stages.distil.experiments.plan import MAIN, Figure, Grid, Run, plan
 from stages.distil.experiments.points import Point, table
 from stages.distil.experiments.queue import execute, finished
@@ -31,14 +31,19 @@ def write_figures(grid: Grid, runs: list[Run], folder: Path) -> None:
     schema, files = tables.SCHEMAS[tables.PREDICTIONS], stored_runs()
     digests = dict.fromkeys(run.digest for run in runs)
     answers = {digest: list(tables.scan_table(files[digest], schema)) for digest in digests}
+    epochs = {digest: tables.read_metadata(files[digest])["epoch"] for digest in digests}
     texts: dict[str, str] = {}
     for title, figure in grid.figures.items():
-        grouped: dict[tuple[str, float | str | None], list[Rows]] = {}
+        grouped: dict[tuple[str, float | str | None], list[Run]] = {}
         for run in runs:
             if run.figure == title:
-                grouped.setdefault((run.method, run.value), []).append(answers[run.digest])
+                grouped.setdefault((run.method, run.value), []).append(run)
         points = [
-            Point(*key, [[row["correct"] for row in rows] for rows in by_seed])
+            Point(
+                *key,
+                [[row["correct"] for row in answers[run.digest]] for run in by_seed],
+                [epochs[run.digest] for run in by_seed],
+            )
             for key, by_seed in grouped.items()
         ]
         rows = table(grid, points)
@@ -51,7 +56,10 @@ def write_figures(grid: Grid, runs: list[Run], folder: Path) -> None:
                 for key in ("gain", "headroom")
             }
             texts["metrics.json"] = json.dumps(metrics, indent=2) + "\n"
-            by_method = {method: by_seed for (method, _), by_seed in grouped.items()}
+            by_method = {
+                method: [answers[run.digest] for run in by_seed]
+                for (method, _), by_seed in grouped.items()
+            }
             texts["cases.md"] = case_study(grid, by_method)
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in texts.items():
@@ -71,8 +79,8 @@ def draw(figure: Figure, rows: Rows) -> str:
 
 def _print_table(title: str, figure: Figure, rows: Rows) -> None:
     print(f"\n{title}: accuracy along {figure.parameter}" if figure.parameter else f"\n{title}")
-    print("| method | value | each run | mean | 95 % interval | gain | p | headroom |")
-    print("|---|---|---|---|---|---|---|---|")
+    print("| method | value | each run | epoch kept | mean | 95 % interval | gain | p | headroom |")
+    print("|---|---|---|---|---|---|---|---|---|")
     for row in rows:
         gained = ""
         if row["gain"] is not None:
@@ -85,6 +93,7 @@ def _print_table(title: str, figure: Figure, rows: Rows) -> None:
             row["method"],
             value,
             row["each"],
+            row["epochs"],
             f"{row['accuracy']:.3f}",
             between,
             gained,
@@ -109,8 +118,10 @@ def store_finished(runs: Iterable[Run]) -> list[Run]:
     for run in missing:
         if run.digest in revisions:
             file = RUNS / f"{run.name}.parquet"
-            with tables.TableWriter(file, tables.SCHEMAS[tables.PREDICTIONS]) as answers:
-                for row in read_predictions(revisions[run.digest]):
+            revision = revisions[run.digest]
+            schema, training = tables.SCHEMAS[tables.PREDICTIONS], read_training(revision)
+            with tables.TableWriter(file, schema, training) as answers:
+                for row in read_predictions(revision):
                     answers.write(row)
     return [run for run in missing if run.digest not in revisions]
 

@@ -17,11 +17,15 @@ RESAMPLES = 9_999
 
 @dataclass(frozen=True)
 class Point:
-    """A method at one value of a figure's parameter: for each seed, which answers are correct."""
+    """A method at one value of a figure's parameter.
+
+    For each seed, `answers` says which are correct, and `epochs` which epoch was kept.
+    """
 
     method: str
     value: float | str | None
     answers: list[list[bool]]
+    epochs: list[str]
 
     @property
     def accuracies(self) -> list[float]:
@@ -101,7 +105,7 @@ def headroom(point: Point, baseline: Point, ceiling: Point) -> float | None:
 
 
 def table(grid: Grid, points: list[Point]) -> Rows:
-    """Return the rows of a figure: method, value, COLUMNS and `each`, the accuracy of each run.
+    """Return the rows of a figure: method, value, COLUMNS, and each run's accuracy and epoch.
 
     Gain, p and headroom are None if the figure has no other point to compare with. `p` is that of
     the gain, corrected for the number of gains in the figure.
@@ -121,7 +125,8 @@ def table(grid: Grid, points: list[Point]) -> Rows:
             ceiling = by_key.get((grid.ceiling, point.value)) if grid.ceiling else None
             if ceiling and point is not ceiling:
                 row["headroom"] = headroom(point, baseline, ceiling)
-        rows.append(row | {"each": " ".join(f"{value:.3f}" for value in point.accuracies)})
+        row["each"] = " ".join(f"{value:.3f}" for value in point.accuracies)
+        rows.append(row | {"epochs": " ".join(point.epochs)})
     for number, p in zip(gains, holm([g.p_value for g in gains.values()]), strict=True):
         rows[number]["p"] = p
     return [{k: round(v, 6) if isinstance(v, float) else v for k, v in r.items()} for r in rows]

@@ -19,7 +19,8 @@ GRID = Grid.model_validate(
 
 
 def point(method: str, *right: int, questions: int = 100, value=None) -> Point:
-    return Point(method, value, [[n < count for n in range(questions)] for count in right])
+    answers = [[n < count for n in range(questions)] for count in right]
+    return Point(method, value, answers, ["4"] * len(right))
 
 
 def test_the_interval_of_one_run_is_that_of_a_proportion():
@@ -106,6 +107,7 @@ def test_the_baseline_has_no_gain_and_the_ceiling_no_headroom():
     assert 0 < taught["p"] < 0.05
     assert oracle["headroom"] is None
     assert taught["each"] == "0.600 0.700 0.650"
+    assert taught["epochs"] == "4 4 4"
 
 
 def test_a_gain_compares_points_with_the_same_value():
