@@ -11,7 +11,7 @@ from stages.distil.evaluation.salient_words import (
     kept_mass,
     overlap,
     pieces,
-    read_scored,
+    scan_scored,
 )
 from stages.distil.interface.method import Saliency
 from stages.distil.storage import tables
@@ -45,12 +45,21 @@ def test_the_options_of_a_scored_text_stand_between_question_and_rationale(tmp_p
     about = {"words": [], "method": "any", "target": "any", "delta": None}
     scored = [about | {"id": f"train-{n}", "text": t} for n, t in zip((0, 2), texts, strict=True)]
     tables.write_table(tables.SALIENCY, scored)
-    found = read_scored()
+    [found] = scan_scored()
     assert [text[a:b] for text, (a, b) in zip(texts, found.options, strict=True)] == [
         "\nOptions: red, green, blue",
         "",
     ]
     assert found.answers == [rows[0]["answer"], rows[2]["answer"]]
+
+
+def test_without_a_scored_question_there_is_nothing_to_measure(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rows = [question(n) | {"split": "train", "rationales": []} for n in range(2)]
+    tables.write_table(tables.EXAMPLES, rows)
+    tables.write_table(tables.SALIENCY, [])
+    assert overlap(scan_scored(), settings(1)) == {}
+    assert kept_mass(scan_scored()) == []
 
 
 def test_overlap_counts_questions_whose_top_words_include_a_word_of_the_answer():
