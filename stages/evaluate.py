@@ -18,6 +18,7 @@ from stages.distil.interface.parameters import Parameters
 from stages.distil.language.answers import is_correct, parse_answer
 from stages.distil.language.quality import STATUSES
 from stages.distil.storage import tables
+from stages.distil.storage.csv_files import csv_text
 from stages.distil.storage.following import with_questions
 
 ACCURACY = Path("results/accuracy.csv")
@@ -88,7 +89,7 @@ def evaluate(parameters: Parameters) -> None:
     _write_bars(ACCURACY, "model", bars)
     _write_bars(CLASSES, "answer", list(classes.items()))
     mass = ({"k": k, "share": share} for k, share in enumerate(kept_mass(scan_scored())))
-    tables.write_text(MASS, tables.csv_text(["k", "share"], mass))
+    tables.write_text(MASS, csv_text(["k", "share"], mass))
     print(
         f"student: {total['accuracy']:.3f} ({total['low']:.3f} to {total['high']:.3f}) on "
         f"{total['questions']} questions"
@@ -140,7 +141,7 @@ def _own_answers(path: Path, split: str) -> Iterator[bool]:
 def _write_bars(path: Path, name: str, bars: list[tuple[str, dict[str, Any]]]) -> None:
     """Write the accuracies of a bar plot with their intervals."""
     columns = (name, "accuracy", "low", "high", "questions")
-    tables.write_text(path, tables.csv_text(columns, ({name: label} | e for label, e in bars)))
+    tables.write_text(path, csv_text(columns, ({name: label} | e for label, e in bars)))
 
 
 if __name__ == "__main__":

@@ -5,13 +5,14 @@ import sys
 from stages.distil.interface.command import run_stage
 from stages.distil.interface.parameters import Parameters
 from stages.distil.storage import tables
+from stages.distil.storage.rationales import usefulness_table
 
 
 def usefulness(parameters: Parameters, teacher: str) -> None:
     """Write the table of a teacher's rationales' usefulness; it is empty if nothing reads it."""
     tables.check_exists(tables.rationale_table(teacher))
     if parameters.assemble.choose == "all":
-        tables.write_table(tables.usefulness_table(teacher), [])
+        tables.write_table(usefulness_table(teacher), [])
         print(f"{teacher}: not measured, all rationales are chosen (assemble.choose)")
         return
     from stages.distil.evaluation.usefulness import COLUMNS, STORE, Scorer  # takes seconds
@@ -20,7 +21,7 @@ def usefulness(parameters: Parameters, teacher: str) -> None:
     values = []
     with Store(STORE, "usefulness", COLUMNS) as store:
         try:
-            with tables.TableWriter(tables.usefulness_table(teacher)) as table:
+            with tables.TableWriter(usefulness_table(teacher)) as table:
                 for row in Scorer(parameters, store).rows(teacher):
                     table.write(row)
                     if row["usefulness"] is not None:

@@ -120,10 +120,14 @@ def tiny_t5(tmp_path_factory, tiny_model) -> Path:
 
 @pytest.fixture
 def parameter_values() -> dict:
-    """The values of the committed params.yaml, for tests to change; prompts by absolute path."""
+    """The values of the committed params.yaml, for tests to change; prompts by absolute path.
+
+    Words are those of the question, which need no rationales of `saliency.teacher`.
+    """
     from ruamel.yaml import YAML
 
     values = YAML(typ="safe").load(PARAMS)
+    values["saliency"] |= {"of": "question", "stop_words": True}
     prompts = values["rationales"]["prompts"]
     values["rationales"]["prompts"] = {name: str(ROOT / path) for name, path in prompts.items()}
     return values
@@ -171,7 +175,6 @@ def scoring(tmp_path, write_params, monkeypatch):
             validation=[question(0, "validation", **alike)],
             test=[question(0, "test", **alike)],
         )
-        changes = {"of": "question", "stop_words": True} | changes
         values = {f"saliency/{name}": value for name, value in changes.items()}
         values |= {
             "data/name": "balls",

@@ -13,6 +13,7 @@ from stages.distil.interface.method import Assemble, Saliency
 from stages.distil.language.student_prompts import question_text, student_context
 from stages.distil.language.words import WORD
 from stages.distil.storage import tables
+from stages.distil.storage.rationales import usefulness_table
 from tests.distil.language.test_words import plain_top_words
 
 TEACHERS = ["one", "two"]
@@ -255,13 +256,13 @@ def test_a_teacher_that_is_gone_and_a_gate_that_nothing_passes(
         "student/model": "tiny",
     }
     shutil.copytree(tiny_model, "models/tiny")
-    tables.write_table(tables.usefulness_table("two"), [])
+    tables.write_table(usefulness_table("two"), [])
     write_params(changes)
     done = run_stage("assemble")
     assert done.returncode == 0, done.stderr
     assert "assemble: warning" not in done.stderr
     assert not tables.rationale_table("two").exists()
-    assert not tables.usefulness_table("two").exists()
+    assert not usefulness_table("two").exists()
     rows = tables.read_table(tables.distill_table("train"))
     assert {r["teacher"] for row in rows for r in row["rationales"]} == {"one"}
     write_params(changes | {"evaluate/max_tokens": 1})
@@ -289,7 +290,7 @@ def test_rationales_are_chosen_by_their_usefulness(drawn, choose):
         table = [
             {"id": row["id"], "sample": 0, "usefulness": worth[row["id"], teacher]} for row in rows
         ]
-        tables.write_table(tables.usefulness_table(teacher), table)
+        tables.write_table(usefulness_table(teacher), table)
     expected = {}
     for name in (f"train-{n}" for n in range(100)):
         found = [(t, worth.get((name, t))) for t in TEACHERS]

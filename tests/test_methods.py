@@ -68,7 +68,7 @@ def project(request, tmp_path_factory):
 
 
 def test_the_table_is_found():
-    assert len(METHODS) == 10
+    assert len(METHODS) == 11
 
 
 def changes(method: str) -> list[str]:

@@ -16,6 +16,7 @@ from stages.distil.language.answers import same
 from stages.distil.language.student_prompts import OPTIONS, student_context
 from stages.distil.language.words import salient_words
 from stages.distil.storage.following import Follower, ahead
+from stages.distil.storage.rationales import usefulness_table
 from stages.distil.storage.tables import (
     DISTILL,
     EXAMPLES,
@@ -24,7 +25,6 @@ from stages.distil.storage.tables import (
     SCHEMAS,
     rationale_table,
     scan_row_groups,
-    usefulness_table,
     with_scores,
 )
 

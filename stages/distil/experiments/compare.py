@@ -19,6 +19,7 @@ from scipy import stats
 from stages.distil.evaluation.statistics import wilson_interval
 from stages.distil.interface.errors import UserError, report_errors
 from stages.distil.storage import tables
+from stages.distil.storage.csv_files import csv_text
 
 WORKSPACE = "workspace"
 RESAMPLES = 9_999
@@ -170,7 +171,7 @@ def compare(name_a: str, name_b: str) -> None:
         f"(bootstrap over {result.questions} questions); exact McNemar p = {result.p_value:.2g}"
     )
     columns = ["id", "right", "question", "answer", "A", "B"]
-    tables.write_text(CHANGED, tables.csv_text(columns, changed))
+    tables.write_text(CHANGED, csv_text(columns, changed))
     print(f"\n{len(changed)} questions with one correct side, all in {CHANGED}")
     for row in changed[:SHOWN]:
         print(f"\n{row['id']}, {row['right']} is correct: {row['question']}")

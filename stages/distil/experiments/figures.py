@@ -20,6 +20,7 @@ from stages.distil.interface.errors import report_errors
 from stages.distil.interface.settings import load_settings
 from stages.distil.reporting.plots import draw_methods, draw_sweep
 from stages.distil.storage import tables
+from stages.distil.storage.csv_files import csv_text
 from stages.distil.storage.tables import FIGURES
 
 SCALES = Path("stages/figures")
@@ -47,7 +48,7 @@ def write_figures(grid: Grid, runs: list[Run], folder: Path) -> None:
             for key, by_seed in grouped.items()
         ]
         rows = table(grid, points)
-        texts[f"{title}.csv"] = tables.csv_text(list(rows[0]), rows)
+        texts[f"{title}.csv"] = csv_text(list(rows[0]), rows)
         texts[f"{title}.svg"] = draw(figure, rows)
         _print_table(title, figure, rows)
         if title == MAIN:

@@ -1,8 +1,9 @@
-"""The teachers' tables of rationales: which are current, and what is accepted in one."""
+"""The teachers' rationales: which tables are current, what is accepted, how useful it is."""
 
 from collections.abc import Collection, Iterable, Iterator
 from itertools import groupby
 from operator import itemgetter
+from pathlib import Path
 
 from stages.distil.interface.errors import UserError
 from stages.distil.storage.examples import Example
@@ -12,6 +13,11 @@ from stages.distil.storage.tables import (
     rationale_table,
     scan_row_groups,
 )
+
+
+def usefulness_table(teacher: str) -> Path:
+    """Return the path of the usefulness of a teacher's rationales."""
+    return USEFULNESS / f"{teacher}.parquet"
 
 
 def remove_stale(teachers: Collection[str]) -> None:

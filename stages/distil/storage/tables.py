@@ -4,8 +4,6 @@ A table is written under a temporary name and renamed, so a reader never sees a 
 bytes depend only on its rows.
 """
 
-import csv
-import io
 import json
 import os
 import shutil
@@ -321,23 +319,9 @@ def write_text(path: Path, text: str) -> None:
     temporary.replace(path)
 
 
-def csv_text(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
-    """Return these columns of rows as CSV with a header."""
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, columns, lineterminator="\n", extrasaction="ignore")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
-
-
 def rationale_table(teacher: str) -> Path:
     """Return the path of a teacher's rationales."""
     return RATIONALES / f"{teacher}.parquet"
-
-
-def usefulness_table(teacher: str) -> Path:
-    """Return the path of the usefulness of a teacher's rationales."""
-    return USEFULNESS / f"{teacher}.parquet"
 
 
 def distill_table(split: str) -> Path:

