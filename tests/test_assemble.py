@@ -110,7 +110,7 @@ def test_option_scores_are_joined_with_their_questions(drawn, labellers):
 
 
 def test_a_table_without_option_scores_is_reported(drawn):
-    with pytest.raises(UserError, match="two.parquet: no column option_scores.*dvc repro"):
+    with pytest.raises(UserError, match="two.parquet: expected columns .*option_scores.*dvc repro"):
         list(join_targets("train", TEACHERS, SETTINGS, SALIENCY, Counter(), (), "two"))
 
 

@@ -29,7 +29,6 @@ SETTINGS = {
     "rationales/examples": "none",
     "rationales/max_tokens": 6,
     "assemble/statuses": STATUSES,
-    "assemble/min_share": 0.0,
     "train/epochs": 8,
     "train/learning_rate": 0.01,
     "soft_labels/teacher": TEACHER,

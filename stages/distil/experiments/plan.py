@@ -142,7 +142,8 @@ def run_digest(parameters: Parameters) -> str:
     Parameters at their defaults are left out, so that stored runs stay valid when one is added.
     """
     values: dict[str, Any] = {"versions": {k: v for k, v in vars(versions).items() if k.isupper()}}
-    used = {*parameters.teachers, parameters.saliency.teacher, parameters.student.model}
+    others = (parameters.saliency.teacher, parameters.assemble.scorer, parameters.student.model)
+    used = {*parameters.teachers, *others}
     values |= parameters.model_dump(
         mode="json", exclude={"models", "datasets"}, exclude_defaults=True
     )

@@ -61,8 +61,9 @@ def read_results() -> dict[Path, str]:
 
 def profile_stages(lock: str, parameters: Parameters) -> str:
     """Return dvc.lock with only the stages that the profile runs."""
-    used = {*parameters.teachers, parameters.saliency.teacher, parameters.student.model}
-    items = {"fetch": used, "rationales": set(parameters.teachers)}
+    others = [parameters.saliency.teacher, parameters.assemble.scorer, parameters.student.model]
+    teachers = set(parameters.teachers)
+    items = {"fetch": {*teachers, *others}, "rationales": teachers, "usefulness": teachers}
     yaml = YAML()
     entries = yaml.load(lock)
     for name in list(entries["stages"]):

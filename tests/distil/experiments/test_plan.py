@@ -85,7 +85,7 @@ def test_figures_share_equal_runs(project):
 
 
 def test_the_value_of_a_list_of_teachers_is_their_number(project):
-    values = [["qwen-coder-1b5"], ["qwen-coder-1b5", "oracle"]]
+    values = [["qwen-coder-0b5"], ["qwen-coder-0b5", "oracle"]]
     teachers = {"methods": ["taught"], "parameter": "teachers", "values": values}
     runs = plan.plan(grid(figures={"methods": {}, "teachers": teachers}))[2:]
     assert [run.value for run in runs] == [1, 2]

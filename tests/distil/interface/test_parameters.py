@@ -233,7 +233,7 @@ def test_a_message_says_what_was_expected_once(write_params, changes, message):
 @pytest.mark.parametrize(
     ("earlier", "change"),
     [
-        (["alpha={qwen-coder-1b5: 0.7, qwen-coder-0b5: 0.1}"], "alpha={qwen-coder-1b5: 0.3}"),
+        (["alpha={qwen-coder-1b5: 0.7, qwen-coder-0b5: 0.1}"], "alpha={qwen-coder-0b5: 0.3}"),
         (
             ["+datasets.new={source: files, folder: d, rows: r}"],
             "datasets.new={source: hub, folder: d}",
@@ -244,7 +244,7 @@ def test_a_message_says_what_was_expected_once(write_params, changes, message):
 def test_the_advice_on_a_mapping_that_dvc_merges_works(tmp_path, earlier, change):
     path = tmp_path / "params.yaml"
     shutil.copy(PARAMS, path)
-    apply_overrides(path, ["teachers=[qwen-coder-1b5]", *earlier])
+    apply_overrides(path, ["teachers=[qwen-coder-0b5]", *earlier])
     key, _, value = change.partition("=")
     advice = f"`-S` adds to a mapping in params.yaml; `-S {key}=null -S '{key}={{…}}'` replaces it"
     apply_overrides(path, [change])

@@ -39,7 +39,8 @@ def parameter(values: dict, key: str):
 
 def test_only_the_stages_that_the_profile_runs_are_kept(profile):
     names = ["fetch@qwen-coder-0b5", "fetch@qwen-coder-1b5", "fetch@smollm2-135m", "prepare"]
-    names += ["rationales@qwen-coder-0b5", "rationales@smollm2-135m", "train", "card", "report"]
+    names += ["rationales@qwen-coder-0b5", "rationales@smollm2-135m"]
+    names += ["usefulness@qwen-coder-0b5", "usefulness@smollm2-135m", "train", "card", "report"]
     lock = "schema: '2.0'\nstages:\n" + "".join(f"  '{name}': {{cmd: x}}\n" for name in names)
     stages = YAML(typ="safe").load(profile_stages(lock, profile))["stages"]
     assert list(stages) == [
@@ -47,6 +48,7 @@ def test_only_the_stages_that_the_profile_runs_are_kept(profile):
         "fetch@smollm2-135m",
         "prepare",
         "rationales@qwen-coder-0b5",
+        "usefulness@qwen-coder-0b5",
         "train",
     ]
 
