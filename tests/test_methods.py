@@ -124,7 +124,7 @@ def test_the_method_trains_its_losses_and_weights(project, method, monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("project", ["tiny_model"], indirect=True)
-@pytest.mark.parametrize("method", ["TinyLLM + saliency tokens (default)", "LoRA"])
+@pytest.mark.parametrize("method", [next(iter(METHODS)), "LoRA"])
 def test_the_method_runs_under_dvc_as_written(project, method):
     overrides = [part for change in changes(method) for part in ("-S", change)]
     ran = reproduced(dvc(project, "exp", "run", *overrides))
