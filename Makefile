@@ -15,7 +15,7 @@ LISTS := requirements.txt requirements-gpu.txt \
 # Keep compiled modules even if the shell says not to: without them each stage starts ten seconds later.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: help setup lock gym browser harness repro summary compare figures release verify check gpu-check test lint format clean distclean
+.PHONY: help setup lock gym ray browser harness repro summary compare figures release verify check gpu-check test lint format clean distclean
 
 help:  ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 14
@@ -34,11 +34,13 @@ lock: setup  ## Update the lists of pinned packages: make lock [FLAGS="--upgrade
 	requirements/lock $(FLAGS)
 
 # Optional packages, which some targets need.
-$(VENV)/gym $(VENV)/browser $(VENV)/harness: $(VENV)/%: requirements/%.txt $(READY)
+$(VENV)/gym $(VENV)/ray $(VENV)/browser $(VENV)/harness: $(VENV)/%: requirements/%.txt $(READY)
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --require-hashes -r $<
 	@touch $@
 
 gym: $(VENV)/gym  ## Install reasoning-gym, a source of questions (needs a C compiler)
+
+ray: $(VENV)/ray  ## Install Ray, for teachers and attribution on several machines
 
 browser: $(VENV)/browser  ## Install Playwright to test the report (needs Chromium)
 

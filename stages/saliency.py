@@ -29,7 +29,7 @@ def saliency(parameters: Parameters) -> None:
         scores = WordScores(parameters, store)
         try:
             with tables.TableWriter(tables.SALIENCY) as table:
-                for row in scores.rows(tables.scan_examples("train"), total):
+                for row in scores.rows(lambda: tables.scan_examples("train"), total):
                     table.write(row)
                     rows += 1
                 if scores.unexplained == total:

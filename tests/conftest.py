@@ -11,7 +11,14 @@ import hypothesis
 import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # threads slow tiny models down
-LONGEST = ["test_methods", "test_train", "test_end_to_end", "test_pipeline", "test_figures"]
+LONGEST = [
+    "test_methods",
+    "test_pool",
+    "test_train",
+    "test_end_to_end",
+    "test_pipeline",
+    "test_figures",
+]
 hypothesis.settings.register_profile("tests", deadline=None, derandomize=True)  # reproducible
 hypothesis.settings.load_profile("tests")
 ROOT = Path(__file__).parent.parent

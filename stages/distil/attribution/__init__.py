@@ -1,4 +1,4 @@
 """Scores of how much each word of a question moves a teacher's answer.
 
-May import: interface, storage, language, weights, models.
+May import: interface, storage, language, weights, models, cluster.
 """

@@ -63,8 +63,8 @@ class Attributor:
         )
         self._encoder_decoder = model.config.is_encoder_decoder
         self._embed = model.get_input_embeddings()
-        self._shared: list[int] = []
-        self._prefix: Cache | None = None
+        self.shared: list[int] = []
+        self._prefix: Cache | None = None  # of `shared`, once a pass needs it
 
     def cache_prefix(self, prompts: Sequence[Prompt]) -> None:
         """Cache the tokens that all `prompts` begin with; call before the other methods.
@@ -74,9 +74,12 @@ class Attributor:
         if not prompts:
             return
         starts = [p.ids[: min(p.tokens, default=len(p.ids) - 1)] for p in prompts]
-        shared = [] if self._encoder_decoder else list(commonprefix(starts))
-        if shared != self._shared:
-            self._shared, self._prefix = shared, self._keys_and_values(shared) if shared else None
+        self.share([] if self._encoder_decoder else list(commonprefix(starts)))
+
+    def share(self, ids: list[int]) -> None:
+        """Cache these tokens, with which all prompts begin."""
+        if ids != self.shared:
+            self.shared, self._prefix = ids, None
 
     def batches(self, prompts: Sequence[Prompt]) -> Iterator[list[int]]:
         """Yield the indices of the prompts to score together, longest first, by token budget."""
@@ -94,7 +97,7 @@ class Attributor:
         """
         settings = self._settings.model_dump(include=set(KEY_SETTINGS))
         settings["batch_tokens"] = self.batch_tokens
-        common = [versions.ATTRIBUTION, identity, settings, len(self._shared)]
+        common = [versions.ATTRIBUTION, identity, settings, len(self.shared)]
         values = [*common, [vars(prompt) for prompt in prompts]]
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).digest()
 
@@ -153,7 +156,9 @@ class Attributor:
             positions = is_label
         else:
             cache = None
-            if self._prefix is not None:  # a copy: the pass adds its own keys and values
+            if self.shared:  # a copy: the pass adds its own keys and values
+                if self._prefix is None:
+                    self._prefix = self._keys_and_values(self.shared)
                 cache = copy.deepcopy(self._prefix)
                 cache.batch_repeat_interleave(len(embeddings))
             width = embeddings.shape[1]
@@ -247,7 +252,7 @@ class Attributor:
 
     def _length(self, prompt: Prompt) -> int:
         label_inputs = 0 if self._encoder_decoder else len(prompt.label) - 1
-        return len(prompt.ids) + label_inputs - len(self._shared)
+        return len(prompt.ids) + label_inputs - len(self.shared)
 
     @torch.no_grad()
     def _keys_and_values(self, ids: list[int]) -> Cache:
@@ -261,7 +266,7 @@ class Attributor:
         A decoder-only model's rows end with the label and are padded on the left, an
         encoder-decoder model's on the right.
         """
-        shared = len(self._shared)
+        shared = len(self.shared)
         rows = [
             p.ids if self._encoder_decoder else (p.ids + p.label[:-1])[shared:] for p in prompts
         ]

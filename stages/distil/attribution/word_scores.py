@@ -1,13 +1,13 @@
 """Score the words of questions, or of a teacher's own rationales, with the teacher.
 
-Each batch of scores is stored, so that a killed run resumes.
+It computes here, or on a cluster. Each batch of scores is stored, so that a killed run resumes.
 """
 
 import json
 import sys
-from collections.abc import Iterable, Iterator, Sequence
-from functools import cached_property
-from itertools import islice
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cached_property, partial
+from itertools import chain, islice, starmap
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -16,15 +16,16 @@ from tqdm import tqdm
 
 from stages.distil.attribution.attributor import Attributor, Scores, random_scores
 from stages.distil.attribution.prompts import Prompt, encode_prompt, scored_text
+from stages.distil.attribution.scorer import Batch, Questions, Scorer, load_scorer, padding
+from stages.distil.cluster.pool import Pool
 from stages.distil.interface.catalogue import template_variables
 from stages.distil.interface.errors import UserError
 from stages.distil.interface.parameters import Parameters
-from stages.distil.language.answers import parse_answer, same, without_conclusion
+from stages.distil.language.answers import same, without_conclusion
 from stages.distil.language.chat import Chat
 from stages.distil.language.teacher_prompts import PromptFile
 from stages.distil.models.hardware import precision
-from stages.distil.models.loading import load_model, load_tokenizer
-from stages.distil.models.lora import with_adapter
+from stages.distil.models.loading import load_tokenizer, model_without_weights
 from stages.distil.storage.examples import Example
 from stages.distil.storage.rationales import accepted_rationales
 from stages.distil.storage.store import Store
@@ -34,9 +35,9 @@ ATTRIBUTIONS = Path(".cache/attributions/attributions.sqlite")  # `make clean` k
 COLUMNS = {"result": "TEXT"}
 WINDOW = 2048  # questions that are sorted by length together
 PREDICTED_TOGETHER = 64  # questions whose predictions are one entry of the store
-ANSWER_TOKENS = 32  # of the prediction for a question without options
 
 Reading = tuple[Example, str]  # a question and the rationale that the teacher reads after it, or ""
+Targets = list[tuple[Reading, str]]  # what the teacher reads, and the answer to attribute
 
 
 class WordScores:
@@ -48,6 +49,7 @@ class WordScores:
     def __init__(self, parameters: Parameters, store: Store):
         """Load the teacher's tokenizer; its weights are loaded when a score needs them."""
         self._settings = parameters.saliency
+        self._cluster = parameters.cluster
         self._statuses = parameters.assemble.statuses
         self._store = store
         self._wording = PromptFile(parameters.rationales.prompts.answer)
@@ -59,37 +61,95 @@ class WordScores:
         self.unexplained = 0
 
     @cached_property
+    def _scorer(self) -> Scorer:
+        return load_scorer(self._folder, self._settings, self._dtype, self._adapter)
+
+    @cached_property
+    def _pool(self) -> Pool:
+        budget = {"batch_tokens": self._attributor.batch_tokens}  # not what suits the worker
+        settings = self._settings.model_copy(update=budget)
+        adapter = self._adapter and self._adapter.resolve()
+        start = partial(load_scorer, self._folder.resolve(), settings, self._dtype, adapter)
+        gpus = min(1, self._cluster.gpus)
+        return Pool(start, self._cluster, lambda batch: ", ".join(batch.ids), gpus)
+
+    @cached_property
     def _attributor(self) -> Attributor:
-        model, _ = load_model(self._folder, self._dtype)
-        if self._settings.finetune.epochs:
-            model = with_adapter(model, ADAPTER)
-        padding = self._tokenizer.pad_token_id
-        return Attributor(model, self._settings, 0 if padding is None else padding)
+        """What forms the batches, for which a model needs no weights."""
+        if self._cluster.engine is None:
+            return self._scorer.attributor
+        model = model_without_weights(self._folder, self._dtype)
+        return Attributor(model, self._settings, padding(self._tokenizer))
+
+    @property
+    def _adapter(self) -> Path | None:
+        return ADAPTER if self._settings.finetune.epochs else None
 
     @cached_property
     def _identity(self) -> str:
         identity = [self._dtype, fingerprint(self._source, self._folder)]
-        if self._settings.finetune.epochs:
-            identity.append(digest(ADAPTER))
+        if self._adapter:
+            identity.append(digest(self._adapter))
         return json.dumps(identity, sort_keys=True)
 
-    def rows(self, examples: Iterable[Example], total: int) -> Iterator[dict[str, Any]]:
+    def rows(
+        self, examples: Callable[[], Iterable[Example]], total: int
+    ) -> Iterator[dict[str, Any]]:
         """Yield a row of `saliency` for each of `total` questions, in their order.
 
         Questions without a rationale are left out where its words are to be scored, and with
-        `only_correct` those that the teacher answers wrongly.
+        `only_correct` those that the teacher answers wrongly. `examples` is called again for each
+        pass of a cluster, which first computes what the store lacks.
         """
-        remaining = self._readings(examples)
-        with tqdm(total=total, desc="saliency", unit="row", file=sys.stderr) as progress:
-            while window := list(islice(remaining, WINDOW)):
-                targets = self._targets(window)
-                chosen = [(r, t) for r, t in zip(window, targets, strict=True) if t is not None]
+        on_cluster = self._cluster.engine is not None
+        if on_cluster:
+            self._fill_store(examples, total)
+        with tqdm(
+            total=total, desc="saliency", unit="row", file=sys.stderr, disable=on_cluster
+        ) as progress:
+            for window in self._windows(examples()):
+                chosen = self._choose(window)
                 progress.update(len(window) - len(chosen))
-                prompts = [self._prompt(reading, target) for reading, target in chosen]
-                scored = self._scores(prompts, progress)
-                for (reading, target), prompt, scores in zip(chosen, prompts, scored, strict=True):
-                    yield self._row(reading, target, prompt, scores)
+                prompts = self._prompts(chosen)
+                scores = self._scores(chosen, prompts, progress)
+                for (reading, target), prompt in zip(chosen, prompts, strict=True):
+                    yield self._row(reading, target, prompt, scores[reading[0].id])
             progress.update(self.unexplained)
+
+    def _fill_store(self, examples: Callable[[], Iterable[Example]], total: int) -> None:
+        """Have a cluster compute what the store lacks; predictions come first, if they count."""
+
+        def questions(window: list[Reading]) -> Iterator[Batch]:
+            return map(self._questions, _groups(window))
+
+        def prompts(window: list[Reading]) -> Iterator[Batch]:
+            chosen = self._choose(window)
+            return self._batches(chosen, self._prompts(chosen))
+
+        passes = {"saliency: predictions": questions} if self._predicts else {}
+        if self._settings.method != "random":
+            passes["saliency"] = prompts
+        for label, batches in passes.items():
+            with tqdm(total=total, desc=label, unit="row", file=sys.stderr) as progress:
+                windows = self._windows(examples())
+                missing = self._missing(chain.from_iterable(map(batches, windows)), progress)
+                if first := next(missing, None):
+                    for batch, result in self._pool.complete(chain([first], missing)):
+                        self._keep(batch, result)
+                        progress.update(len(batch.ids))
+
+    def _missing(self, batches: Iterable[Batch], progress: tqdm) -> Iterator[Batch]:
+        for batch in batches:
+            if self._store.select(batch.key) is None:
+                yield batch
+            else:
+                self._store.hits += 1
+                progress.update(len(batch.ids))
+
+    def _windows(self, examples: Iterable[Example]) -> Iterator[list[Reading]]:
+        remaining = self._readings(examples)
+        while window := list(islice(remaining, WINDOW)):
+            yield window
 
     def _readings(self, examples: Iterable[Example]) -> Iterator[Reading]:
         """Yield what the teacher reads of each question, with a rationale if its words count.
@@ -97,6 +157,7 @@ class WordScores:
         The rationale's conclusion is left out: it would say that the answer's own words matter.
         """
         settings = self._settings
+        self.unexplained = 0
         if settings.of == "question":
             yield from ((example, "") for example in examples)
             return
@@ -119,79 +180,93 @@ class WordScores:
             "delta": scores.delta,
         }
 
-    def _scores(self, prompts: Sequence[Prompt], progress: tqdm) -> list[Scores]:
+    def _scores(
+        self, chosen: Targets, prompts: Sequence[Prompt], progress: tqdm
+    ) -> dict[str, Scores]:
+        """Return the scores of each prompt by the question's id."""
+        ids = [example.id for (example, _), _ in chosen]
         if self._settings.method == "random":
             progress.update(len(prompts))
-            return list(map(random_scores, prompts))
-        scores = [Scores([])] * len(prompts)
-        self._attributor.cache_prefix(prompts)
-        for chosen in self._attributor.batches(prompts):
-            batch = [prompts[i] for i in chosen]
-            key = self._attributor.key(self._identity, batch)
-            if stored := self._store.select(key):
-                self._store.hits += 1
-                batch_scores = [Scores(*values) for values in json.loads(stored[0])]
-            else:
-                batch_scores = self._attributor.score(batch)
-                self._require_finite(batch_scores)
-                values = [[score.words, score.delta] for score in batch_scores]
-                self._store.insert(key, [json.dumps(values)])
-            for i, score in zip(chosen, batch_scores, strict=True):
-                scores[i] = score
-            progress.update(len(chosen))
+            return dict(zip(ids, map(random_scores, prompts), strict=True))
+        scores: dict[str, Scores] = {}
+        for batch in self._batches(chosen, prompts):
+            scores |= zip(batch.ids, starmap(Scores, self._result(batch)), strict=True)
+            progress.update(len(batch.ids))
         return scores
 
-    def _require_finite(self, batch: Sequence[Scores]) -> None:
-        if not all(isfinite(score) for scores in batch for score in scores.words):
+    def _batches(self, chosen: Targets, prompts: Sequence[Prompt]) -> Iterator[Batch]:
+        """Yield the prompts in the batches to score together."""
+        self._attributor.cache_prefix(prompts)
+        for indices in self._attributor.batches(prompts):
+            together = [prompts[i] for i in indices]
+            key = self._attributor.key(self._identity, together)
+            ids = [chosen[i][0][0].id for i in indices]
+            yield Batch(key, ids, self._attributor.shared, together)
+
+    def _result(self, batch: Batch) -> list[Any]:
+        """Return a batch's result, from the store if it is there."""
+        if stored := self._store.select(batch.key):
+            self._store.hits += self._cluster.engine is None  # else _missing has counted it
+            return json.loads(stored[0])
+        return self._keep(batch, self._scorer.compute(batch))
+
+    def _keep(self, batch: Batch, result: list[Any]) -> list[Any]:
+        """Store a result and return it; raise `UserError` if a score is not finite."""
+        if not isinstance(batch, Questions) and not all(
+            isfinite(score) for words, _ in result for score in words
+        ):
             raise UserError(
                 f"{self._settings.teacher}: the attribution is not finite in {self._dtype}; set "
                 "saliency.dtype to float32, or choose another saliency.teacher"
             )
+        self._store.insert(batch.key, [json.dumps(result)])
+        return result
 
-    def _targets(self, readings: Sequence[Reading]) -> list[str | None]:
-        """Return the answer to attribute for each question; None leaves a question out."""
-        settings = self._settings
-        if settings.target == "gold" and not settings.only_correct:
-            return [example.answer for example, _ in readings]
-        targets: list[str | None] = []
-        for start in range(0, len(readings), PREDICTED_TOGETHER):
-            group = readings[start : start + PREDICTED_TOGETHER]
-            for (example, _), prediction in zip(group, self._predictions(group), strict=True):
+    @property
+    def _predicts(self) -> bool:
+        """Whether the teacher's own answers count."""
+        return self._settings.target == "prediction" or self._settings.only_correct
+
+    def _choose(self, readings: Sequence[Reading]) -> Targets:
+        """Return what to score, each with the answer to attribute."""
+        if not self._predicts:
+            return [(reading, reading[0].answer) for reading in readings]
+        chosen: Targets = []
+        for group in _groups(readings):
+            predictions = self._result(self._questions(group))
+            for reading, prediction in zip(group, predictions, strict=True):
+                example = reading[0]
+                target = prediction if self._settings.target == "prediction" else example.answer
                 correct = same(prediction, example.answer, example.options)
-                target = prediction if settings.target == "prediction" else example.answer
-                targets.append(target if correct or not settings.only_correct else None)
-        return targets
+                if correct or not self._settings.only_correct:
+                    chosen.append((reading, target))
+        return chosen
 
-    def _predictions(self, readings: Sequence[Reading]) -> list[str]:
-        """Return the teacher's own answers.
+    def _prompts(self, chosen: Targets) -> list[Prompt]:
+        return [self._prompt(reading, target) for reading, target in chosen]
 
-        An answer is the option whose tokens have the largest mean log-probability. Without options
-        it is the teacher's greedy text.
-        """
+    def _questions(self, readings: Sequence[Reading]) -> Questions:
+        """Return questions whose answers the teacher predicts together."""
         options = [(n, o) for n, (example, _) in enumerate(readings) for o in example.options]
         prompts = [self._prompt(readings[n], option) for n, option in options]
-        free = [n for n, (example, _) in enumerate(readings) if not example.options]
-        open_ended = [self._prompt(readings[n], readings[n][0].answer) for n in free]
-        self._attributor.cache_prefix(prompts + open_ended)
-        key = self._attributor.key(f"{self._identity} predictions", prompts + open_ended)
-        if stored := self._store.select(key):
-            return json.loads(stored[0])
-        best: dict[int, tuple[float, str]] = {}
-        values = self._attributor.log_probabilities(prompts)
-        for (n, option), prompt, value in zip(options, prompts, values, strict=True):
-            mean = value / len(prompt.label)
-            if n not in best or mean > best[n][0]:
-                best[n] = (mean, option)
-        texts = self._attributor.continuations(open_ended, ANSWER_TOKENS)
-        for n, tokens in zip(free, texts, strict=True):
-            text = self._tokenizer.decode(tokens, skip_special_tokens=True)
-            best[n] = (0.0, parse_answer(text, []))
-        predictions = [best[n][1] for n in range(len(readings))]
-        self._store.insert(key, [json.dumps(predictions)])
-        return predictions
+        open_ended = [
+            (n, self._prompt(reading, reading[0].answer))
+            for n, reading in enumerate(readings)
+            if not reading[0].options
+        ]
+        every = prompts + [prompt for _, prompt in open_ended]
+        self._attributor.cache_prefix(every)
+        key = self._attributor.key(f"{self._identity} predictions", every)
+        ids = [example.id for example, _ in readings]
+        return Questions(key, ids, self._attributor.shared, prompts, options, open_ended)
 
     def _prompt(self, reading: Reading, label: str) -> Prompt:
         example, rationale = reading
         conversation = self._wording.conversation(example)
         of = self._settings.of
         return encode_prompt(self._chat, conversation, example, label, rationale, of)
+
+
+def _groups(readings: Sequence[Reading]) -> Iterator[Sequence[Reading]]:
+    for start in range(0, len(readings), PREDICTED_TOGETHER):
+        yield readings[start : start + PREDICTED_TOGETHER]

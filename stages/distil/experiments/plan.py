@@ -145,7 +145,7 @@ def run_digest(parameters: Parameters) -> str:
     others = (parameters.saliency.teacher, parameters.assemble.scorer, parameters.student.model)
     used = {*parameters.teachers, *others}
     values |= parameters.model_dump(
-        mode="json", exclude={"models", "datasets"}, exclude_defaults=True
+        mode="json", exclude={"cluster", "models", "datasets"}, exclude_defaults=True
     )
     values["train"]["seed"] = parameters.training_seed
     values["models"] = {

@@ -5,7 +5,15 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from stages.distil.interface.settings import Count, Integer, Name, Number, Seed, Settings
+from stages.distil.interface.settings import (
+    Count,
+    Integer,
+    Name,
+    Number,
+    Seed,
+    Settings,
+    matching,
+)
 from stages.distil.interface.vllm_arguments import engine_arguments
 
 # Of a rationale; `language.quality` defines them.
@@ -183,3 +191,18 @@ class Evaluate(Settings):
     explained: Integer = Field(
         24, ge=0, description="train questions whose key words and rationales the student writes"
     )
+
+
+Address = Annotated[str, matching(r"auto|local|[^\s/]+:\d+", "auto, local, or HOST:PORT")]
+
+
+class Cluster(Settings):
+    """Where teachers write and words are scored. No result depends on it."""
+
+    engine: Literal["ray"] | None = Field(None, description="null: this machine")
+    address: Address = Field("auto", description="auto: a running cluster; local: started here")
+    workers: Count | Literal["auto"] = Field("auto", description="copies of a model")
+    gpus: Integer = Field(
+        1, ge=0, description="of a copy of a teacher; 0: a copy takes the cores of a machine"
+    )
+    block: Count = Field(1024, description="requests handed out, and at most redone, at once")

@@ -13,6 +13,7 @@ from stages.distil.interface.method import (
     GOLD,
     VOTE,
     Assemble,
+    Cluster,
     Data,
     Evaluate,
     Rationales,
@@ -55,6 +56,7 @@ class Parameters(Settings):
     student: Student
     train: Train
     evaluate: Evaluate
+    cluster: Cluster = Cluster()
     models: dict[Name, Model]
     datasets: dict[Name, DataSet]
 

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import torch
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -34,6 +35,14 @@ def load_model(
         attn_implementation="eager" if gradients and device() == "cpu" else None,
     )
     return model.to(device()) if place else model, tokenizer
+
+
+def model_without_weights(folder: Path, dtype: str) -> PreTrainedModel:
+    """Return a model that has the shape of the folder's, and no weights."""
+    config = AutoConfig.from_pretrained(folder)
+    kind = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+    with torch.device("meta"):
+        return kind.from_config(config, dtype=dtype)
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:

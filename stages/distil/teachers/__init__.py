@@ -1,4 +1,4 @@
 """Teachers' texts: in-context examples, backends, and the store of completions.
 
-May import: interface, storage, language, weights, models.
+May import: interface, storage, language, weights, models, cluster.
 """

@@ -3,10 +3,13 @@
 import json
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from importlib import metadata
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
+from stages.distil.cluster.pool import Pool
 from stages.distil.interface.catalogue import Model, ServerModel, template_variables
 from stages.distil.interface.errors import UserError
 from stages.distil.interface.method import Rationales
@@ -14,7 +17,7 @@ from stages.distil.interface.parameters import Parameters
 from stages.distil.language.chat import Chat
 from stages.distil.language.teacher_prompts import Conversation
 from stages.distil.storage import versions
-from stages.distil.teachers.backend import Backend
+from stages.distil.teachers.backend import Backend, Request
 from stages.distil.weights.folders import fingerprint
 
 # vLLM arguments that affect only speed and placement: changing them keeps stored texts.
@@ -94,22 +97,42 @@ def backend_of(choice: str, folder: Path) -> str:
 
 
 def open_backend(name: str, parameters: Parameters, folder: Path) -> Backend:
-    """Start the backend of a teacher; `folder` holds the fetched model."""
-    source, settings = parameters.models[name], parameters.rationales
+    """Start the backend of a teacher, here or in workers; `folder` holds the fetched model."""
+    source, cluster = parameters.models[name], parameters.cluster
     if isinstance(source, ServerModel):
         from stages.distil.teachers.openai_backend import Server
 
         return Server(name, source)
     from stages.distil.models.hardware import precision
 
-    dtype, template = precision(settings.dtype, gradients=False), template_variables(source)
-    if backend_of(settings.backend, folder) == "transformers":
+    kind = backend_of(parameters.rationales.backend, folder)
+    dtype = precision(parameters.rationales.dtype, gradients=False)
+    if cluster.engine is None:
+        return load_backend(name, parameters, kind, dtype, folder)
+    # A folder has the same path on every machine.
+    start = partial(load_backend, name, parameters, kind, dtype, folder.resolve())
+    return Pool(start, cluster, _describe, gpus=cluster.gpus)
+
+
+def load_backend(name: str, parameters: Parameters, kind: str, dtype: str, folder: Path) -> Backend:
+    """Load a teacher in this process."""
+    settings, template = parameters.rationales, template_variables(parameters.models[name])
+    backend_of(kind, folder)  # raises if there is no model
+    if kind == "transformers":
         from stages.distil.teachers.transformers_backend import Generator
 
         return Generator(folder, settings.context, dtype, template)
     from stages.distil.teachers.vllm_backend import Engine
 
-    return Engine(folder, settings.context, dtype, settings.engine_of(name), template)
+    arguments = settings.engine_of(name)
+    if parameters.cluster.engine and parameters.cluster.gpus > 1:
+        arguments = {"tensor_parallel_size": parameters.cluster.gpus} | arguments
+    return Engine(folder, settings.context, dtype, arguments, template)
+
+
+def _describe(request: Request) -> str:
+    """Return the question of a request as one short line."""
+    return repr(shorten(request.conversation.user, 200))
 
 
 def renderer(

@@ -104,10 +104,12 @@ def test_a_digest_depends_on_prompts_and_versions_but_not_on_code(project, monke
     assert len({*before, *after, *newer}) == 3 * len(before)
 
 
-def test_a_digest_does_not_depend_on_unused_models(project):
+def test_a_digest_does_not_depend_on_unused_models_or_the_cluster(project):
     file = project / "params.yaml"
     before = [run.digest for run in plan.plan(grid())]
-    file.write_text(file.read_text().replace("human: {source: provided}", ""))
+    text = file.read_text().replace("human: {source: provided}", "")
+    assert "gpus: 1" in text
+    file.write_text(text.replace("gpus: 1", "gpus: 0"))
     assert [run.digest for run in plan.plan(grid())] == before
 
 

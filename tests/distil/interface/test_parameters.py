@@ -151,6 +151,10 @@ SERVER = {"source": "server", "url": "http://host/v1", "model": "m"}
     ("changes", "message"),
     [
         ({"alpha": None}, "alpha: expected a number or a mapping, found null"),
+        (
+            {"cluster/address": "10.0.0.1"},
+            "cluster.address: expected auto, local, or HOST:PORT, found '10.0.0.1'",
+        ),
         ({"alpha": "much"}, "alpha: expected a number or a mapping, found 'much'"),
         ({"alpha": [0.5]}, "alpha: expected a number or a mapping, found [0.5]"),
         ({"alpha": -0.1}, "alpha: expected at least 0, found -0.1"),
