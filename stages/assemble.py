@@ -3,7 +3,7 @@
 import sys
 from collections import Counter
 
-from stages.distil.dataset.joining import count_statuses, join_targets
+from stages.distil.dataset.joining import count_statuses, distill_schema, join_targets
 from stages.distil.interface.command import run_stage
 from stages.distil.interface.errors import UserError
 from stages.distil.interface.method import GOLD, STATUSES, VOTE
@@ -38,7 +38,7 @@ def join(parameters: Parameters) -> None:
     labellers = _labellers(parameters)
     saliency = parameters.saliency
     scorer = parameters.soft_labels.teacher
-    schema = tables.with_scores(tables.SCHEMAS[tables.DISTILL], bool(scorer))
+    schema = distill_schema(settings, bool(scorer))
     rows = {}
     for split in ("train", "validation", "test"):
         joined = join_targets(split, teachers, settings, saliency, tally, labellers, scorer)
@@ -57,7 +57,8 @@ def join(parameters: Parameters) -> None:
             for status in (*STATUSES, "no row")
             if status not in settings.statuses and (number := own[status])
         ]
-        chosen = f"{tally[f'{teacher}: chosen']:,} of " if settings.choose != "all" else ""
+        selects = settings.choose in ("best", "threshold")
+        chosen = f"{tally[f'{teacher}: chosen']:,} of " if selects else ""
         print(f"{teacher}: {chosen}{count:,} rationales; without: {', '.join(lost) or 'none'}")
     if labellers:
         print(

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from stages.distil.dataset.joining import count_statuses, join_targets
+from stages.distil.dataset.joining import count_statuses, distill_schema, join_targets
 from stages.distil.interface.errors import UserError
 from stages.distil.interface.method import Assemble, Saliency
 from stages.distil.language.student_prompts import question_text, student_context
@@ -277,23 +277,32 @@ def test_a_teacher_that_is_gone_and_a_gate_that_nothing_passes(
     assert done.returncode == 1
 
 
+def write_usefulness(rows: dict[str, list[dict]]) -> dict[tuple[str, str, int], float | None]:
+    """Draw the usefulness of each teacher's rationales; return it by id, teacher and sample.
+
+    Those of questions that end in 3 say nothing but their conclusion, and have none.
+    """
+    rng = np.random.default_rng(3)
+    worth: dict[tuple[str, str, int], float | None] = {}
+    for teacher in TEACHERS:
+        table = []
+        for row in rows[teacher]:
+            if row["split"] == "train":
+                value = float(rng.integers(-2, 3)) if row["status"] in STATUSES else None
+                value = None if row["id"].endswith("3") else value
+                worth[row["id"], teacher, row["sample"]] = value
+                table.append({"id": row["id"], "sample": row["sample"], "usefulness": value})
+        tables.write_table(usefulness_table(teacher), table)
+    return worth
+
+
 @pytest.mark.parametrize("choose", ["best", "threshold"])
 def test_rationales_are_chosen_by_their_usefulness(drawn, choose):
     """Against a choice one question at a time; of equal ones the earlier teacher's is the best."""
-    rng = np.random.default_rng(3)
-    worth: dict[tuple[str, str], float | None] = {}
-    for teacher in TEACHERS:
-        rows = [row for row in drawn[teacher].values() if row["split"] == "train"]
-        for row in rows:
-            value = float(rng.integers(-2, 3)) if row["status"] in STATUSES else None
-            worth[row["id"], teacher] = None if row["id"].endswith("3") else value
-        table = [
-            {"id": row["id"], "sample": 0, "usefulness": worth[row["id"], teacher]} for row in rows
-        ]
-        tables.write_table(usefulness_table(teacher), table)
+    worth = write_usefulness({teacher: list(drawn[teacher].values()) for teacher in TEACHERS})
     expected = {}
     for name in (f"train-{n}" for n in range(100)):
-        found = [(t, worth.get((name, t))) for t in TEACHERS]
+        found = [(t, worth.get((name, t, 0))) for t in TEACHERS]
         useful = [(t, value) for t, value in found if value is not None]
         if choose == "threshold":
             expected[name] = [t for t, value in useful if value >= 1]
@@ -309,6 +318,46 @@ def test_rationales_are_chosen_by_their_usefulness(drawn, choose):
     counts = Counter(teacher for chosen in expected.values() for teacher in chosen)
     assert {t: tally[f"{t}: chosen"] for t in TEACHERS} == counts
     assert sum(map(len, join_targets("test", TEACHERS, settings, SALIENCY, tally))) == 5
+
+
+def test_rationales_are_weighted_by_their_usefulness(drawn):
+    """Against a softmax one question at a time; teacher `one` gave two rationales a question."""
+    rows = {teacher: list(drawn[teacher].values()) for teacher in TEACHERS}
+    rows["one"] = [
+        row | {"sample": sample}
+        for row in rows["one"]
+        for sample in range(2 if row["split"] == "train" else 1)
+    ]
+    tables.write_table(tables.rationale_table("one"), rows["one"])
+    worth = write_usefulness(rows)
+    settings = Assemble(statuses=STATUSES, choose="weighted", scorer="any")
+    schema, tally = distill_schema(settings, False), Counter()
+    found = {}
+    for split in ("train", "test"):
+        joined = join_targets(split, TEACHERS, settings, SALIENCY, tally)
+        tables.write_shards(tables.distill_table(split), joined, schema)
+        found[split] = tables.read_table(tables.distill_table(split))
+    assert [row["rationales"] for row in found["test"]] == [[]] * 5
+    sizes = Counter()
+    for row, everyones in zip(found["train"], assembled("train"), strict=True):
+        values = [
+            worth[row["id"], teacher, each["sample"]] or 0.0
+            for teacher in TEACHERS
+            for each in rows[teacher]
+            if each["id"] == row["id"] and each["status"] in STATUSES
+        ]
+        weights = [r.pop("weight") for r in row["rationales"]]
+        assert row == everyones
+        odds = np.exp(values)
+        assert weights == pytest.approx(list(len(odds) * odds / odds.sum()))
+        sizes[len(weights)] += 1
+        if len(weights) == 1:
+            assert weights == [1.0]
+    assert set(sizes) == {0, 1, 2, 3}
+
+
+def test_by_default_rationales_have_no_weight():
+    assert distill_schema(SETTINGS, False) == tables.SCHEMAS[tables.DISTILL]
 
 
 def test_a_table_of_other_questions_is_named(drawn):

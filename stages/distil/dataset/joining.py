@@ -30,6 +30,20 @@ from stages.distil.storage.tables import (
 
 Part = tuple[str, np.ndarray, pa.ChunkedArray]  # a teacher, its questions' positions, its texts
 NO_WORDS = pa.array([[]], pa.list_(pa.string()))
+WEIGHT = pa.field("weight", pa.float32(), nullable=False)  # of a rationale in its teacher's loss
+
+
+def distill_schema(settings: Assemble, scored: bool) -> pa.Schema:
+    """Return the schema of `distill`, with OPTION_SCORES if options are scored.
+
+    Rationales have a WEIGHT only if `settings` weight them.
+    """
+    schema = with_scores(SCHEMAS[DISTILL], scored)
+    if settings.choose != "weighted":
+        return schema
+    at = schema.get_field_index("rationales")
+    weighted = pa.list_(pa.struct([*schema.field(at).type.value_type, WEIGHT]))
+    return schema.set(at, pa.field("rationales", weighted, nullable=False))
 
 
 def count_statuses(teacher: str) -> Counter[str]:
@@ -71,6 +85,7 @@ def _join(
     scorer: str | None,
 ) -> Iterator[pa.Table]:
     training = split == "train"
+    schema = distill_schema(settings, bool(scorer))
     columns = ["id", "status", "rationale", "sample", *(["answer"] if labellers else [])]
     everyone = dict.fromkeys([*teachers, *labellers, *([scorer] if scorer else [])])
     own = {scorer: [*columns, OPTION_SCORES.name]}
@@ -111,12 +126,17 @@ def _join(
                 )
                 if judged:
                     values = _usefulness(teacher, useful[teacher], ids, places)
+                    if settings.choose == "weighted":
+                        values = pc.fill_null(values, 0.0)  # a mere conclusion raises nothing
                     accepted = pc.and_(accepted, pc.is_valid(values))
                     worth.append(values.filter(accepted).to_numpy())
                 texts = rows["rationale"].filter(accepted)
                 parts.append((teacher, places[accepted.to_numpy()], texts))
         contexts = _contexts(questions)
-        if parts and judged:
+        weights = None
+        if settings.choose == "weighted":
+            weights = _weights(_places(parts), worth)
+        elif parts and judged:
             parts = list(_choose(parts, worth, settings))
             for teacher, places, _ in parts:
                 tally[f"{teacher}: chosen"] += len(places)
@@ -144,14 +164,14 @@ def _join(
                 "context": contexts,
                 "options": questions["options"],
                 "answer": answers,
-                "rationales": _rationales(parts, size),
+                "rationales": _rationales(parts, weights, size),
                 "saliency": salient,
             }
             | ({OPTION_SCORES.name: scores} if scorer else {})
         )
         if training and labellers:
             joined = joined.filter(pc.is_valid(joined["answer"]))
-        yield joined.cast(with_scores(SCHEMAS[DISTILL], bool(scorer)))
+        yield joined.cast(schema)
     for follower in (*written.values(), *useful.values(), *([scored] if scored else [])):
         follower.finish()
 
@@ -183,7 +203,7 @@ def _choose(
     if settings.choose == "threshold":
         kept = [values >= settings.least for values in worth]
     else:
-        places = np.concatenate([at for _, at, _ in parts])
+        places = _places(parts)
         values = np.concatenate(worth)
         order = np.lexsort((-values, places))  # stable: earlier teachers come first
         first = np.unique(places[order], return_index=True)[1]
@@ -192,6 +212,24 @@ def _choose(
         kept = np.split(best, np.cumsum([len(at) for _, at, _ in parts])[:-1])
     for (teacher, at, texts), keep in zip(parts, kept, strict=True):
         yield teacher, at[keep], texts.filter(pa.array(keep))
+
+
+def _weights(places: np.ndarray, worth: Sequence[np.ndarray]) -> np.ndarray:
+    """Return the weight M softmax(u)_m of each of the M rationales of a question.
+
+    `places` are the positions of the rationales' questions, and `worth` holds the usefulness u of
+    each part's rationales. The weights of a question have mean 1; a rationale alone has weight 1.
+    """
+    values = np.concatenate([np.empty(0), *worth])
+    highest = np.full(places.max(initial=-1) + 1, -np.inf)
+    np.maximum.at(highest, places, values)
+    odds = np.exp(values - highest[places])
+    return odds * np.bincount(places)[places] / np.bincount(places, odds)[places]
+
+
+def _places(parts: Sequence[Part]) -> np.ndarray:
+    """Return the position of each rationale's question, part by part."""
+    return np.concatenate([np.empty(0, np.int64), *(at for _, at, _ in parts)])
 
 
 def _labels(
@@ -220,12 +258,13 @@ def _option_scores(rows: pa.Table, places: np.ndarray, size: int) -> pa.Array:
     return rows[OPTION_SCORES.name].combine_chunks().take(pa.array(at, mask=at < 0))
 
 
-def _rationales(parts: Sequence[Part], size: int) -> pa.ListArray:
+def _rationales(parts: Sequence[Part], weights: np.ndarray | None, size: int) -> pa.ListArray:
     """Return the list of rationales of each of `size` questions, in the order of the teachers.
 
-    `parts` holds a teacher, the positions of its questions, and its texts.
+    `parts` holds a teacher, the positions of its questions, and its texts; `weights` are the
+    weights of all these rationales, if they have any.
     """
-    places = np.concatenate([at for _, at, _ in parts]) if parts else np.empty(0, np.int64)
+    places = _places(parts)
     order = np.argsort(places, kind="stable")
     names = pa.array([name for name, _, _ in parts], pa.string())
     owners = np.repeat(np.arange(len(parts)), [len(at) for _, at, _ in parts])
@@ -233,12 +272,14 @@ def _rationales(parts: Sequence[Part], size: int) -> pa.ListArray:
     texts = pa.chunked_array(chunks, pa.string()).combine_chunks()
     if isinstance(texts, pa.ChunkedArray):  # there is no chunk
         texts = pa.array([], pa.string())
-    kind = SCHEMAS[DISTILL].field("rationales").type.value_type
-    pairs = pa.StructArray.from_arrays(
-        [names.take(pa.array(owners[order])), texts.take(pa.array(order))], fields=list(kind)
-    )
+    fields = list(SCHEMAS[DISTILL].field("rationales").type.value_type)
+    columns = [names.take(pa.array(owners[order])), texts.take(pa.array(order))]
+    if weights is not None:
+        fields.append(WEIGHT)
+        columns.append(pa.array(weights[order], WEIGHT.type))
+    rationales = pa.StructArray.from_arrays(columns, fields=fields)
     ends = np.concatenate([[0], np.cumsum(np.bincount(places, minlength=size))])
-    return pa.ListArray.from_arrays(pa.array(ends, pa.int32()), pairs)
+    return pa.ListArray.from_arrays(pa.array(ends, pa.int32()), rationales)
 
 
 def _contexts(questions: pa.Table) -> pa.ChunkedArray:

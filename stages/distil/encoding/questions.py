@@ -24,6 +24,7 @@ BRANCH = pa.struct(
         "target": TOKENS,
         "after_answer": pa.bool_(),
         "score": pa.float64(),
+        "weight": pa.float64(),
     }
 )
 SAMPLE = pa.struct({"id": pa.string(), "context": TOKENS, "branches": pa.list_(BRANCH)})

@@ -142,8 +142,10 @@ class Assemble(Settings):
     statuses: list[Literal["ok", "truncated", "repetitive", "contradicts", "inconclusive"]] = Field(
         min_length=1
     )
-    choose: Literal["all", "best", "threshold"] = Field(
-        "all", description="which rationales of a question are taught, by their usefulness"
+    choose: Literal["all", "best", "threshold", "weighted"] = Field(
+        "all",
+        description="which rationales of a question are taught, or with which weights, by their "
+        "usefulness",
     )
     least: Number = Field(0.0, description="usefulness of a rationale for choose=threshold")
     scorer: Name = Field(description="model whose log p(answer) measures the usefulness")

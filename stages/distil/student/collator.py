@@ -18,7 +18,7 @@ from stages.distil.student.samples import (
 )
 
 IGNORED = -100  # torch's label of a position without a target
-COMPARED = ("pairs", "options", "scores")  # of a batch: branches that a task compares
+NUMBERED = ("pairs", "options", "scores", "weights")  # of a batch: what numbers its targets
 
 
 class Collator:
@@ -40,29 +40,32 @@ class Collator:
         question the first and past-the-last target of each, and the number of the task. Targets are
         numbered row by row. With SOFT_LABELS, `options` (O, 4) holds for each option its first and
         past-the-last target, its sample's number, and that of the task, and `scores` (O,) its
-        teacher's.
+        teacher's. `weights` (targets,) are those of the branches, unless all are 1.
         """
         layout = self._encoder_decoder_batch if self._encoder_decoder else self._decoder_batch
-        return layout(samples) | self._compared(samples)
+        return layout(samples) | self._numbered(samples)
 
-    def _compared(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
+    def _numbered(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
         ids = {sample.id: number for number, sample in enumerate(samples)}
         branches = [(ids[sample.id], branch) for sample in samples for branch in sample.branches]
         lengths = (len(branch.target) for _, branch in branches)
         spans = list(pairwise(accumulate(lengths, initial=0)))
-        compared = {}
+        numbered = {}
         if MUTUAL_INFORMATION in self._tasks and (pairs := answer_pairs(samples)):
             task = self._tasks.index(MUTUAL_INFORMATION)
-            compared["pairs"] = torch.tensor([[*spans[a], *spans[r], task] for a, r in pairs])
+            numbered["pairs"] = torch.tensor([[*spans[a], *spans[r], task] for a, r in pairs])
         options = [
             (*span, number, self._tasks.index(SOFT_LABELS), branch.score)
             for span, (number, branch) in zip(spans, branches, strict=True)
             if branch.score is not None
         ]
         if options:
-            compared["options"] = torch.tensor([option[:4] for option in options])
-            compared["scores"] = torch.tensor([option[4] for option in options])
-        return compared
+            numbered["options"] = torch.tensor([option[:4] for option in options])
+            numbered["scores"] = torch.tensor([option[4] for option in options])
+        if any(branch.weight != 1 for _, branch in branches):
+            weights = [branch.weight for _, branch in branches for _ in branch.target]
+            numbered["weights"] = torch.tensor(weights)
+        return numbered
 
     def _decoder_batch(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
         """Lay out each sample as its context followed by its branches, padded on the right.

@@ -12,10 +12,10 @@ from transformers import PreTrainedModel
 from stages.distil.interface.errors import UserError
 from stages.distil.models.hardware import device, explain_out_of_memory
 from stages.distil.models.logits import logits_at
-from stages.distil.student.collator import COMPARED, IGNORED, Collator
+from stages.distil.student.collator import IGNORED, NUMBERED, Collator
 from stages.distil.student.samples import Sample, separate_tasks
 
-UNREAD = ("labels", "tasks", "rows", *COMPARED)  # of a batch; not the model's
+UNREAD = ("labels", "tasks", "rows", *NUMBERED)  # of a batch; not the model's
 TOLERANCE = 2e-5  # of the logits' norm; SmolLM2's differ by 1e-6, of rounding, in float32
 
 
@@ -29,14 +29,16 @@ def task_sums(
 ) -> Tensor:
     """Return the summed cross-entropy of each of `count` tasks over its targets, shape (count,).
 
-    Of the pairs of a batch, the sum is that of `mutual_information`; of options with a teacher's
-    scores, that of `soft_cross_entropy`. `model` may be wrapped for several processes.
+    If the batch has `weights`, they multiply the targets' losses. Of the pairs of a batch, the sum
+    is that of `mutual_information`; of options with a teacher's scores, that of
+    `soft_cross_entropy`. `model` may be wrapped for several processes.
     """
     is_target = batch["labels"] != IGNORED
     logits = target_logits(model, batch).float()
     losses = functional.cross_entropy(logits, batch["labels"][is_target], reduction="none")
     zeros = torch.zeros(count, device=losses.device)
-    sums = zeros.index_add(0, batch["tasks"][is_target], losses)
+    weighted = losses * batch["weights"] if "weights" in batch else losses
+    sums = zeros.index_add(0, batch["tasks"][is_target], weighted)
     if "pairs" in batch:
         pairs = batch["pairs"]
         terms = mutual_information(logits, pairs[:, :4].tolist())
@@ -137,7 +139,8 @@ def total_loss(sums: Tensor, counts: Tensor, weights: Tensor) -> Tensor:
     """L = L_answer + Σ_m α_m L_rationale(m) + λ L_saliency (TinyLLM eq. 6, with saliency added).
 
     β L_MI and w L_soft are added likewise. Each L is a task's sum over its targets, pairs or
-    questions (`count_targets`) divided by their count; a task without any adds 0.
+    questions (`count_targets`) divided by their count; a task without any adds 0. Weights of
+    targets do not change the count: L_m = Σ_t w_t ℓ_t / T over a teacher's T target tokens.
     """
     return (sums / counts.clamp(min=1) * weights).sum()
 

@@ -28,7 +28,8 @@ class Branch:
     """One task of a question: `prefix` asks for `target`, which ends in end-of-text.
 
     It follows the question or, with `after_answer`, the first branch without its end-of-text. An
-    option of the task SOFT_LABELS does not end in end-of-text; `score` is its teacher's.
+    option of the task SOFT_LABELS does not end in end-of-text; `score` is its teacher's. `weight`
+    multiplies the loss of the target within its task.
     """
 
     task: str
@@ -36,6 +37,7 @@ class Branch:
     target: list[int]
     after_answer: bool = False
     score: float | None = None
+    weight: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,7 @@ class _Target(NamedTuple):
     prefix: str
     tokens: list[int]
     score: float | None = None
+    weight: float = 1.0
 
 
 class Encoder:
@@ -119,19 +122,20 @@ class Encoder:
         `UserError` if options and answer alone are longer than the student's limit.
         """
         teachers = [task for task in weights if task not in NO_RATIONALE]
-        texts = [(ANSWER, ANSWER_TASK, row["answer"])]
+        texts = [(ANSWER, ANSWER_TASK, row["answer"], 1.0)]
         for rationale in row["rationales"]:
             if (teacher := rationale["teacher"]) in teachers:
                 number = teachers.index(teacher) + 1
-                texts.append((teacher, rationale_task(number), rationale["text"]))
+                weight = rationale.get("weight", 1.0)
+                texts.append((teacher, rationale_task(number), rationale["text"], weight))
         if row["saliency"]:
-            texts.append((SALIENCY, SALIENCY_TASK, ", ".join(row["saliency"])))
+            texts.append((SALIENCY, SALIENCY_TASK, ", ".join(row["saliency"]), 1.0))
         end = self._tokenizer.eos_token_id
         texts = [each for each in texts if weights.get(each[0], 0.0) > 0]
-        encoded = self.targets([text for *_, text in texts])  # at once: a call takes 0.1 ms
+        encoded = self.targets([text for _, _, text, _ in texts])  # at once: a call takes 0.1 ms
         targets = [
-            _Target(task, self._prefix(row, prefix), [*tokens, end])
-            for (task, prefix, _), tokens in zip(texts, encoded, strict=True)
+            _Target(task, self._prefix(row, prefix), [*tokens, end], weight=weight)
+            for (task, prefix, _, weight), tokens in zip(texts, encoded, strict=True)
         ]
         if weights.get(SOFT_LABELS, 0.0) > 0 and (scores := row.get("option_scores")):
             options = zip(self.targets(row["options"]), scores, strict=True)
@@ -243,7 +247,7 @@ class Encoder:
         offsets = encoded["offset_mapping"][: len(context)]
         least = len(self._head) + sum(last > options_start for _, last in offsets) + len(end)
         branches = [
-            Branch(target.task, prefix, target.tokens, score=target.score)
+            Branch(target.task, prefix, target.tokens, score=target.score, weight=target.weight)
             for target, prefix in zip(targets, prefixes, strict=True)
         ]
         return [*self._head, *context, *end], least, branches

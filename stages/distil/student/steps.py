@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from stages.distil.models.batching import by_length
-from stages.distil.student.collator import COMPARED, count_targets
+from stages.distil.student.collator import NUMBERED, count_targets
 from stages.distil.student.samples import MUTUAL_INFORMATION, SOFT_LABELS, Sample
 
 
@@ -84,7 +84,7 @@ class Steps(Dataset):
     def _empty_pass(self, sample: Sample) -> dict[str, Tensor]:
         """Return a pass without targets, for a process that has fewer passes than another."""
         batch = self._collate([sample])
-        batch = {name: batch[name] for name in batch if name not in COMPARED}
+        batch = {name: batch[name] for name in batch if name not in NUMBERED}
         return batch | {"labels": torch.full_like(batch["labels"], -100)}
 
 

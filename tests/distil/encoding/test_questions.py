@@ -4,11 +4,14 @@ import json
 
 import pytest
 
+from stages.distil.dataset.joining import distill_schema
 from stages.distil.encoding import questions
 from stages.distil.encoding.questions import ENCODED, encode_questions, remove_encoded
+from stages.distil.interface.method import Assemble
 from stages.distil.storage import tables
 from stages.distil.student.samples import Encoder
 from tests.distil.student.test_samples import ROWS, load
+from tests.distil.student.test_weights import WEIGHTED
 
 WEIGHTS = {"answer": 1.0, "one": 0.5, "two": 0.0, "silent": 1.0, "saliency": 0.1}
 MAX_TOKENS = 4
@@ -28,9 +31,9 @@ def encode(tmp_path, monkeypatch):
     return run
 
 
-def write(split: str, rows: list[dict]) -> None:
+def write(split: str, rows: list[dict], schema=tables.SCHEMAS[tables.DISTILL]) -> None:
     file = tables.distill_table(split) / "00000.parquet"
-    with tables.TableWriter(file, tables.SCHEMAS[tables.DISTILL]) as table:
+    with tables.TableWriter(file, schema) as table:
         for row in rows:
             table.write(row)
 
@@ -51,6 +54,14 @@ def test_questions_are_read_as_they_were_encoded(encode, family, settings):
     assert encoded.taught == ["answer", "one", "saliency"]
     shared = [(s.length, -n) for s, n in samples if len(s.branches) > 1]
     assert encoded.longest == -max(shared, default=(0, 0))[1]
+
+
+def test_weights_of_rationales_are_kept(encode, tiny_model):
+    settings = Assemble(statuses=["ok"], choose="weighted", scorer="any")
+    write("train", WEIGHTED, distill_schema(settings, False))
+    encoded, encoder = encode(tiny_model)
+    assert list(encoded.train) == [encoder.samples(row, WEIGHTS) for row in WEIGHTED]
+    assert {b.weight for [s] in encoded.train for b in s.branches} == {1.0, 1.5, 0.25, 1.75}
 
 
 def test_questions_are_encoded_once(encode, tiny_model, monkeypatch):
