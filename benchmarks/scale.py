@@ -147,16 +147,10 @@ def run(stage: str, rows: int) -> None:
         ):
             saliency(settings)
     elif stage == "train":
-        from stages.distil.models import resuming
         from stages.train import train
 
-        arguments = resuming.training_arguments
-
-        def few_steps(*positional: Any, **keywords: Any) -> Any:
-            return arguments(*positional, **keywords, max_steps=STEPS)
-
-        with patch.object(resuming, "training_arguments", few_steps):
-            train(settings)
+        few = settings.train.model_copy(update={"epochs": None, "max_steps": STEPS})
+        train(settings.model_copy(update={"train": few}))
     else:
         from importlib import import_module
 

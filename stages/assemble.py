@@ -41,7 +41,16 @@ def join(parameters: Parameters) -> None:
     schema = distill_schema(settings, bool(scorer))
     rows = {}
     for split in ("train", "validation", "test"):
-        joined = join_targets(split, teachers, settings, saliency, tally, labellers, scorer)
+        joined = join_targets(
+            split,
+            teachers,
+            settings,
+            saliency,
+            tally,
+            labellers,
+            scorer,
+            parameters.student.prompt,
+        )
         rows[split] = tables.write_shards(tables.distill_table(split), joined, schema)
     if not rows["train"]:
         raise UserError(

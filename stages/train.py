@@ -90,7 +90,7 @@ def train(parameters: Parameters) -> None:
             shutil.rmtree(CURVES, ignore_errors=True)
             curves = Live(str(CURVES), save_dvc_exp=False, dvcyaml=None, monitor_system=False)
             live = stack.enter_context(curves)
-        if parameters.train.epochs:
+        if parameters.train.epochs != 0:
             seed = parameters.training_seed
             recipe = Recipe(
                 parameters.train,
@@ -118,10 +118,12 @@ def train(parameters: Parameters) -> None:
         model.load_state_dict(state)
     if settings.lora_rank:
         model = model.merge_and_unload()
-    configure_inference(model, tokenizer, max_tokens)
+    configure_inference(model, tokenizer, max_tokens, settings.prompt)
     with whole_folder(STUDENT) as target:
         save_model(model.to(torch.bfloat16), tokenizer, target)
-    print(f"best epoch {epoch} of {parameters.train.epochs}: validation accuracy {share:.3f}")
+    length = parameters.train
+    ran = f"within {length.max_steps:,} steps" if length.max_steps else f"of {length.epochs}"
+    print(f"best epoch {epoch} {ran}: validation accuracy {share:.3f}")
 
 
 def _launch(parameters: Parameters) -> None:

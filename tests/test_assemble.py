@@ -9,7 +9,7 @@ import pytest
 
 from stages.distil.dataset.joining import count_statuses, distill_schema, join_targets
 from stages.distil.interface.errors import UserError
-from stages.distil.interface.method import Assemble, Saliency
+from stages.distil.interface.method import Assemble, Saliency, StudentPrompt
 from stages.distil.language.student_prompts import question_text, student_context
 from stages.distil.language.words import WORD
 from stages.distil.storage import tables
@@ -150,6 +150,36 @@ def test_streams_give_what_a_plain_join_gives(drawn, split):
             }
         )
     assert assembled(split) == expected
+
+
+PROMPTS = [
+    StudentPrompt(options="lettered"),
+    StudentPrompt(options="lettered", prefixes={"answer": "predict", "one": "explain"}),
+    StudentPrompt(prefixes={"answer": "predict"}),
+]
+
+
+@pytest.mark.parametrize("prompt", PROMPTS, ids=str)
+def test_the_students_prompt_changes_the_context_alone(drawn, prompt):
+    settings = SALIENCY.model_copy(update={"options": False})
+
+    def rows(prompt: StudentPrompt) -> list[dict]:
+        joined = join_targets("train", TEACHERS, SETTINGS, settings, Counter(), (), None, prompt)
+        return [row for table in joined for row in table.to_pylist()]
+
+    for before, after in zip(rows(StudentPrompt()), rows(prompt), strict=True):
+        example = drawn["examples"][after["id"]]
+        expected = student_context(example["question"], example["options"], prompt)
+        assert after == before | {"context": expected}
+
+
+def test_more_options_than_letters_are_refused(drawn):
+    row = drawn["examples"]["train-1"]
+    row["options"] = [str(n) for n in range(27)]
+    tables.write_table(tables.EXAMPLES, drawn["examples"].values())
+    message = "question 'train-1': 27 options, more than there are letters; set student.prompt"
+    with pytest.raises(UserError, match=message):
+        list(join_targets("train", TEACHERS, SETTINGS, SALIENCY, Counter(), (), None, PROMPTS[0]))
 
 
 def test_without_the_options_words_of_question_and_rationale_are_chosen(drawn):

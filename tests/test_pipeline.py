@@ -49,6 +49,7 @@ PARAMETERS = {
     "assemble": {"statuses": ["ok"], "choose": "all", "scorer": "tiny"},
     "student": {
         "model": "tiny",
+        "prompt": {"options": "listed", "prefixes": None},
         "form": "branch",
         "shared_context": True,
         "context": None,

@@ -17,6 +17,7 @@ from stages.distil.interface.errors import UserError
 from stages.distil.interface.parameters import load_parameters
 from stages.distil.models.loading import load_model
 from stages.distil.storage import tables
+from stages.distil.student.trainer import DistillationTrainer
 from stages.distil.student.training import CHECKPOINTS
 from stages.distil.weights.folders import STUDENT, digest
 from stages.train import CURVES, train
@@ -163,6 +164,78 @@ def test_training_ends_after_epochs_without_a_gain(prepared, tiny_model):
     accuracies = curve("validation/accuracy")
     best = accuracies.index(max(accuracies))
     assert len(accuracies) == best + 3 < 30
+
+
+def test_as_many_steps_as_epochs_have_give_the_same_bytes(prepared, family):
+    results = []
+    for length in ({"train__epochs": 2}, {"train__epochs": None, "train__max_steps": 6}):
+        train(prepared(family, **length))
+        results.append([digest(STUDENT), curve("loss/total"), curve("validation/accuracy")])
+    assert results[0] == results[1]
+
+
+def test_a_training_by_steps_ends_within_an_epoch(prepared, tiny_model, capsys):
+    train(prepared(tiny_model, train__epochs=None, train__max_steps=7))
+    steps = pandas.read_csv(CURVES / "plots/metrics/validation/accuracy.tsv", sep="\t")["step"]
+    assert steps.tolist() == [3, 6, 7]
+    assert "epoch 3: validation accuracy" in capsys.readouterr().err
+    summary = json.loads((CURVES / "metrics.json").read_text())
+    assert (summary["step"], 1 <= summary["best_epoch"] <= 3) == (7, True)
+
+
+def test_a_training_by_steps_may_end_early(prepared, tiny_model):
+    length = {"train__epochs": None, "train__max_steps": 90, "train__patience": 2}
+    train(prepared(tiny_model, **length, train__learning_rate=1e-6))
+    accuracies = curve("validation/accuracy")
+    assert len(accuracies) == accuracies.index(max(accuracies)) + 3 < 30
+
+
+@pytest.mark.parametrize("saved", [1, 3])
+def test_a_training_by_steps_resumes_from_any_checkpoint(
+    prepared, family, saved, monkeypatch, capsys
+):
+    """The third checkpoint is in the middle of an epoch, and there is no step after it."""
+    parameters = prepared(family, train__epochs=None, train__max_steps=8)
+    train(parameters)
+    uninterrupted = [digest(STUDENT), curve("loss/total"), curve("validation/accuracy")]
+    save, calls = Trainer._save_checkpoint, []
+
+    def stop_after(*arguments, **keywords):
+        save(*arguments, **keywords)
+        calls.append(1)
+        if len(calls) == saved:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(Trainer, "_save_checkpoint", stop_after)
+        train(parameters)
+    names = sorted(path.name for path in CHECKPOINTS.glob("checkpoint-*"))
+    assert (f"checkpoint-{[3, 6, 8][saved - 1]}") in names
+    train(parameters)
+    if saved == 1:
+        assert "resuming from .cache/checkpoints/train/checkpoint-3" in capsys.readouterr().err
+    assert [digest(STUDENT), curve("loss/total"), curve("validation/accuracy")] == uninterrupted
+
+
+@pytest.mark.parametrize(
+    ("changes", "rates"),
+    [
+        ({"train__warmup": 0.0}, [4 / 4, 3 / 4, 2 / 4, 1 / 4]),
+        ({"train__warmup": 0.5}, [0, 1 / 2, 2 / 2, 1 / 2]),
+        ({}, [0, 3 / 3, 2 / 3, 1 / 3]),
+    ],
+)
+def test_the_learning_rate_rises_and_falls(prepared, tiny_model, monkeypatch, changes, rates):
+    used = []
+
+    def step(trainer, *arguments, **keywords):
+        used.append(trainer.optimizer.param_groups[0]["lr"])
+        return original(trainer, *arguments, **keywords)
+
+    original = DistillationTrainer.training_step
+    monkeypatch.setattr(DistillationTrainer, "training_step", step)
+    train(prepared(tiny_model, train__epochs=None, train__max_steps=4, **changes))
+    assert used == pytest.approx([0.01 * rate for rate in rates])
 
 
 def test_lora_trains_low_rank_changes_only(prepared, tiny_model):

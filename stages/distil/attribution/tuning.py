@@ -46,7 +46,7 @@ def tune(
     steps = -(-len(prompts) // settings.batch_size)
     trainer = Trainer(
         model=tuned,
-        args=training_arguments(CHECKPOINTS, settings, steps, seed),
+        args=training_arguments(CHECKPOINTS, settings, steps * settings.epochs, steps, seed),
         train_dataset=[_sample(prompt, tokenizer, encoder_decoder) for prompt in prompts],
         data_collator=DataCollatorForSeq2Seq(tokenizer, label_pad_token_id=IGNORED),
     )

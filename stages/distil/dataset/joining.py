@@ -11,9 +11,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from stages.distil.interface.errors import UserError
-from stages.distil.interface.method import Assemble, Saliency
+from stages.distil.interface.method import ANSWER, Assemble, Saliency, StudentPrompt
 from stages.distil.language.answers import same
-from stages.distil.language.student_prompts import OPTIONS, student_context
+from stages.distil.language.student_prompts import (
+    CHOICES,
+    DEFAULT,
+    MARKS,
+    OPTIONS,
+    text_before,
+)
 from stages.distil.language.words import salient_words
 from stages.distil.storage.following import Follower, ahead
 from stages.distil.storage.rationales import usefulness_table
@@ -63,16 +69,18 @@ def join_targets(
     tally: Counter[str],
     labellers: Sequence[str] = (),
     scorer: str | None = None,
+    prompt: StudentPrompt = DEFAULT,
 ) -> Iterator[pa.Table]:
     """Yield the rows of a split of `distill`, one a question, in the order of the questions.
 
     Only train questions have rationales and salient words. With `labellers`, the answer to a train
     question is the one that most of these teachers gave (of two equally frequent ones, the earlier
     in their order), and a question that none of them answered is left out. The teacher `scorer`
-    adds its OPTION_SCORES. `tally` counts what questions lack. A thread reads and joins the next
-    rows while the caller handles the last ones.
+    adds its OPTION_SCORES. The context is `student_context`, by `prompt`. `tally` counts what
+    questions lack. A thread reads and joins the next rows while the caller handles the last ones.
+    Raises `UserError` if a question has more options than there are letters for them.
     """
-    return ahead(_join(split, teachers, settings, saliency, tally, labellers, scorer))
+    return ahead(_join(split, teachers, settings, saliency, tally, labellers, scorer, prompt))
 
 
 def _join(
@@ -83,6 +91,7 @@ def _join(
     tally: Counter[str],
     labellers: Sequence[str],
     scorer: str | None,
+    prompt: StudentPrompt,
 ) -> Iterator[pa.Table]:
     training = split == "train"
     schema = distill_schema(settings, bool(scorer))
@@ -132,7 +141,7 @@ def _join(
                     worth.append(values.filter(accepted).to_numpy())
                 texts = rows["rationale"].filter(accepted)
                 parts.append((teacher, places[accepted.to_numpy()], texts))
-        contexts = _contexts(questions)
+        asked = _question_texts(questions, DEFAULT)
         weights = None
         if settings.choose == "weighted":
             weights = _weights(_places(parts), worth)
@@ -145,7 +154,7 @@ def _join(
             rows, places = scored.rows_of(ids)
             tally["saliency: no row"] += size - len(places)
             if rows is not None:
-                salient = _salient(rows, places, questions["question"], contexts, saliency)
+                salient = _salient(rows, places, questions["question"], asked, saliency)
         answers = questions["answer"]
         if training and labellers:
             votes = [answered[t] for t in labellers if t in answered]
@@ -161,7 +170,7 @@ def _join(
         joined = pa.table(
             {
                 "id": ids,
-                "context": contexts,
+                "context": _contexts(questions, asked, prompt),
                 "options": questions["options"],
                 "answer": answers,
                 "rationales": _rationales(parts, weights, size),
@@ -282,26 +291,56 @@ def _rationales(parts: Sequence[Part], weights: np.ndarray | None, size: int) ->
     return pa.ListArray.from_arrays(pa.array(ends, pa.int32()), rationales)
 
 
-def _contexts(questions: pa.Table) -> pa.ChunkedArray:
-    """Return `student_context` of each question."""
-    options = questions["options"]
-    option_lists = pc.binary_join_element_wise(OPTIONS, pc.binary_join(options, ", "), "")
+def _contexts(
+    questions: pa.Table, asked: pa.ChunkedArray, prompt: StudentPrompt
+) -> pa.ChunkedArray:
+    """Return `student_context` of each question; `asked` holds them with listed options."""
+    if prompt.options != "listed":
+        asked = _question_texts(questions, prompt)
+    return pc.binary_join_element_wise(text_before(ANSWER, prompt), asked, "")
+
+
+def _question_texts(questions: pa.Table, prompt: StudentPrompt) -> pa.ChunkedArray:
+    """Return `question_text` of each question."""
+    start, options, separator = OPTIONS, questions["options"], ", "
+    if prompt.options == "lettered":
+        start, options, separator = CHOICES, _marked(questions), ""
+    option_lists = pc.binary_join_element_wise(start, pc.binary_join(options, separator), "")
     shown = pc.if_else(pc.greater(pc.list_value_length(options), 0), option_lists, "")
-    return pc.binary_join_element_wise(student_context("", []), questions["question"], shown, "")
+    return pc.binary_join_element_wise(questions["question"], shown, "")
+
+
+def _marked(questions: pa.Table) -> pa.ListArray:
+    """Return the options of each question, each after its mark."""
+    options = questions["options"].combine_chunks()
+    counts = pc.list_value_length(options).to_numpy()
+    if (most := counts.max(initial=0)) > len(MARKS):
+        id = questions["id"][int(counts.argmax())]
+        raise UserError(
+            f"question {id.as_py()!r}: {most} options, more than there are letters; set "
+            "student.prompt.options to listed"
+        )
+    ends = np.concatenate([[0], np.cumsum(counts)])
+    numbers = np.arange(ends[-1]) - np.repeat(ends[:-1], counts)
+    marks = pa.array(MARKS, pa.string()).take(pa.array(numbers))
+    texts = pc.binary_join_element_wise(marks, options.flatten(), "")
+    return pa.ListArray.from_arrays(pa.array(ends, pa.int32()), texts)
 
 
 def _salient(
     rows: pa.Table,
     places: np.ndarray,
     questions: pa.ChunkedArray,
-    contexts: pa.ChunkedArray,
+    asked: pa.ChunkedArray,
     saliency: Saliency,
 ) -> pa.ListArray:
-    """Return the salient words of each question; one without a row has none."""
+    """Return the salient words of each question; one without a row has none.
+
+    `asked` holds the questions with their options, as the teacher reads them.
+    """
     texts, scored = rows["text"].combine_chunks(), rows["words"].combine_chunks()
-    starts, ends = (pc.utf8_length(column).to_numpy() for column in (questions, contexts))
-    options = np.column_stack([starts, ends - len(student_context("", []))])[places]
-    words = salient_words(texts, scored, options, saliency)
+    options = np.column_stack([pc.utf8_length(each).to_numpy() for each in (questions, asked)])
+    words = salient_words(texts, scored, options[places], saliency)
     at = np.full(len(questions), len(words))
     at[places] = np.arange(len(words))
     return pa.concat_arrays([words, NO_WORDS]).take(pa.array(at))

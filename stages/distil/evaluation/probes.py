@@ -10,6 +10,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from stages.distil.evaluation.statistics import f1
+from stages.distil.interface.method import SALIENCY
 from stages.distil.language.answers import normalise
 from stages.distil.language.student_prompts import SALIENCY_TASK, rationale_task
 from stages.distil.models.batching import by_length
@@ -76,19 +77,25 @@ def explanation_scores(
     """
 
     def measure(
-        name: str, task: str, targets: dict[int, tuple[str, list[str]]], separator: str | None
+        label: str,
+        task: tuple[str, str],
+        targets: dict[int, tuple[str, list[str]]],
+        separator: str | None,
     ) -> dict[str, Any] | None:
-        """Compare what the student writes with `targets`, text and words by number of row."""
+        """Compare what the student writes with `targets`, text and words by number of row.
+
+        `task` is its name and the prefix that asks for it.
+        """
         lengths = {n: len(encoder.target(text)) for n, (text, _) in targets.items()}
-        taught = [n for n in targets if encoder.fits(rows[n], task, lengths[n] + 1)]
+        taught = [n for n in targets if encoder.fits(rows[n], lengths[n] + 1, *task)]
         longest = max((lengths[n] for n in taught), default=0)
-        kept = [n for n in taught if encoder.fits(rows[n], task, longest)]
+        kept = [n for n in taught if encoder.fits(rows[n], longest, *task)]
         if left := len(targets) - len(kept):
             count = f"{left} of {len(targets)}"
-            print(f"{name}: {count} are too long for the student, not measured", file=sys.stderr)
+            print(f"{label}: {count} are too long for the student, not measured", file=sys.stderr)
         if not kept:
             return None
-        prompts = [encoder.prompt(rows[n], longest, task) for n in kept]
+        prompts = [encoder.prompt(rows[n], longest, *task) for n in kept]
         written = generate_answers(model, tokenizer, prompts, longest, dtype)
         scores = [
             f1(normalise(text).split(separator), targets[n][1])
@@ -102,7 +109,7 @@ def explanation_scores(
         for n, row in enumerate(rows)
         if (words := row["saliency"])
     }
-    if score := measure("key words", SALIENCY_TASK, salient, ", "):
+    if score := measure("key words", (SALIENCY, SALIENCY_TASK), salient, ", "):
         result["words"] = score
     for number, teacher in enumerate(teachers, start=1):
         rationales = {
@@ -111,6 +118,7 @@ def explanation_scores(
             for rationale in row["rationales"]
             if rationale["teacher"] == teacher
         }
-        if score := measure(f"rationales of {teacher}", rationale_task(number), rationales, None):
+        task = (teacher, rationale_task(number))
+        if score := measure(f"rationales of {teacher}", task, rationales, None):
             result.setdefault("rationales", {})[teacher] = score
     return result

@@ -27,6 +27,7 @@ STATUSES = (
     "too_long",
 )
 GOLD, VOTE = "gold", "vote"  # labels that are not one teacher's answers
+ANSWER, SALIENCY = "answer", "saliency"  # the student's tasks that are not named after a teacher
 Weight = Annotated[Number, Field(ge=0)]
 Tokens = Count | Literal["auto"]  # per pass; auto: what suits the device and its memory
 Precision = Literal["auto", "bfloat16", "float32"]  # auto: by what the hardware supports
@@ -153,12 +154,25 @@ class Assemble(Settings):
 
 
 Form = Literal["branch", "after_answer"]
+Prefix = Annotated[str, matching(r"\w[\w -]*", "a word such as predict")]
+
+
+class StudentPrompt(Settings):
+    """The texts around a question that the student reads."""
+
+    options: Literal["listed", "lettered"] = Field(
+        "listed", description="lettered: one a line, after (a), (b) and so on, as in the papers"
+    )
+    prefixes: dict[Name, Prefix] | None = Field(
+        None, description="word before the question for answer, saliency and each teacher"
+    )
 
 
 class Student(Settings):
     """The model to train."""
 
     model: Name
+    prompt: StudentPrompt = StudentPrompt()
     shared_context: bool = Field(
         True, description="false: one pass per target, as in the papers, not one per question"
     )
@@ -173,9 +187,15 @@ class Student(Settings):
 class Train(Settings):
     """How the student is trained."""
 
-    epochs: Integer = Field(ge=0, description="0: no training")
+    epochs: Annotated[Integer, Field(ge=0)] | None = Field(
+        description="0: no training; null: train for max_steps"
+    )
+    max_steps: Count | None = Field(None, description="optimiser steps, instead of epochs")
     patience: Count | None = Field(None, description="epochs without a gain before training stops")
     learning_rate: Number = Field(gt=0, lt=1)
+    warmup: Number = Field(
+        0.05, ge=0, lt=1, description="share of the steps over which the learning rate rises"
+    )
     batch_size: Count = Field(description="questions per optimiser step, over all processes")
     batch_tokens: Tokens = Field("auto", description="tokens per pass, including padding")
     mutual_information: Weight = Field(
@@ -183,6 +203,18 @@ class Train(Settings):
     )
     seed: Seed | None = None
     accelerate: Path | None = Field(None, description="configuration for several processes")
+
+    @model_validator(mode="after")
+    def _has_one_length(self) -> "Train":
+        if self.epochs is not None and self.max_steps is not None:
+            raise ValueError("epochs and max_steps are both set; set one of them to null")
+        if self.epochs is None and self.max_steps is None:
+            raise ValueError("neither epochs nor max_steps is set; set one of them")
+        return self
+
+    def steps(self, per_epoch: int) -> int:
+        """Return the optimiser steps of a training, of which an epoch has `per_epoch`."""
+        return self.max_steps or per_epoch * (self.epochs or 0)
 
 
 class Evaluate(Settings):

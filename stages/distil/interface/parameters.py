@@ -10,7 +10,9 @@ from pydantic import Field, model_validator
 from stages.distil.interface.catalogue import NO_WEIGHTS, DataSet, Files, Gym, Hub, Kinship, Model
 from stages.distil.interface.errors import report_errors
 from stages.distil.interface.method import (
+    ANSWER,
     GOLD,
+    SALIENCY,
     VOTE,
     Assemble,
     Cluster,
@@ -97,6 +99,7 @@ class Parameters(Settings):
         self._check_soft_labels()
         self._check_engine()
         self._check_words()
+        self._check_prefixes()
         if self.train.mutual_information and not any(map(self.teacher_weight, self.teachers)):
             raise ValueError(
                 "train.mutual_information: it needs rationales, but alpha is 0; raise alpha"
@@ -165,6 +168,31 @@ class Parameters(Settings):
                 f"none; choose one of the teachers ({', '.join(self.teachers)}), or set "
                 "saliency.weight to 0"
             )
+
+    def _check_prefixes(self) -> None:
+        """Refuse tasks without a prefix of their own, and a context that prefixes cannot share."""
+        key, prefixes = "student.prompt.prefixes", self.student.prompt.prefixes
+        if prefixes is None:
+            return
+        if self.student.shared_context or self.student.form != "branch":
+            raise ValueError(
+                f"{key}: with a prefix before it, a question has another text for each task; set "
+                "student.shared_context to false and student.form to branch"
+            )
+        for name in prefixes:
+            if name not in (ANSWER, SALIENCY, *self.models):
+                known = [ANSWER, SALIENCY, *self.teachers]
+                raise ValueError(f"{key}: {unknown_name(name, known, 'task')}")
+        taken: dict[str, str] = {}
+        for name in (ANSWER, SALIENCY, *self.teachers):
+            if name not in prefixes:
+                raise ValueError(f"{key}: no prefix for {name!r}; add one, such as explain")
+            if other := taken.get(prefixes[name]):
+                raise ValueError(
+                    f"{key}: {other!r} and {name!r} both have {prefixes[name]!r}, so the student "
+                    "cannot tell them apart; give each its own"
+                )
+            taken[prefixes[name]] = name
 
     def _check_soft_labels(self) -> None:
         name = self.soft_labels.teacher

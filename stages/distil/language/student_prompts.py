@@ -1,18 +1,36 @@
-"""The student's prompts: the question, and the task text that asks for each target."""
+"""The student's prompts: the question, and the texts that ask for each target.
+
+A task is named `answer`, `saliency`, or after a teacher. Its text after the question asks for its
+target; if `student.prompt.prefixes` are set, so does a word before the question.
+"""
 
 from collections.abc import Sequence
+from string import ascii_lowercase
 
+from stages.distil.interface.method import ANSWER, StudentPrompt
+
+QUESTION = "Question: "
 OPTIONS = "\nOptions: "
+CHOICES = "\nAnswer Choices:"
+MARKS = [f"\n({letter}) " for letter in ascii_lowercase]
+DEFAULT = StudentPrompt()
 
 
-def question_text(question: str, options: Sequence[str]) -> str:
-    """Return the question with its options, as every model reads it."""
-    return f"{question}{options_text(options)}"
+def question_text(question: str, options: Sequence[str], prompt: StudentPrompt = DEFAULT) -> str:
+    """Return the question with its options, by default as every model reads it."""
+    return f"{question}{options_text(options, prompt)}"
 
 
-def options_text(options: Sequence[str]) -> str:
-    """Return the text that follows the question: its options, if it has any."""
-    return f"{OPTIONS}{', '.join(options)}" if options else ""
+def options_text(options: Sequence[str], prompt: StudentPrompt = DEFAULT) -> str:
+    """Return the text that follows the question: its options, if it has any.
+
+    Lettered options are those of the code of TinyLLM and Distilling step-by-step.
+    """
+    if not options:
+        return ""
+    if prompt.options == "listed":
+        return f"{OPTIONS}{', '.join(options)}"
+    return CHOICES + "".join(f"{MARKS[n]}{option}" for n, option in enumerate(options))
 
 
 def question_spans(question: str, options: Sequence[str]) -> list[tuple[int, int]]:
@@ -25,9 +43,14 @@ def question_spans(question: str, options: Sequence[str]) -> list[tuple[int, int
     return spans
 
 
-def student_context(question: str, options: Sequence[str]) -> str:
-    """Return the text that the student reads before a task."""
-    return f"Question: {question_text(question, options)}"
+def text_before(task: str, prompt: StudentPrompt = DEFAULT) -> str:
+    """Return the text before the question for a task."""
+    return f"{prompt.prefixes[task]}: " if prompt.prefixes else QUESTION
+
+
+def student_context(question: str, options: Sequence[str], prompt: StudentPrompt = DEFAULT) -> str:
+    """Return the text that the student reads before the task of the answer."""
+    return f"{text_before(ANSWER, prompt)}{question_text(question, options, prompt)}"
 
 
 ANSWER_TASK = "\nAnswer:"

@@ -18,24 +18,30 @@ STATE = "trainer_state.json"  # the last file that the Trainer writes to a check
 
 
 def training_arguments(
-    folder: Path, settings: Train | Finetune, steps: int, seed: int, **more: Any
+    folder: Path,
+    settings: Train | Finetune,
+    steps: int,
+    per_epoch: int,
+    seed: int,
+    warmup: float = 0.05,
+    **more: Any,
 ) -> TrainingArguments:
-    """Return the arguments of a training with a checkpoint after each epoch of `steps` steps.
+    """Return the arguments of a training of `steps` steps, with a checkpoint after each epoch.
 
-    The learning rate rises over the first twentieth of all steps and then falls to 0. `more` are
+    The learning rate rises over the first `warmup` of all steps and then falls to 0. `more` are
     further arguments of the Trainer.
     """
     return TrainingArguments(
         output_dir=str(folder),
-        num_train_epochs=settings.epochs,
+        max_steps=steps,
         per_device_train_batch_size=settings.batch_size,
         learning_rate=settings.learning_rate,
         lr_scheduler_type="linear",
-        warmup_steps=max(1, steps * settings.epochs // 20),
+        warmup_steps=max(1, int(steps * warmup)) if warmup else 0,
         optim="adamw_torch_fused",
         save_strategy="epoch",
         save_total_limit=2,  # one is complete while the other is written
-        logging_steps=max(1, steps // 4),
+        logging_steps=max(1, per_epoch // 4),
         logging_nan_inf_filter=False,
         seed=seed,
         use_cpu=device() == "cpu",
@@ -90,12 +96,18 @@ def _is_write_error(error: Exception) -> bool:
 
 
 def last_checkpoint(folder: Path) -> Path | None:
-    """Return the newest complete checkpoint; remove incomplete ones after it."""
+    """Return the newest complete checkpoint; remove those after it.
+
+    One in the middle of an epoch is that of the last step, from which the Trainer would take
+    another: it counts as incomplete.
+    """
     checkpoints = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
     while checkpoints:
         try:
-            json.loads((checkpoints[-1] / STATE).read_text(encoding="utf-8"))
-            return checkpoints[-1]
+            state = json.loads((checkpoints[-1] / STATE).read_text(encoding="utf-8"))
+            if state["epoch"] % 1 == 0:
+                return checkpoints[-1]
         except (FileNotFoundError, ValueError):
-            shutil.rmtree(checkpoints.pop())
+            pass
+        shutil.rmtree(checkpoints.pop())
     return None

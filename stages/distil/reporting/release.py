@@ -16,11 +16,11 @@ from stages.distil.interface.catalogue import (
 )
 from stages.distil.interface.errors import UserError, report_errors
 from stages.distil.interface.parameters import Parameters, load_parameters
-from stages.distil.language.student_prompts import ANSWER_TASK, question_text, student_context
+from stages.distil.language.student_prompts import ANSWER_TASK, student_context
 from stages.distil.storage import tables
 from stages.distil.weights.folders import RELEASE, STUDENT, whole_folder
 
-EXAMPLE = question_text("Which of these is a metal?", ["iron", "oak", "glass"])
+EXAMPLE = ("Which of these is a metal?", ["iron", "oak", "glass"])
 
 
 def release() -> None:
@@ -28,16 +28,20 @@ def release() -> None:
     trained = STUDENT / "config.json"
     if not trained.exists():
         raise UserError(f"{trained}: no such file; run `dvc repro` first")
-    card = model_card(load_parameters("params.yaml"), tables.read_metrics())
+    encoder_decoder = json.loads(trained.read_text(encoding="utf-8")).get("is_encoder_decoder")
+    card = model_card(load_parameters("params.yaml"), tables.read_metrics(), bool(encoder_decoder))
     with whole_folder(RELEASE) as folder:
         shutil.copytree(STUDENT, folder, dirs_exist_ok=True)
         (folder / "README.md").write_text(card, encoding="utf-8")
     print(f"{RELEASE}: the student in Hugging Face format")
 
 
-def model_card(parameters: Parameters, metrics: dict[str, Any]) -> str:
+def model_card(
+    parameters: Parameters, metrics: dict[str, Any], encoder_decoder: bool = False
+) -> str:
     """Return the README.md of the student's folder as a model card of the Hugging Face Hub."""
     student, data = parameters.student, parameters.data_set
+    task = "" if encoder_decoder and student.prompt.prefixes else ANSWER_TASK
     base = parameters.models[student.model]
     origin_id = {"base_model": base.id} if isinstance(base, HubModel) else {}
     head = ModelCardData(library_name="transformers", tags=["distillation"], **origin_id).to_yaml()
@@ -82,7 +86,7 @@ L = {loss}.
 It continues this text with the answer:
 
 ```
-{student_context(EXAMPLE, [])}{ANSWER_TASK}
+{student_context(*EXAMPLE, student.prompt)}{task}
 ```
 
 Its chat template, if it has one, makes this text of a message with the question and its options.

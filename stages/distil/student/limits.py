@@ -1,15 +1,21 @@
 """What the student cannot read or write in full, counted before training; needs no weights."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from transformers import AutoConfig, PreTrainedTokenizerBase
 
 from stages.distil.interface.errors import UserError
+from stages.distil.interface.method import ANSWER, SALIENCY
 from stages.distil.interface.parameters import Parameters
 from stages.distil.language.answers import is_correct
-from stages.distil.language.student_prompts import ANSWER_TASK, SALIENCY_TASK, rationale_task
+from stages.distil.language.student_prompts import (
+    ANSWER_TASK,
+    SALIENCY_TASK,
+    rationale_task,
+    text_before,
+)
 from stages.distil.models.batching import in_parts
 from stages.distil.models.loading import load_tokenizer
 from stages.distil.storage import tables
@@ -48,23 +54,27 @@ def find_limits(parameters: Parameters) -> Iterator[str]:
         # Train questions are learnt, the others answered.
         max_tokens = None if split == "train" else parameters.evaluate.max_tokens
         for line in (
-            *_not_read(split, encoder, parameters.teachers, max_tokens),
+            *_not_read(split, encoder, parameters, max_tokens),
             *_not_written(split, encoder, tokenizer, max_tokens),
         ):
             yield f"{split}: {line}"
 
 
 def _not_read(
-    split: str, encoder: Encoder, teachers: Sequence[str], max_tokens: int | None
+    split: str, encoder: Encoder, parameters: Parameters, max_tokens: int | None
 ) -> Iterator[str]:
     """Yield what the encoder cuts or leaves out; raise `UserError` for what it refuses.
 
     It encodes one question at a time, so only those that may be too long are passed to it.
     """
+    teachers, prompt = parameters.teachers, parameters.student.prompt
     weights = dict.fromkeys([*teachers, *NO_RATIONALE], 1.0)
     numbers = range(1, len(teachers) + 1)
-    tasks = encoder.tokens([ANSWER_TASK, SALIENCY_TASK, *map(rationale_task, numbers)])
-    least_room = 2 * max(map(len, tasks)) + (max_tokens or 0)  # the answer's, and one after it
+    tasks = [ANSWER_TASK, SALIENCY_TASK, *map(rationale_task, numbers)]
+    tasks += [text_before(name, prompt) for name in (ANSWER, SALIENCY, *teachers)]
+    longest = max(map(len, encoder.tokens(tasks)))
+    # A text before the question, the answer's after it, and one after that.
+    least_room = 3 * longest + (max_tokens or 0)
     refused, message = 0, ""
     for rows in _batches(split):
         contexts = encoder.tokens([row["context"] for row in rows], special=True)

@@ -9,15 +9,16 @@ from typing import Any, NamedTuple
 from transformers import BatchEncoding, PreTrainedConfig, PreTrainedTokenizerBase
 
 from stages.distil.interface.errors import UserError
-from stages.distil.interface.method import Student
+from stages.distil.interface.method import ANSWER, SALIENCY, Student
 from stages.distil.language.student_prompts import (
     ANSWER_TASK,
     SALIENCY_TASK,
     options_text,
     rationale_task,
+    text_before,
 )
 
-ANSWER, SALIENCY, SOFT_LABELS = "answer", "saliency", "soft_labels"
+SOFT_LABELS = "soft_labels"
 NO_RATIONALE = (ANSWER, SALIENCY, SOFT_LABELS)  # tasks that are not named after a teacher
 MUTUAL_INFORMATION = "mutual_information"  # a task without targets of its own
 UNLIMITED = 10**9  # a tokenizer without a limit reports a larger number
@@ -55,9 +56,13 @@ class Sample:
 
 
 class _Target(NamedTuple):
-    """A branch whose prefix is still a text: its tokens depend on the question before it."""
+    """A branch whose prefix is still a text: its tokens depend on the question before it.
+
+    `before` is the text before the question; targets that share a context have the same.
+    """
 
     task: str
+    before: str
     prefix: str
     tokens: list[int]
     score: float | None = None
@@ -75,7 +80,9 @@ class Encoder:
     With `shared_context`, a question is one sample with a branch for each target. Otherwise it is
     one sample per target, as in the papers: an encoder-decoder then reads the prefix at the end of
     the question instead of at the start of its text. In the form `after_answer`, rationales and
-    salient words follow the answer, in one text with it.
+    salient words follow the answer, in one text with it. With `student.prompt.prefixes`, a word
+    before the question asks for the target, and the text of an encoder-decoder is nothing but the
+    target; a decoder-only student also reads the prefix after the question.
 
     A text never becomes control tokens: `<s>` in a question is three characters, and an answer with
     it survives decoding, which leaves control tokens out.
@@ -98,6 +105,7 @@ class Encoder:
         self._encoder_decoder = config.is_encoder_decoder
         self._head, tail = added_tokens(tokenizer)
         self._tail = tail if self._encoder_decoder else []  # a decoder's text goes on
+        self._prompt = settings.prompt
         self._shared = settings.shared_context
         self._after_answer = settings.form == "after_answer"
         self.cut: set[str] = set()
@@ -134,18 +142,20 @@ class Encoder:
         texts = [each for each in texts if weights.get(each[0], 0.0) > 0]
         encoded = self.targets([text for _, _, text, _ in texts])  # at once: a call takes 0.1 ms
         targets = [
-            _Target(task, self._prefix(row, prefix), [*tokens, end], weight=weight)
+            _Target(task, *self._around(row, task, prefix), [*tokens, end], weight=weight)
             for (task, prefix, _, weight), tokens in zip(texts, encoded, strict=True)
         ]
         if weights.get(SOFT_LABELS, 0.0) > 0 and (scores := row.get("option_scores")):
             options = zip(self.targets(row["options"]), scores, strict=True)
-            targets += [_Target(SOFT_LABELS, ANSWER_TASK, *option) for option in options]
+            around = self._around(row, ANSWER, ANSWER_TASK)
+            targets += [_Target(SOFT_LABELS, *around, *option) for option in options]
         return list(map(self._share_answer, self._samples(row, targets)))
 
     def options(self, row: dict[str, Any]) -> list[Sample]:
         """Encode a row with each of its options as a target without end-of-text."""
-        targets = self.targets(row["options"])
-        return self._samples(row, [_Target(ANSWER, ANSWER_TASK, target) for target in targets])
+        around = self._around(row, ANSWER, ANSWER_TASK)
+        targets = [_Target(ANSWER, *around, target) for target in self.targets(row["options"])]
+        return self._samples(row, targets)
 
     def _samples(self, row: dict[str, Any], targets: list[_Target]) -> list[Sample]:
         if self._shared:
@@ -153,12 +163,15 @@ class Encoder:
         separate = [self._fit(row, [target]) for target in targets]
         return [self._move_prefix(sample) for sample in separate if sample.branches]
 
-    def prompt(self, row: dict[str, Any], max_tokens: int, task: str = ANSWER_TASK) -> Sample:
+    def prompt(
+        self, row: dict[str, Any], max_tokens: int, name: str = ANSWER, task: str = ANSWER_TASK
+    ) -> Sample:
         """Encode a row as a prompt, leaving room for `max_tokens`; the branch has no target.
 
-        `task` is the prefix that asks for the answer or for another target.
+        `name` is that of a task, and `task` the prefix that asks for it.
         """
-        fitted = self._fit(row, [_Target(ANSWER, self._prefix(row, task), [0] * max_tokens)])
+        around = self._around(row, name, task)
+        fitted = self._fit(row, [_Target(ANSWER, *around, [0] * max_tokens)])
         [branch] = fitted.branches
         prompt = replace(fitted, branches=[replace(branch, target=[])])
         return prompt if self._shared else self._move_prefix(prompt)
@@ -180,12 +193,12 @@ class Encoder:
             for text, whole in zip(texts, wholes, strict=True)
         ]
 
-    def fits(self, row: dict[str, Any], task: str, length: int) -> bool:
+    def fits(self, row: dict[str, Any], length: int, name: str, task: str) -> bool:
         """Return whether `length` tokens after the prefix `task` leave room for a row's options.
 
         If not, training leaves out a target of that length, end-of-text included.
         """
-        target = _Target(SALIENCY, self._prefix(row, task), [0] * length)
+        target = _Target(SALIENCY, *self._around(row, name, task), [0] * length)
         return bool(self._fit(row, [target]).branches)
 
     def tokens(self, texts: Sequence[str], special: bool = False) -> list[list[int]]:
@@ -197,10 +210,13 @@ class Encoder:
     def _encode(self, texts: str | list[str], **arguments: Any) -> BatchEncoding:
         return self._tokenizer(texts, split_special_tokens=True, **arguments)
 
-    def _prefix(self, row: dict[str, Any], task: str) -> str:
-        """Return the text between a question and the target that `task` asks for."""
+    def _around(self, row: dict[str, Any], name: str, task: str) -> tuple[str, str]:
+        """Return the text before a question, and that between it and the target of a task."""
+        before = text_before(name, self._prompt)
+        if self._prompt.prefixes and self._encoder_decoder:
+            return before, ""
         after = self._after_answer and task != ANSWER_TASK
-        return f"{ANSWER_TASK} {row['answer']}{task}" if after else task
+        return before, f"{ANSWER_TASK} {row['answer']}{task}" if after else task
 
     def _share_answer(self, sample: Sample) -> Sample:
         """Let the branches of a decoder's text that repeat the answer follow its branch instead."""
@@ -226,13 +242,16 @@ class Encoder:
 
     def _lay_out(
         self, row: dict[str, Any], targets: list[_Target]
-    ) -> tuple[list[int], int, list[Branch]]:
-        """Return the context, how many of its tokens cannot be cut, and the branches.
+    ) -> tuple[list[int], int, int, list[Branch]]:
+        """Return the context, how many of its tokens at the start, and in all, cannot be cut.
 
-        The context ends where the tokens of the question with each prefix begin to differ from
-        those of the question alone, or at its own end.
+        The branches come last. The context ends where the tokens of the question with each prefix
+        begin to differ from those of the question alone, or at its own end.
         """
-        text = row["context"]
+        text, first = row["context"], text_before(ANSWER, self._prompt)
+        before = targets[0].before if targets else first
+        if before != first:
+            text = before + text.removeprefix(first)
         encoded = self._encode(text, add_special_tokens=False, return_offsets_mapping=True)
         context = encoded["input_ids"]
         if self._encoder_decoder and self._shared:  # the decoder reads the prefixes
@@ -243,24 +262,25 @@ class Encoder:
             context = _common_start([context, *prompts])
             prefixes = [prompt[len(context) :] + self._tail for prompt in prompts]
             end = []
-        options_start = len(text) - len(options_text(row["options"]))
+        options_start = len(text) - len(options_text(row["options"], self._prompt))
         offsets = encoded["offset_mapping"][: len(context)]
-        least = len(self._head) + sum(last > options_start for _, last in offsets) + len(end)
+        asked = len(before.rstrip()) if self._prompt.prefixes else 0
+        head = len(self._head) + sum(start < asked for start, _ in offsets)
+        least = head + sum(last > options_start for _, last in offsets) + len(end)
         branches = [
             Branch(target.task, prefix, target.tokens, score=target.score, weight=target.weight)
             for target, prefix in zip(targets, prefixes, strict=True)
         ]
-        return [*self._head, *context, *end], least, branches
+        return [*self._head, *context, *end], head, least, branches
 
     def _fit(self, row: dict[str, Any], targets: list[_Target]) -> Sample:
         """Return the sample, shortened to the limit.
 
-        A question that is too long loses its beginning, but no option. A rationale or salient words
-        that leave no room for the options are dropped. Raises `UserError` if options and answer
-        alone are too long.
+        A question that is too long loses its beginning, but neither its prefix nor an option. A
+        rationale or salient words that leave no room for the options are dropped. Raises
+        `UserError` if options and answer alone are too long.
         """
-        context, least, branches = self._lay_out(row, targets)
-        head = len(self._head)
+        context, head, least, branches = self._lay_out(row, targets)
         while branches:
             room = self.limit - max(map(self._room_of, branches))
             if len(context) <= room:

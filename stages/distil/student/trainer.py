@@ -176,7 +176,10 @@ class DistillationTrainer(Trainer):
         super().log(logs, start_time)
 
     def best_epoch(self) -> tuple[int, float]:
-        """Return the epoch whose weights were kept, and its validation accuracy."""
+        """Return the epoch whose weights were kept, and its validation accuracy.
+
+        A training by steps may end in the middle of an epoch, which counts as one.
+        """
         history = [entry for entry in self.state.log_history if "eval_accuracy" in entry]
         best = max(history, key=lambda entry: entry["eval_accuracy"])  # the first of a tie
-        return round(best["epoch"]), best["eval_accuracy"]
+        return math.ceil(best["epoch"]), best["eval_accuracy"]

@@ -1,6 +1,7 @@
 """Train the student: arguments of the Trainer, curves, checkpoints, the best epoch."""
 
 import hashlib
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,7 @@ class _Curves(TrainerCallback):
         self._write(state, logs, state.global_step)
         if "eval_accuracy" in logs and state.is_world_process_zero:
             print(
-                f"epoch {round(state.epoch)}: validation accuracy {logs['eval_accuracy']:.3f}",
+                f"epoch {math.ceil(state.epoch)}: validation accuracy {logs['eval_accuracy']:.3f}",
                 file=sys.stderr,
             )
 
@@ -86,8 +87,10 @@ def train_student(
     arguments = resuming.training_arguments(
         CHECKPOINTS,
         settings,
+        settings.steps(len(steps)),
         len(steps),
         seed,
+        settings.warmup,
         eval_strategy="epoch",
         load_best_model_at_end=True,
         metric_for_best_model="accuracy",

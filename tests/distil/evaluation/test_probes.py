@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from stages.distil.evaluation.probes import explanation_scores, option_scores
+from stages.distil.interface.method import StudentPrompt
 from tests.distil.student.test_samples import ROWS, load, memorise, row
 
 QUESTIONS = [
@@ -44,6 +45,15 @@ def test_an_options_score_is_its_mean_log_probability(family, shared_context):
 )
 def test_memorised_explanations_have_an_f1_of_one(family, shared_context, form):
     model, tokenizer, encoder = memorise(family, shared_context, form)
+    scores = explanation_scores(model, tokenizer, encoder, ROWS[:1], ["one", "two"], "float32")
+    perfect = {"f1": 1.0, "questions": 1}
+    assert scores == {"words": perfect, "rationales": {"one": perfect, "two": perfect}}
+
+
+def test_explanations_are_asked_for_by_their_prefixes(family):
+    names = {"answer": "predict", "one": "explain", "two": "why", "saliency": "words"}
+    prompt = StudentPrompt(options="lettered", prefixes=names)
+    model, tokenizer, encoder = memorise(family, False, prompt=prompt)
     scores = explanation_scores(model, tokenizer, encoder, ROWS[:1], ["one", "two"], "float32")
     perfect = {"f1": 1.0, "questions": 1}
     assert scores == {"words": perfect, "rationales": {"one": perfect, "two": perfect}}

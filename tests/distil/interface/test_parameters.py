@@ -13,6 +13,10 @@ from stages.distil.interface.parameters import Parameters, load_parameters
 from stages.distil.interface.settings import Settings, read_yaml
 from tests.conftest import PARAMS, ROOT
 
+SEPARATE = {"student/shared_context": False}
+PREFIXES = {"answer": "predict", "saliency": "words"}
+PREFIXES |= {"qwen-coder-1b5": "explain", "qwen-coder-0b5": "rationale"}
+
 
 def test_the_committed_parameters_are_valid():
     parameters = load_parameters(PARAMS)
@@ -123,6 +127,40 @@ def test_the_committed_parameters_are_valid():
             "alpha.qwen-coder-0b5: true and false are not numbers",
         ),
         ({"train/epochs": True}, "train.epochs: true and false are not numbers"),
+        (
+            {"train/max_steps": 9},
+            "train: epochs and max_steps are both set; set one of them to null",
+        ),
+        ({"train/epochs": None}, "train: neither epochs nor max_steps is set; set one of them"),
+        ({"train/max_steps": 0, "train/epochs": None}, "train.max_steps: expected at least 1"),
+        ({"train/warmup": 1}, "train.warmup: expected less than 1"),
+        (
+            {"student/prompt/prefixes": PREFIXES},
+            "student.prompt.prefixes: with a prefix before it, a question has another text for "
+            "each task; set student.shared_context to false and student.form to branch",
+        ),
+        (
+            SEPARATE | {"student/prompt/prefixes": PREFIXES, "student/form": "after_answer"},
+            "student.prompt.prefixes: with a prefix before it, a question has another text",
+        ),
+        (
+            SEPARATE | {"student/prompt/prefixes": PREFIXES | {"qwen-coder-2b": "x"}},
+            "student.prompt.prefixes: unknown task 'qwen-coder-2b'; did you mean 'qwen-coder-",
+        ),
+        (
+            SEPARATE | {"student/prompt/prefixes": {"answer": "predict", "saliency": "words"}},
+            "student.prompt.prefixes: no prefix for 'qwen-coder-1b5'; add one, such as explain",
+        ),
+        (
+            SEPARATE | {"student/prompt/prefixes": PREFIXES | {"qwen-coder-0b5": "explain"}},
+            "student.prompt.prefixes: 'qwen-coder-1b5' and 'qwen-coder-0b5' both have 'explain', "
+            "so the student cannot tell them apart; give each its own",
+        ),
+        (
+            {"student/prompt/prefixes": {"answer": "{{x}}"}},
+            "student.prompt.prefixes.answer: expected a word such as predict, found '{{x}}'",
+        ),
+        ({"student/prompt/options": "letters"}, "student.prompt.options: expected 'listed' or "),
         ({"data/limit": True}, "data.limit: true and false are not numbers"),
         *(
             (
@@ -375,3 +413,10 @@ def test_every_parameter_in_dvc_yaml_exists(parameter_values):
                     break
                 assert part in node, f"{name} watches {key}"
                 node = node[part]
+
+
+def test_prefixes_may_name_teachers_that_are_not_in_use(write_params):
+    """So a run of one teacher needs no other prefixes."""
+    changes = SEPARATE | {"student/prompt/prefixes": PREFIXES, "teachers": ["qwen-coder-0b5"]}
+    parameters = load_parameters(write_params(changes))
+    assert parameters.student.prompt.prefixes == PREFIXES

@@ -87,6 +87,17 @@ def test_the_card_names_a_hub_model_by_id_and_revision(parameter_values, write_p
     assert f"`mine` (some/model at {revision})" in card
 
 
+@pytest.mark.parametrize(("encoder_decoder", "after"), [(False, "\nAnswer:"), (True, "")])
+def test_the_card_shows_the_prompt_that_the_student_reads(write_params, encoder_decoder, after):
+    prefixes = {"answer": "predict", "saliency": "words"}
+    prefixes |= {"qwen-coder-1b5": "explain", "qwen-coder-0b5": "rationale"}
+    prompt = {"options": "lettered", "prefixes": prefixes}
+    changes = {"student/prompt": prompt, "student/shared_context": False}
+    card = model_card(load_parameters(write_params(changes)), METRICS, encoder_decoder)
+    text = "predict: Which of these is a metal?\nAnswer Choices:\n(a) iron\n(b) oak\n(c) glass"
+    assert f"```\n{text}{after}\n```" in card
+
+
 def test_a_missing_student_is_reported(trained):
     shutil.rmtree(STUDENT)
     with pytest.raises(UserError, match="models/student/config.json: no such file; run `dvc rep"):

@@ -11,9 +11,10 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 from tokenizers.processors import TemplateProcessing
 from transformers import LlamaConfig, PreTrainedTokenizerFast, T5Config
 
-from stages.distil.interface.method import Student
+from stages.distil.interface.method import Student, StudentPrompt
 from stages.distil.language.student_prompts import (
     ANSWER_TASK,
+    DEFAULT,
     SALIENCY_TASK,
     question_text,
     rationale_task,
@@ -23,6 +24,8 @@ from stages.distil.student.export import configure_inference
 from stages.distil.student.samples import Encoder
 
 WEIGHTS = {"answer": 1.0, "one": 0.5, "two": 0.5, "saliency": 0.5}
+PREFIXES = {"answer": "predict", "one": "explain", "two": "say why", "saliency": "Words"}
+PAPER = StudentPrompt(options="lettered", prefixes=PREFIXES)
 TASKS = [ANSWER_TASK, rationale_task(1), rationale_task(2), SALIENCY_TASK]
 BEGIN, END = "<s>", "</s>"
 CORPUS = [
@@ -115,15 +118,18 @@ every_tokenizer = pytest.mark.parametrize("name", TOKENIZERS)
 def student(name: str, **arguments) -> tuple[PreTrainedTokenizerFast, Encoder]:
     tokenizer = TOKENIZERS[name]
     model = SimpleNamespace(config=LlamaConfig(), generation_config=None)
-    configure_inference(model, tokenizer, 6)
-    return tokenizer, Encoder(model.config, tokenizer, Student(model="tiny", **arguments))
+    settings = Student(model="tiny", **arguments)
+    configure_inference(model, tokenizer, 6, settings.prompt)
+    return tokenizer, Encoder(model.config, tokenizer, settings)
 
 
-def row(question: str, options: list[str], text: str = "she") -> dict:
+def row(
+    question: str, options: list[str], text: str = "she", prompt: StudentPrompt = DEFAULT
+) -> dict:
     rationales = [{"teacher": teacher, "text": text} for teacher in ("one", "two")]
     return {
         "id": "1",
-        "context": student_context(question, options),
+        "context": student_context(question, options, prompt),
         "options": options,
         "answer": text,
         "rationales": rationales,
@@ -137,8 +143,13 @@ def tokens_of(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
     return tokens[:-1] if tokens[-1] == tokenizer.eos_token_id else tokens
 
 
-def served(tokenizer: PreTrainedTokenizerFast, question: str, options: list[str]) -> list[int]:
-    messages = [{"role": "user", "content": question_text(question, options)}]
+def served(
+    tokenizer: PreTrainedTokenizerFast,
+    question: str,
+    options: list[str],
+    prompt: StudentPrompt = DEFAULT,
+) -> list[int]:
+    messages = [{"role": "user", "content": question_text(question, options, prompt)}]
     return tokenizer.apply_chat_template(messages, tokenize=True, return_dict=True)["input_ids"]
 
 
@@ -178,6 +189,36 @@ def test_the_student_is_served_with_the_tokens_of_its_training(name, options):
 @given(TEXTS, st.lists(TEXTS, max_size=3), TEXTS)
 def test_any_text_is_served_as_it_was_trained(name, question, options, text):
     check(name, question, options, text)
+
+
+def check_paper(name: str, question: str, options: list[str], text: str = "she") -> None:
+    """Compare the papers' samples, one for each task, with the tokens of their texts."""
+    tokenizer, encoder = student(name, prompt=PAPER, shared_context=False)
+    example = row(question, options, text, PAPER)
+    samples = encoder.samples(example, WEIGHTS)
+    assert [sample.branches[0].task for sample in samples] == list(WEIGHTS)
+    asked = question_text(question, options, PAPER)
+    for sample, task, (tag, prefix) in zip(samples, TASKS, PREFIXES.items(), strict=True):
+        whole = f"{prefix}: {asked}{task}"
+        prompt = encoder.prompt(example, 4, tag, task)
+        assert prompt.context + prompt.branches[0].prefix == tokens_of(tokenizer, whole)
+        assert sample.context + sample.branches[0].prefix == tokens_of(tokenizer, whole)
+    expected = served(tokenizer, question, options, PAPER)
+    for read in (samples[0], encoder.prompt(example, 4), *encoder.options(example)):
+        assert read.context + read.branches[0].prefix == expected
+
+
+@every_tokenizer
+@pytest.mark.parametrize("options", [[], ["he", "she"]])
+def test_with_prefixes_it_is_served_with_the_tokens_of_its_training(name, options):
+    for ending in ENDINGS:
+        check_paper(name, f"Who is Ann's aunt{ending}", [option + ending for option in options])
+
+
+@every_tokenizer
+@given(TEXTS, st.lists(TEXTS, max_size=3), TEXTS)
+def test_with_prefixes_any_text_is_served_as_it_was_trained(name, question, options, text):
+    check_paper(name, question, options, text)
 
 
 def test_these_tokenizers_merge_across_the_borders_of_the_parts():
@@ -231,3 +272,43 @@ def test_an_encoder_reads_the_tokens_of_the_question_and_the_prefix(tokenizer, e
     assert [sample.context for sample in samples] == wholes
     [shared] = Encoder(model.config, tokenizer, Student(model="tiny")).samples(example, WEIGHTS)
     assert shared.context == tokenizer(example["context"])["input_ids"]
+
+
+@pytest.mark.parametrize("options", [[], ["he", "she"]])
+def test_with_prefixes_t5_reads_and_writes_the_texts_of_the_papers_code(options):
+    """The encoder's text is `predict: …`, the decoder's the target alone."""
+    tokenizer = unigram()
+    settings = Student(model="tiny", prompt=PAPER, shared_context=False)
+    encoder = Encoder(T5Config(), tokenizer, settings)
+    example = row("Who is Ann's aunt?", options, prompt=PAPER)
+    samples = encoder.samples(example, WEIGHTS)
+    asked = question_text("Who is Ann's aunt?", options, PAPER)
+    for sample, prefix in zip(samples, PREFIXES.values(), strict=True):
+        assert sample.context == tokenizer(f"{prefix}: {asked}")["input_ids"]
+        [branch] = sample.branches
+        assert (branch.prefix, branch.target) == ([], tokenizer("she")["input_ids"])
+    for read in (encoder.prompt(example, 4), *encoder.options(example)):
+        assert (read.context, read.branches[0].prefix) == (samples[0].context, [])
+
+
+@pytest.mark.parametrize("name", ["smollm2", "llama2", "gemma", "T5"])
+def test_a_cut_question_keeps_its_prefix(name):
+    config, tokenizer = (
+        (T5Config(), unigram()) if name == "T5" else (LlamaConfig(), TOKENIZERS[name])
+    )
+    question, options = "Who is Ann's aunt? " * 9, ["he", "she?"]
+    example = row(question, options, prompt=PAPER)
+    settings = {"model": "tiny", "prompt": PAPER, "shared_context": False}
+    for task, before in (("answer", "predict:"), ("two", "say why:")):
+        whole = Encoder(config, tokenizer, Student(**settings)).prompt(example, 4, task)
+        tokens = whole.context + whole.branches[0].prefix
+        room = 0 if name == "T5" else 4
+        limit = len(tokens) + room - 30
+        encoder = Encoder(config, tokenizer, Student(**settings, context=limit))
+        cut = encoder.prompt(example, 4, task)
+        short = cut.context + cut.branches[0].prefix
+        assert len(short) == limit - room
+        kept = tokens_of(tokenizer, before)
+        assert tokens[: len(kept)] == kept
+        assert short == kept + tokens[len(kept) + 30 :]
+        assert encoder.cut == {"1"}

@@ -6,7 +6,7 @@ import pytest
 from transformers import AutoConfig, AutoTokenizer
 
 from stages.distil.interface.errors import UserError
-from stages.distil.interface.method import Student
+from stages.distil.interface.method import Student, StudentPrompt
 from stages.distil.interface.parameters import load_parameters
 from stages.distil.language.student_prompts import student_context
 from stages.distil.storage import tables
@@ -88,6 +88,19 @@ def test_texts_that_training_cuts_or_leaves_out_are_counted(limits):
     rows = [row(1), row(2, words=60), row(3, rationale="because " * 40)]
     [line] = limits("train", *rows, student__context=100)
     assert line == "train: longer than 100 tokens: {'cut': 1, 'one': 1}"
+
+
+def test_texts_before_the_question_count_too(limits):
+    """Each task has a prefix of its own; that of the rationale is the longest."""
+    names = {"answer": "predict", "saliency": "words", "one": "why " * 40 + "so"}
+    prompt = StudentPrompt(options="lettered", prefixes=names)
+    long = row(2, words=12)
+    long["context"] = student_context("why " * 12, long["options"], prompt)
+    changes = {"student__prompt": prompt.model_dump(), "student__shared_context": False}
+    context = 150
+    assert limits("train", long, student__context=400, **changes) == []
+    [line] = limits("train", long, student__context=context, **changes)
+    assert line.startswith(f"train: longer than {context} tokens: {{'cut': 0, 'one': 1}}")
 
 
 @pytest.mark.parametrize("split", ["train", "validation", "test"])

@@ -283,9 +283,10 @@ def test_answers_do_not_depend_on_the_batch(family, shared_context):
     assert any(together)
 
 
-def memorise(family: Path, shared_context: bool, form: str = "branch"):
+def memorise(family: Path, shared_context: bool, form: str = "branch", **arguments):
     """Load a model and train it until it knows all targets of the first question."""
-    model, tokenizer, encoder = load(family, shared_context=shared_context, form=form)
+    arguments |= {"shared_context": shared_context, "form": form}
+    model, tokenizer, encoder = load(family, **arguments)
     batch = Collator(model, tokenizer, TASKS)(encode(encoder, ROWS[:1]))
     optimiser = torch.optim.Adam(model.parameters(), lr=3e-3)
     for _ in range(150):
