@@ -25,7 +25,7 @@ def load_model(
     where its backward pass is slower than plain products with any mask. If `place` is false, the
     weights stay in main memory for a Trainer that distributes them over processes and GPUs.
     """
-    # cuDNN's backward pass with a mask gives NaN at some lengths (torch 2.11 to 2.13, issue 196678).
+    # With a mask, cuDNN's backward pass gives NaN at some lengths (torch 2.13, its issue 196678).
     torch.backends.cuda.enable_cudnn_sdp(False)
     tokenizer = load_tokenizer(folder)
     encoder_decoder = AutoConfig.from_pretrained(folder).is_encoder_decoder
