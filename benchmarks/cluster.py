@@ -108,7 +108,8 @@ def prepare_folder(teacher: str, questions: int) -> None:
     prompts = values["rationales"]["prompts"]
     values["rationales"]["prompts"] = {name: str(PROJECT / path) for name, path in prompts.items()}
     values["rationales"] |= {"examples": "none", "dtype": "float32"}
-    values["saliency"] |= {"teacher": teacher, "dtype": "float32", "batch_tokens": 1024}
+    values["saliency"] |= {"teacher": teacher, "of": "question"}
+    values["saliency"] |= {"dtype": "float32", "batch_tokens": 1024}
     write_parameters(values)
     Path("models").symlink_to(PROJECT / "models")
     prepare.prepare(load_parameters("params.yaml"))

@@ -260,7 +260,7 @@ def test_a_killed_driver_resumes_and_the_tables_are_those_of_one_machine(
     done = run_stage("rationales", "--teacher", "tiny")
     assert done.returncode == 0, done.stderr
     assert f"{80 - kept} new, {kept} found" in done.stderr
-    assert done.stderr.count("\n") < 12
+    assert done.stderr.count("\n") < 40  # the workers' messages are in their logs
     done = run_stage("saliency")
     assert done.returncode == 0, done.stderr
     assert " 0 found" in done.stderr

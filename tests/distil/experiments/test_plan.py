@@ -62,11 +62,13 @@ def test_the_full_scales_default_method_has_the_parameters_of_params_yaml(projec
         case="unchanged",
         figures={"methods": {"seeds": [0, 1, 2]}},
     )
-    default = [run.digest for run in plan.plan(full) if run.method == "default"]
+    default = [
+        run.digest for run in plan.plan(full) if (run.figure, run.method) == ("methods", "default")
+    ]
     assert default == [run.digest for run in plan.plan(unchanged)]
 
 
-@pytest.mark.parametrize("scale", ["small", "full"])
+@pytest.mark.parametrize("scale", ["small", "full", "sweeps"])
 def test_every_run_of_the_committed_parameters_is_stored(scale, project, monkeypatch):
     """Otherwise `make figures` would repeat all of them."""
     runs = plan.plan(load_settings(SCALES / f"{scale}.yaml", Grid))
