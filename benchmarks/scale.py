@@ -66,7 +66,7 @@ def parameters() -> Parameters:
     values["models"] |= {name: {"source": "provided"} for name in values["teachers"]}
     values["models"]["far"] = {"source": "server", "url": "http://nowhere", "model": "echo"}
     values["models"]["tiny"] = {"source": "folder", "path": str(model_folder("tiny"))}
-    values["saliency"] |= {"teacher": "tiny", "dtype": "float32"}
+    values["saliency"] |= {"teacher": "tiny", "of": "question", "dtype": "float32"}
     values["student"] |= {"model": "tiny", "dtype": "float32"}
     values["train"] |= {"epochs": 1}
     values["datasets"]["drawn"] = {"source": "files", "folder": "rows"}
