@@ -30,12 +30,17 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from benchmarks.loopback import PROJECT, Node, loopback
+from benchmarks.rationales import prepare_folder, write_parameters
 from stages.distil.attribution.scorer import load_scorer
 from stages.distil.teachers.selection import load_backend
 
 KEYS = {"rationales": "", "saliency": "_saliency"}  # the ends of the keys of each stage
 TABLES = {"rationales": "rationales/{teacher}", "saliency": "saliency"}
 STORES = {"rationales": "generations", "saliency": "attributions"}
+CHANGES = {
+    "rationales": {"examples": "none", "dtype": "float32"},
+    "saliency": {"of": "question", "dtype": "float32", "batch_tokens": 1024},
+}
 BLOCK = {"rationales": 64, "saliency": 2}  # of requests: texts, or batches of questions
 
 
@@ -94,30 +99,6 @@ def run_stage(stage: str, teacher: str, times: str) -> None:
     else:
         word_scores.load_scorer = partial(cluster.timed_scorer, times)  # type: ignore
         saliency.saliency(parameters)
-
-
-def prepare_folder(teacher: str, questions: int) -> None:
-    """Write the committed parameters with this number of questions; run `prepare`."""
-    from stages import prepare
-    from stages.distil.interface.parameters import load_parameters
-
-    values = YAML(typ="safe").load(PROJECT / "params.yaml")
-    values["teachers"] = [teacher]
-    values["data"]["name"] = "kinship"
-    values["datasets"]["kinship"]["sizes"] |= {"train": questions, "validation": 1, "test": 1}
-    prompts = values["rationales"]["prompts"]
-    values["rationales"]["prompts"] = {name: str(PROJECT / path) for name, path in prompts.items()}
-    values["rationales"] |= {"examples": "none", "dtype": "float32"}
-    values["saliency"] |= {"teacher": teacher, "of": "question"}
-    values["saliency"] |= {"dtype": "float32", "batch_tokens": 1024}
-    write_parameters(values)
-    Path("models").symlink_to(PROJECT / "models")
-    prepare.prepare(load_parameters("params.yaml"))
-
-
-def write_parameters(values: dict[str, Any]) -> None:
-    with open("params.yaml", "w") as file:
-        YAML().dump(values, file)
 
 
 def run(
@@ -217,7 +198,7 @@ def main() -> None:
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")  # GiB; both nodes share the memory
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
-        prepare_folder(arguments.teacher, arguments.questions)
+        prepare_folder(arguments.teacher, arguments.questions, CHANGES)
         for stage in arguments.stages:
             result |= measure(stage, arguments.teacher, arguments.questions)
         os.chdir(PROJECT)

@@ -15,8 +15,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from ruamel.yaml import YAML
 
@@ -24,21 +25,34 @@ PROJECT = Path(__file__).parent.parent
 REQUESTS = Path("requests.json")
 
 
-def prepare_folder(teacher: str, questions: int) -> None:
-    """Write the committed parameters with this number of train questions; run `prepare`."""
+def prepare_folder(
+    teacher: str, questions: int, changes: Mapping[str, Mapping[str, Any]] | None = None
+) -> None:
+    """Write the committed parameters with this number of train questions; run `prepare`.
+
+    `teacher` is the only one, also of salient words; `changes` holds further values by section.
+    """
     from stages import prepare
     from stages.distil.interface.parameters import load_parameters
 
     values = YAML(typ="safe").load(PROJECT / "params.yaml")
     values["teachers"] = [teacher]
+    values["saliency"]["teacher"] = teacher
     values["data"]["name"] = "kinship"
     values["datasets"]["kinship"]["sizes"] |= {"train": questions, "validation": 1, "test": 1}
     prompts = values["rationales"]["prompts"]
     values["rationales"]["prompts"] = {name: str(PROJECT / path) for name, path in prompts.items()}
-    with open("params.yaml", "w") as file:
-        YAML().dump(values, file)
+    for section, changed in (changes or {}).items():
+        values[section] |= changed
+    write_parameters(values)
     Path("models").symlink_to(PROJECT / "models")
     prepare.prepare(load_parameters("params.yaml"))
+
+
+def write_parameters(values: dict[str, Any]) -> None:
+    """Write params.yaml into this folder."""
+    with open("params.yaml", "w") as file:
+        YAML().dump(values, file)
 
 
 def run_stage(teacher: str) -> tuple[int, float]:

@@ -4,7 +4,6 @@ import importlib.util
 import os
 import re
 import signal
-import sqlite3
 import subprocess
 import sys
 import time
@@ -14,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.cluster import stored
 from benchmarks.loopback import loopback
 from stages.distil.attribution.word_scores import ATTRIBUTIONS
 from stages.distil.cluster import connection, pool
@@ -224,15 +224,6 @@ def project(tmp_path, write_params, tiny_model, run_stage, monkeypatch):
     return write
 
 
-def stored() -> int:
-    """Return the number of texts in the store."""
-    try:
-        with sqlite3.connect(f"file:{GENERATIONS}?mode=ro", uri=True) as database:
-            return database.execute("SELECT count(*) FROM generations").fetchone()[0]
-    except sqlite3.OperationalError:  # not yet there
-        return 0
-
-
 @slow
 @with_ray
 def test_a_killed_driver_resumes_and_the_tables_are_those_of_one_machine(
@@ -250,12 +241,12 @@ def test_a_killed_driver_resumes_and_the_tables_are_those_of_one_machine(
         [sys.executable, "-m", "stages.rationales", "--teacher", "tiny"],
         env=os.environ | {"PYTHONPATH": str(ROOT)},
     )
-    while stored() < 8:
+    while stored("rationales") < 8:
         assert driver.poll() is None
         time.sleep(0.05)
     driver.kill()
     driver.wait()
-    kept = stored()
+    kept = stored("rationales")
     assert 8 <= kept < 80
     done = run_stage("rationales", "--teacher", "tiny")
     assert done.returncode == 0, done.stderr

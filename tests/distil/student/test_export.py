@@ -178,19 +178,6 @@ def check(name: str, question: str, options: list[str], text: str = "she") -> No
         assert [*branch.target, end] == learnt.branches[0].target
 
 
-@every_tokenizer
-@pytest.mark.parametrize("options", [[], ["he", "she"]])
-def test_the_student_is_served_with_the_tokens_of_its_training(name, options):
-    for ending in ENDINGS:
-        check(name, f"Who is Ann's aunt{ending}", [option + ending for option in options])
-
-
-@every_tokenizer
-@given(TEXTS, st.lists(TEXTS, max_size=3), TEXTS)
-def test_any_text_is_served_as_it_was_trained(name, question, options, text):
-    check(name, question, options, text)
-
-
 def check_paper(name: str, question: str, options: list[str], text: str = "she") -> None:
     """Compare the papers' samples, one for each task, with the tokens of their texts."""
     tokenizer, encoder = student(name, prompt=PAPER, shared_context=False)
@@ -208,17 +195,22 @@ def check_paper(name: str, question: str, options: list[str], text: str = "she")
         assert read.context + read.branches[0].prefix == expected
 
 
+both_prompts = pytest.mark.parametrize("compare", [check, check_paper])
+
+
 @every_tokenizer
+@both_prompts
 @pytest.mark.parametrize("options", [[], ["he", "she"]])
-def test_with_prefixes_it_is_served_with_the_tokens_of_its_training(name, options):
+def test_the_student_is_served_with_the_tokens_of_its_training(name, compare, options):
     for ending in ENDINGS:
-        check_paper(name, f"Who is Ann's aunt{ending}", [option + ending for option in options])
+        compare(name, f"Who is Ann's aunt{ending}", [option + ending for option in options])
 
 
 @every_tokenizer
+@both_prompts
 @given(TEXTS, st.lists(TEXTS, max_size=3), TEXTS)
-def test_with_prefixes_any_text_is_served_as_it_was_trained(name, question, options, text):
-    check_paper(name, question, options, text)
+def test_any_text_is_served_as_it_was_trained(name, compare, question, options, text):
+    compare(name, question, options, text)
 
 
 def test_these_tokenizers_merge_across_the_borders_of_the_parts():

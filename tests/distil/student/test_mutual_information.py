@@ -63,6 +63,25 @@ def gradient(model, loss: torch.Tensor) -> torch.Tensor:
     return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
 
 
+def check_loss(model, passes: list[torch.Tensor], slow: torch.Tensor, tolerance=1e-5) -> None:
+    """Compare the sum of the passes' losses, and its gradient, with the slow form."""
+    loss = sum(passes)
+    torch.testing.assert_close(loss, slow, rtol=tolerance, atol=0)
+    found, expected = gradient(model, loss), gradient(model, slow)
+    assert (found - expected).norm() / expected.norm() < 1e-4
+
+
+def check_empty_pass(family, rows: list[dict], weights: dict, tasks: list[str]) -> None:
+    """Compute the pass of a process that has fewer passes than another: no task has a loss."""
+    model, tokenizer, encoder = load(family)
+    questions = [encoder.samples(row, weights) for row in rows]
+    steps = Steps(questions, Collator(model, tokenizer, tasks), tasks, 2, 1, seed=0)
+    steps.rank = len(rows)
+    steps.processes = steps.rank + 1
+    [empty] = steps[0]["passes"]
+    assert not task_sums(model, empty, len(tasks)).any()
+
+
 @pytest.mark.parametrize("form", ["branch", "after_answer"])
 @pytest.mark.parametrize("shared_context", [True, False])
 @pytest.mark.parametrize("budget", [1, 10_000])
@@ -79,10 +98,7 @@ def test_value_and_gradient_equal_the_slow_form(family, shared_context, form, bu
         total_loss(task_sums(model, batch, len(TASKS)), step["counts"], only)
         for batch in step["passes"]
     ]
-    slow = slow_loss(model, questions)
-    torch.testing.assert_close(sum(losses), slow, rtol=1e-5, atol=0)
-    found, expected = gradient(model, sum(losses)), gradient(model, slow)
-    assert (found - expected).norm() / expected.norm() < 1e-4
+    check_loss(model, losses, slow_loss(model, questions))
 
 
 def test_the_other_losses_stay_as_they_are(family):
@@ -107,13 +123,7 @@ def test_it_equals_the_authors_formula():
 
 
 def test_a_pass_without_targets_has_no_pairs(family):
-    """A process that has fewer passes than another computes such a pass."""
-    model, tokenizer, encoder = load(family)
-    questions = [encoder.samples(row, WEIGHTS) for row in ROWS[:2]]
-    steps = Steps(questions, Collator(model, tokenizer, TASKS), TASKS, 2, 1, seed=0)
-    steps.processes, steps.rank = 3, 2
-    [empty] = steps[0]["passes"]
-    assert not task_sums(model, empty, len(TASKS)).any()
+    check_empty_pass(family, ROWS[:2], WEIGHTS, TASKS)
 
 
 def test_a_question_without_rationales_has_no_term(family):

@@ -10,7 +10,7 @@ from stages.distil.student.loss import check_shared_context, soft_cross_entropy,
 from stages.distil.student.loss import total_loss as total
 from stages.distil.student.samples import SOFT_LABELS
 from stages.distil.student.steps import Steps
-from tests.distil.student.test_mutual_information import gradient, logits_of
+from tests.distil.student.test_mutual_information import check_empty_pass, check_loss, logits_of
 from tests.distil.student.test_samples import WEIGHTS, load, row
 
 ALL_WEIGHTS = WEIGHTS | {SOFT_LABELS: 0.3}
@@ -64,10 +64,7 @@ def test_value_and_gradient_equal_the_slow_form(family, temperature, form, share
         total(task_sums(model, batch, len(TASKS), temperature), step["counts"], only)
         for batch in step["passes"]
     ]
-    slow = slow_loss(model, questions, temperature)
-    torch.testing.assert_close(sum(losses), slow, rtol=1e-4, atol=0)
-    found, expected = gradient(model, sum(losses)), gradient(model, slow)
-    assert (found - expected).norm() / expected.norm() < 1e-4
+    check_loss(model, losses, slow_loss(model, questions, temperature), tolerance=1e-4)
 
 
 @pytest.mark.parametrize("form", ["branch", "after_answer"])
@@ -107,9 +104,4 @@ def test_at_a_high_temperature_scores_are_regressed_on_each_other():
 
 
 def test_a_pass_without_targets_has_no_options(family):
-    model, tokenizer, encoder = load(family)
-    questions = [encoder.samples(r, ALL_WEIGHTS) for r in ROWS[:1]]
-    steps = Steps(questions, Collator(model, tokenizer, TASKS), TASKS, 2, 1, seed=0)
-    steps.processes, steps.rank = 2, 1
-    [empty] = steps[0]["passes"]
-    assert not task_sums(model, empty, len(TASKS)).any()
+    check_empty_pass(family, ROWS[:1], ALL_WEIGHTS, TASKS)
