@@ -85,8 +85,8 @@ def _advice(error: Exception) -> str:
 class Room:
     """The share of a cluster that a copy of a model takes, and the copies that fit.
 
-    With GPUs a copy takes `gpus` of them. Without, it takes all cores of a machine, as on one
-    machine: those of the smallest.
+    A copy takes `gpus` GPUs. If that is 0, it takes as many cores as the smallest machine has, since
+    one machine alone also gives a copy all of its cores.
     """
 
     def __init__(self, cluster: Cluster, gpus: int):

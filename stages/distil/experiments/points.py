@@ -51,8 +51,8 @@ class Estimate:
 def estimate(values: np.ndarray) -> Estimate:
     """Return the mean of values (seeds, questions), as an estimate for other seeds and questions.
 
-    Both are drawn anew, with replacement, in each of RESAMPLES resamples (the pigeonhole bootstrap,
-    Owen, Annals of Applied Statistics 2007), with a fixed seed. The interval is that of the
+    Each of RESAMPLES resamples draws both with replacement (the pigeonhole bootstrap, Owen, Annals
+    of Applied Statistics 2007), with a fixed seed. The interval is that of the
     percentiles, and the p-value two-sided.
     """
     seeds, questions = values.shape
