@@ -85,8 +85,8 @@ def _advice(error: Exception) -> str:
 class Room:
     """The share of a cluster that a copy of a model takes, and the copies that fit.
 
-    A copy takes `gpus` GPUs. If that is 0, it takes as many cores as the smallest machine has, since
-    one machine alone also gives a copy all of its cores.
+    A copy takes `gpus` GPUs. If that is 0, it takes as many cores as the smallest machine has:
+    without a cluster, too, a copy has all cores of its machine.
     """
 
     def __init__(self, cluster: Cluster, gpus: int):
