@@ -35,11 +35,11 @@ def evaluate(parameters: Parameters) -> None:
     teachers = parameters.teachers
     for path in (tables.SALIENCY, *map(tables.rationale_table, teachers)):
         tables.check_exists(path)
-    from stages.distil.evaluation.probes import explanation_scores, option_scores
+    from stages.distil.evaluation.probes import answer_questions, explanation_scores
     from stages.distil.models.batching import in_parts
     from stages.distil.models.hardware import precision
     from stages.distil.models.loading import load_model
-    from stages.distil.student.answering import PART, generate_answers
+    from stages.distil.student.answering import PART
     from stages.distil.student.samples import Encoder
     from stages.distil.weights.folders import STUDENT, count_parameters
 
@@ -51,13 +51,11 @@ def evaluate(parameters: Parameters) -> None:
     seconds = 0.0
     with tables.TableWriter(tables.PREDICTIONS) as table:
         for part in in_parts(zip(tables.scan_examples("test"), test, strict=True), PART):
-            prompts = [encoder.prompt(row, max_tokens) for _, row in part]
+            rows = [row for _, row in part]
             start = time.monotonic()
-            texts = generate_answers(model, tokenizer, prompts, max_tokens, dtype)
+            answers = answer_questions(model, tokenizer, encoder, rows, max_tokens, dtype)
             seconds += time.monotonic() - start
-            options = [encoder.options(row) for _, row in part]
-            scores = option_scores(model, tokenizer, options, dtype)
-            for (example, row), text, row_scores in zip(part, texts, scores, strict=True):
+            for (example, row), (text, scores) in zip(part, answers, strict=True):
                 table.write(
                     {
                         "id": example.id,
@@ -66,7 +64,7 @@ def evaluate(parameters: Parameters) -> None:
                         "answer": example.answer,
                         "prediction": parse_answer(text, example.options),
                         "correct": is_correct(text, row),
-                        "scores": row_scores,
+                        "scores": scores,
                     }
                 )
     if encoder.cut:

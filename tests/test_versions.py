@@ -12,7 +12,7 @@ from transformers import Trainer
 
 from stages.distil.attribution.attributor import Attributor
 from stages.distil.dataset.joining import join_targets
-from stages.distil.evaluation.probes import option_scores
+from stages.distil.evaluation.probes import read_options
 from stages.distil.evaluation.statistics import by_class, f1, score
 from stages.distil.interface.catalogue import Kinship, KinshipSizes
 from stages.distil.interface.method import Assemble, Saliency
@@ -187,6 +187,7 @@ def test_evaluation(check_pin, tiny_model):
     correct = [is_correct(text, {"options": options, "answer": "blue"}) for text in ANSWERED]
     model, tokenizer, encoder = load(tiny_model)
     prompts = [encoder.prompt(row, 4) for row in ROWS]
+    read = read_options(model, tokenizer, [encoder.options(r) for r in ROWS], "float32")
     result = {
         "answers": [parse_answer(text, options) for text in ANSWERED],
         "alike": [parse_answer(text, ["C", "C++", "C#"]) for text in ("C++.", "It is C#", "c")],
@@ -194,6 +195,6 @@ def test_evaluation(check_pin, tiny_model):
         "classes": by_class(correct * 2, ["blue", "red"] * 4),
         "f1": f1(["a", "b"], ["b", "c", "c"]),
         "written": generate_answers(model, tokenizer, prompts, 4, "float32"),
-        "options": option_scores(model, tokenizer, [encoder.options(r) for r in ROWS], "float32"),
+        "options": [[option.score for option in of_question] for of_question in read],
     }
     check_pin("EVALUATION", result)

@@ -1,62 +1,100 @@
-"""Score options with the student, and compare its words and rationales with their targets."""
+"""The student's answers and options, and its words and rationales beside their targets."""
 
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from statistics import mean
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+from torch.nn import functional
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from stages.distil.evaluation.statistics import f1
-from stages.distil.interface.method import SALIENCY
+from stages.distil.interface.method import ANSWER, SALIENCY
 from stages.distil.language.answers import normalise
 from stages.distil.language.student_prompts import SALIENCY_TASK, rationale_task
 from stages.distil.models.batching import by_length
-from stages.distil.student.answering import generate_answers, inference_tokens
-from stages.distil.student.collator import Collator, count_targets
-from stages.distil.student.loss import autocast, task_sums
+from stages.distil.student.answering import decode, generate_answers, inference_tokens
+from stages.distil.student.collator import IGNORED, Collator
+from stages.distil.student.loss import autocast, target_logits
 from stages.distil.student.samples import Encoder, Sample
 
 
+class ReadOption(NamedTuple):
+    """An option as the student reads it.
+
+    `score` is the mean log-probability of its tokens; `greedy` tells whether it is the student's
+    greedy text: each of its tokens, and the end-of-text after them, is the most probable one.
+    """
+
+    score: float
+    greedy: bool
+
+
+def answer_questions(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    encoder: Encoder,
+    rows: Sequence[dict[str, Any]],
+    max_tokens: int,
+    dtype: str,
+) -> list[tuple[str, list[float]]]:
+    """Return the student's greedy text, and the score of each option, for rows of `distill`.
+
+    The options are drafts of the text, as in speculative decoding (Leviathan et al., 2023): one
+    pass reads a question with all of them, and a text is written token by token only where it is
+    none of them. A text has at most `max_tokens` tokens; `dtype` is the precision.
+    """
+    prompts = [encoder.prompt(row, max_tokens) for row in rows]
+    samples = [encoder.options(row) for row in rows]
+    read = read_options(model, tokenizer, samples, dtype)
+    texts: dict[int, str] = {}
+    for n, (prompt, sample) in enumerate(zip(prompts, samples, strict=True)):
+        branches = ((each.context, branch) for each in sample for branch in each.branches)
+        for (context, branch), option in zip(branches, read[n], strict=True):
+            asked = (context, branch.prefix) == (prompt.context, prompt.branches[0].prefix)
+            if option.greedy and asked and len(branch.target) <= max_tokens:
+                [texts[n]] = decode(tokenizer, [branch.target])
+    others = [n for n in range(len(rows)) if n not in texts]
+    chosen = [prompts[n] for n in others]
+    written = generate_answers(model, tokenizer, chosen, max_tokens, dtype)
+    texts |= dict(zip(others, written, strict=True))
+    return [(texts[n], [option.score for option in read[n]]) for n in range(len(rows))]
+
+
 @torch.no_grad()
-def option_scores(
+def read_options(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     questions: Sequence[Sequence[Sample]],
     dtype: str,
-) -> list[list[float]]:
-    """Return the mean log-probability of the tokens of each option, question by question.
+) -> list[list[ReadOption]]:
+    """Return what the student makes of each option, question by question.
 
     `questions` are samples of `Encoder.options`; `dtype` is the precision.
     """
-    all_samples: list[Sample] = []
-    options: list[list[tuple[int, int]]] = []  # (question, option) of each sample's branches
-    for number, samples in enumerate(questions):
-        numbers = ((number, option) for option in range(sum(len(s.branches) for s in samples)))
-        for sample in samples:
-            all_samples.append(sample)
-            options.append([next(numbers) for _ in sample.branches])
-    scores: dict[tuple[int, int], float] = {}
+    samples = [s for of_question in questions for s in of_question if s.branches]
+    read: list[list[ReadOption]] = [[] for _ in samples]
+    collate = Collator(model, tokenizer, [ANSWER])
     model.eval()
-    for chosen in by_length([sample.length for sample in all_samples], inference_tokens(model)):
-        in_batch = [option for n in chosen for option in options[n]]
-        tasks = [str(option) for option in in_batch]  # one task per option gives one sum per option
-        names = iter(tasks)
-        renamed = [
-            replace(sample, branches=[replace(b, task=next(names)) for b in sample.branches])
-            for sample in (all_samples[n] for n in chosen)
-        ]
-        batch = Collator(model, tokenizer, tasks)(renamed)
+    for batch in by_length([sample.length for sample in samples], inference_tokens(model)):
+        tensors = collate([samples[n] for n in batch])
+        labels = tensors["labels"][tensors["labels"] != IGNORED].to(model.device)
         with autocast(dtype):
-            on_device = {name: tensor.to(model.device) for name, tensor in batch.items()}
-            sums = task_sums(model, on_device, len(tasks))
-        means = -sums.cpu() / count_targets(renamed, tasks)
-        scores |= dict(zip(in_batch, means.tolist(), strict=True))
+            on_device = {name: tensor.to(model.device) for name, tensor in tensors.items()}
+            logits = target_logits(model, on_device).float()
+        losses = functional.cross_entropy(logits, labels, reduction="none").cpu()
+        greedy = (logits.argmax(-1) == labels).cpu()
+        branches = [(n, len(branch.target)) for n in batch for branch in samples[n].branches]
+        sizes = [size for _, size in branches]
+        for (n, _), loss, same in zip(
+            branches, losses.split(sizes), greedy.split(sizes), strict=True
+        ):
+            read[n].append(ReadOption(-loss[:-1].mean().item(), bool(same.all())))
+    by_sample = iter(read)
     return [
-        [scores[number, option] for option in range(sum(len(s.branches) for s in samples))]
-        for number, samples in enumerate(questions)
+        [option for s in of_question if s.branches for option in next(by_sample)]
+        for of_question in questions
     ]
 
 

@@ -15,7 +15,7 @@ from typing import Any
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
-from stages.distil.evaluation.probes import option_scores
+from stages.distil.evaluation.probes import read_options
 from stages.distil.interface.method import Student
 from stages.distil.interface.parameters import Parameters
 from stages.distil.language.answers import without_conclusion
@@ -121,6 +121,6 @@ class Scorer:
     def _log_probabilities(self, rows: Sequence[dict[str, str]]) -> list[float]:
         """Return log p(answer | context) of each row."""
         samples = [self._encoder.options(row | {"options": [row["answer"]]}) for row in rows]
-        means = option_scores(self._model, self._tokenizer, samples, self._dtype)
-        lengths = (len(sample[0].branches[0].target) for sample in samples)
-        return [mean * length for [mean], length in zip(means, lengths, strict=True)]
+        read = read_options(self._model, self._tokenizer, samples, self._dtype)
+        lengths = (len(sample[0].branches[0].target) - 1 for sample in samples)
+        return [option.score * length for [option], length in zip(read, lengths, strict=True)]

@@ -152,9 +152,11 @@ class Encoder:
         return list(map(self._share_answer, self._samples(row, targets)))
 
     def options(self, row: dict[str, Any]) -> list[Sample]:
-        """Encode a row with each of its options as a target without end-of-text."""
+        """Encode a row with each of its options as the answer."""
         around = self._around(row, ANSWER, ANSWER_TASK)
-        targets = [_Target(ANSWER, *around, target) for target in self.targets(row["options"])]
+        end = self._tokenizer.eos_token_id
+        encoded = self.targets(row["options"])
+        targets = [_Target(ANSWER, *around, [*target, end]) for target in encoded]
         return self._samples(row, targets)
 
     def _samples(self, row: dict[str, Any], targets: list[_Target]) -> list[Sample]:

@@ -3,8 +3,10 @@
 import pytest
 import torch
 
-from stages.distil.evaluation.probes import explanation_scores, option_scores
-from stages.distil.interface.method import StudentPrompt
+from stages.distil.evaluation.probes import answer_questions, explanation_scores, read_options
+from stages.distil.interface.method import Student, StudentPrompt
+from stages.distil.student.answering import generate_answers
+from stages.distil.student.samples import Encoder, Sample
 from tests.distil.student.test_samples import ROWS, load, memorise, row
 
 QUESTIONS = [
@@ -33,11 +35,57 @@ def log_probability(model, tokenizer, prompt, option: str) -> float:
 def test_an_options_score_is_its_mean_log_probability(family, shared_context):
     model, tokenizer, encoder = load(family, shared_context=shared_context)
     samples = [encoder.options(question) for question in QUESTIONS]
-    all_scores = option_scores(model, tokenizer, samples, "float32")
-    for question, scores in zip(QUESTIONS, all_scores, strict=True):
+    read = read_options(model, tokenizer, samples, "float32")
+    for question, options in zip(QUESTIONS, read, strict=True):
         prompt = encoder.prompt(question, 1)
         expected = [log_probability(model, tokenizer, prompt, o) for o in question["options"]]
-        assert scores == pytest.approx(expected, abs=1e-5)
+        assert [option.score for option in options] == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.fixture
+def written(monkeypatch) -> list[Sample]:
+    """The prompts whose texts are written token by token."""
+    prompts = []
+
+    def generate(model, tokenizer, chosen, *arguments):
+        prompts.extend(chosen)
+        return generate_answers(model, tokenizer, chosen, *arguments)
+
+    monkeypatch.setattr("stages.distil.evaluation.probes.generate_answers", generate)
+    return prompts
+
+
+@pytest.mark.parametrize("shared_context", [True, False])
+def test_options_as_drafts_give_the_texts_that_the_student_writes(family, shared_context, written):
+    model, tokenizer, encoder = memorise(family, shared_context)
+    known = ROWS[0] | {"options": ["red", ROWS[0]["answer"]]}
+    rows = [*QUESTIONS, known]
+    for max_tokens, drafted in ((12, 1), (1, 0)):  # one token is less than the option
+        prompts = [encoder.prompt(row, max_tokens) for row in rows]
+        expected = generate_answers(model, tokenizer, prompts, max_tokens, "float32")
+        written.clear()
+        answers = answer_questions(model, tokenizer, encoder, rows, max_tokens, "float32")
+        assert [text for text, _ in answers] == expected
+        assert [len(scores) for _, scores in answers] == [3, 0, 2, 2]
+        assert written == prompts[: len(rows) - drafted]
+
+
+def test_an_option_is_no_draft_of_a_question_that_is_cut_for_the_text(tiny_model, written):
+    asked = row(1, {}, [], ("red", ROWS[0]["answer"]))
+    model, tokenizer, encoder = memorise(tiny_model, True, known=asked)
+    [sample] = encoder.options(asked)
+    [read] = read_options(model, tokenizer, [[sample]], "float32")
+    assert [option.greedy for option in read] == [False, True]
+    whole = len(sample.context) + max(len(b.prefix + b.target) for b in sample.branches)
+    settings = Student(model="tiny", context=whole)
+    encoder = Encoder(model.config, tokenizer, settings)
+    assert encoder.options(asked) == [sample]
+    prompt = encoder.prompt(asked, whole // 2)
+    assert prompt.context != sample.context
+    expected = generate_answers(model, tokenizer, [prompt], whole // 2, "float32")
+    answers = answer_questions(model, tokenizer, encoder, [asked], whole // 2, "float32")
+    assert [text for text, _ in answers] == expected
+    assert written == [prompt]
 
 
 @pytest.mark.parametrize(

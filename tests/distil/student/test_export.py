@@ -175,7 +175,7 @@ def check(name: str, question: str, options: list[str], text: str = "she") -> No
         assert read.context + read.branches[0].prefix == expected
     for option, branch in zip(options, scored.branches, strict=True):
         [learnt] = encoder.samples(row(question, [], option), {"answer": 1.0})
-        assert [*branch.target, end] == learnt.branches[0].target
+        assert branch.target == learnt.branches[0].target
 
 
 def check_paper(name: str, question: str, options: list[str], text: str = "she") -> None:

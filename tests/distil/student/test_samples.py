@@ -283,11 +283,11 @@ def test_answers_do_not_depend_on_the_batch(family, shared_context):
     assert any(together)
 
 
-def memorise(family: Path, shared_context: bool, form: str = "branch", **arguments):
-    """Load a model and train it until it knows all targets of the first question."""
+def memorise(family: Path, shared_context: bool, form: str = "branch", known=ROWS[0], **arguments):
+    """Load a model and train it until it knows all targets of a question."""
     arguments |= {"shared_context": shared_context, "form": form}
     model, tokenizer, encoder = load(family, **arguments)
-    batch = Collator(model, tokenizer, TASKS)(encode(encoder, ROWS[:1]))
+    batch = Collator(model, tokenizer, TASKS)(encode(encoder, [known]))
     optimiser = torch.optim.Adam(model.parameters(), lr=3e-3)
     for _ in range(150):
         optimiser.zero_grad()

@@ -84,12 +84,13 @@ def test_the_other_losses_stay_as_they_are(family, form):
 
 @pytest.mark.parametrize("shared_context", [True, False])
 def test_an_option_is_scored_as_the_evaluation_scores_it(family, shared_context):
-    _, _, encoder = load(family, shared_context=shared_context)
+    _, tokenizer, encoder = load(family, shared_context=shared_context)
+    end = tokenizer.eos_token_id
     taught = [s for s in encoder.samples(ROWS[0], {SOFT_LABELS: 1.0})]
     scored = encoder.options(ROWS[0])
     assert [s.context for s in taught] == [s.context for s in scored]
     for one, other in zip(taught, scored, strict=True):
-        assert [(b.prefix, b.target) for b in one.branches] == [
+        assert [(b.prefix, [*b.target, end]) for b in one.branches] == [
             (b.prefix, b.target) for b in other.branches
         ]
 
