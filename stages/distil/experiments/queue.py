@@ -16,7 +16,7 @@ from stages.distil.experiments.commands import dvc, set_params
 from stages.distil.experiments.plan import Run
 from stages.distil.interface.errors import UserError
 
-POLLS = (2, 4, 8, 15)  # seconds between queries; a query takes a core about two seconds
+POLLS = (2, 2, 4, 4, 8, 15)  # seconds between queries; a query takes a core about two seconds
 SILENT = 10  # queries without an answer until the workers count as dead: busy cores delay answers
 TARGET = "evaluate"  # what a run reproduces; figures need neither card nor report
 WAITING, RUNNING, FAILED = "Queued", "Running", "Failed"
