@@ -1,24 +1,21 @@
 """Fixtures: tiny models built from configs, a small tokenizer, parameters and data sets."""
 
+import functools
 import json
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
 import hypothesis
 import pytest
 
+from tests.warm_python import interpreter
+
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # threads slow tiny models down
-LONGEST = [
-    "test_methods",
-    "test_pool",
-    "test_train",
-    "test_end_to_end",
-    "test_pipeline",
-    "test_figures",
-]
+LONGEST = ["test_end_to_end", "test_train", "test_figures", "test_pool", "test_methods"]
 hypothesis.settings.register_profile("tests", deadline=None, derandomize=True)  # reproducible
 hypothesis.settings.load_profile("tests")
 ROOT = Path(__file__).parent.parent
@@ -125,9 +122,8 @@ def tiny_t5(tmp_path_factory, tiny_model) -> Path:
     return folder
 
 
-@pytest.fixture
-def parameter_values() -> dict:
-    """The values of the committed params.yaml, for tests to change; prompts by absolute path.
+def default_values() -> dict:
+    """Return the values of the committed params.yaml; prompts by absolute path.
 
     Words are those of the question, which need no rationales of `saliency.teacher`.
     """
@@ -140,21 +136,33 @@ def parameter_values() -> dict:
     return values
 
 
+def write_values(folder: Path, values: dict, changes: dict) -> Path:
+    """Make changes, given as KEY/KEY: value, and write params.yaml; return its path."""
+    from ruamel.yaml import YAML
+
+    for name, value in changes.items():
+        *keys, last = name.split("/")
+        block = values
+        for key in keys:
+            block = block[key]
+        block[last] = value
+    path = folder / "params.yaml"
+    YAML().dump(values, path)
+    return path
+
+
+@pytest.fixture
+def parameter_values() -> dict:
+    """Return `default_values`, for tests to change."""
+    return default_values()
+
+
 @pytest.fixture
 def write_params(tmp_path, parameter_values):
     """Write params.yaml with changes, given as KEY/KEY: value; return its path."""
-    from ruamel.yaml import YAML
 
     def write(changes: dict | None = None) -> Path:
-        for name, value in (changes or {}).items():
-            *keys, last = name.split("/")
-            block = parameter_values
-            for key in keys:
-                block = block[key]
-            block[last] = value
-        path = tmp_path / "params.yaml"
-        YAML().dump(parameter_values, path)
-        return path
+        return write_values(tmp_path, parameter_values, changes or {})
 
     return write
 
@@ -201,24 +209,26 @@ def scoring(tmp_path, write_params, monkeypatch):
     return run
 
 
+def run_stage_in(
+    folder: Path, stage: str, *arguments: str, warm: bool = True, path: Path = ROOT
+) -> subprocess.CompletedProcess:
+    """Run a stage as DVC does; return the finished process.
+
+    With `warm=False` its interpreter is a new one. Modules in `path` then take precedence.
+    """
+    return subprocess.run(
+        [interpreter() if warm else sys.executable, "-m", f"stages.{stage}", *arguments],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": f"{path}:{ROOT}"},
+        capture_output=True,
+        text=True,
+    )
+
+
 @pytest.fixture
 def run_stage(tmp_path):
-    """Run a stage as DVC does, in `tmp_path`; return the finished process.
-
-    Modules in `path` take precedence.
-    """
-    import sys
-
-    def run(stage: str, *arguments: str, path: Path = ROOT) -> subprocess.CompletedProcess:
-        return subprocess.run(
-            [sys.executable, "-m", f"stages.{stage}", *arguments],
-            cwd=tmp_path,
-            env=os.environ | {"PYTHONPATH": f"{path}:{ROOT}"},
-            capture_output=True,
-            text=True,
-        )
-
-    return run
+    """Run a stage in `tmp_path`; return the finished process."""
+    return functools.partial(run_stage_in, tmp_path)
 
 
 def write_jsonl(folder: Path, **splits: list) -> Path:

@@ -15,6 +15,7 @@ from ruamel.yaml import YAML
 from stages.distil.experiments.figures import RUNS
 from tests.conftest import question, write_jsonl
 from tests.test_pipeline import PARAMETERS, dvc, make_project
+from tests.warm_python import interpreter
 
 pytestmark = pytest.mark.slow
 GRID = {
@@ -59,7 +60,7 @@ def make_figures(project: Path, **more: dict) -> subprocess.CompletedProcess[str
     return subprocess.run(
         [sys.executable, "-m", "stages.distil.experiments.figures", "--scale", "tiny"],
         cwd=project,
-        env=os.environ | {"STAGES_PYTHON": sys.executable},
+        env=os.environ | {"STAGES_PYTHON": interpreter()},
         capture_output=True,
         text=True,
     )

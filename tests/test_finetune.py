@@ -4,7 +4,6 @@ import json
 import re
 import shutil
 import subprocess
-import sys
 
 import pytest
 import torch
@@ -22,6 +21,7 @@ from stages.finetune import finetune
 from stages.saliency import saliency
 from tests.conftest import BARE, ROOT
 from tests.distil.attribution.test_attributor import by_word, embedded, gradient, log_probability
+from tests.warm_python import interpreter
 
 TUNED = {"finetune/epochs": 3, "finetune/learning_rate": 0.01, "finetune/batch_size": 4}
 
@@ -140,14 +140,18 @@ for moment in (("training_step", 2), ("_save_rng_state", 2), ("_save_rng_state",
 print(json.dumps(left))
 """
     killed = subprocess.run(
-        [sys.executable, "-c", program],
+        [interpreter(), "-c", program],
         cwd=tmp_path,
         env=BARE,
         capture_output=True,
         text=True,
     )
     assert killed.returncode == 0, killed.stderr
-    assert json.loads(killed.stdout) == [[], ["checkpoint-3"], ["checkpoint-3", "checkpoint-6"]]
+    assert json.loads(killed.stdout.splitlines()[-1]) == [
+        [],
+        ["checkpoint-3"],
+        ["checkpoint-3", "checkpoint-6"],
+    ]
     assert not ADAPTER.exists()
     finetune(scoring(family, **TUNED))
     assert digest(ADAPTER) == uninterrupted

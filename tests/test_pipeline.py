@@ -13,6 +13,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from tests.conftest import ROOT, question, write_jsonl
+from tests.warm_python import interpreter
 
 pytestmark = pytest.mark.slow
 DVC = str(Path(sys.executable).parent / "dvc")
@@ -106,7 +107,7 @@ def dvc(folder: Path, *arguments: str) -> str:
     done = subprocess.run(
         [DVC, *arguments],
         cwd=folder,
-        env=os.environ | {"STAGES_PYTHON": sys.executable},
+        env=os.environ | {"STAGES_PYTHON": interpreter()},
         capture_output=True,
         text=True,
     )

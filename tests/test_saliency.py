@@ -3,7 +3,6 @@
 import re
 import shutil
 import subprocess
-import sys
 
 import pytest
 import torch
@@ -22,6 +21,7 @@ from stages.distil.storage.rationales import accepted_rationales
 from stages.saliency import saliency
 from tests.conftest import BARE, ROOT, TRAIN, question
 from tests.distil.attribution.test_attributor import embedded, log_probability
+from tests.warm_python import interpreter
 
 
 @pytest.fixture
@@ -309,7 +309,7 @@ def test_a_run_killed_at_any_moment_ends_with_the_same_bytes(scored, tiny_model,
     shutil.rmtree(tmp_path / ATTRIBUTIONS.parent)
     (tmp_path / tables.SALIENCY).unlink()
     killed = subprocess.run(
-        [sys.executable, "-c", KILLS],
+        [interpreter(), "-c", KILLS],
         cwd=tmp_path,
         env=BARE,
         capture_output=True,

@@ -341,7 +341,7 @@ def test_a_hub_data_set_is_read_at_its_revision(tmp_path, monkeypatch, write_par
     with serve({"datasets/allenai/openbookqa": files}) as address:
         monkeypatch.setenv("HF_ENDPOINT", address)
         write_params({"data/name": "openbookqa", "datasets/openbookqa/revision": REVISION})
-        done = run_stage("prepare")
+        done = run_stage("prepare", warm=False)
         assert done.returncode == 0, done.stderr
         rows = tables.read_table(tmp_path / tables.EXAMPLES)
         counts = Counter(row["split"] for row in rows)
@@ -349,7 +349,7 @@ def test_a_hub_data_set_is_read_at_its_revision(tmp_path, monkeypatch, write_par
         assert rows[0]["question"] == "Which is train 0?"
         assert {row["answer"] for row in rows} == {"no"}
         write_params({"datasets/openbookqa/revision": "f" * 40})
-        done = run_stage("prepare")
+        done = run_stage("prepare", warm=False)
     assert done.returncode == 1
     (line,) = done.stderr.strip().splitlines()[-1:]
     assert "cannot load data set allenai/openbookqa" in line
