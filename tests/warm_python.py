@@ -15,6 +15,7 @@ import json
 import os
 import runpy
 import select
+import shutil
 import signal
 import socket
 import subprocess
@@ -53,14 +54,15 @@ sys.exit(code)
 
 @functools.cache
 def interpreter() -> str:
-    """Return the path of the program; start its server, which ends with this process."""
+    """Return the path of the program; start its server, whose input ends with this process."""
     folder = tempfile.mkdtemp(prefix="warm")
     address = f"{folder}/socket"
-    server = subprocess.Popen(
-        [sys.executable, __file__, address], env=ENVIRONMENT, stdout=subprocess.PIPE
-    )
-    atexit.register(server.kill)
-    assert server.stdout and server.stdout.readline() == b"ready\n"
+    command = [sys.executable, __file__, address]
+    pipe = subprocess.PIPE
+    server = subprocess.Popen(command, env=ENVIRONMENT, stdin=pipe, stdout=pipe)
+    assert server.stdin and server.stdout
+    atexit.register(server.stdin.close)
+    assert server.stdout.readline() == b"ready\n"
     client = Path(folder, "python")
     client.write_text(CLIENT.format(python=sys.executable, address=address, length=LENGTH))
     client.chmod(0o755)
@@ -68,7 +70,7 @@ def interpreter() -> str:
 
 
 def serve(address: str) -> None:
-    """Import the libraries, then run each client's program in a fork."""
+    """Import the libraries, then run each client's program in a fork, until the input ends."""
     for library in LIBRARIES:
         importlib.import_module(library)
     sys.path.remove(str(Path(__file__).parent))
@@ -77,7 +79,7 @@ def serve(address: str) -> None:
     listener.listen()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # forks that have ended leave nothing behind
     print("ready", flush=True)
-    while True:
+    while sys.stdin not in select.select([listener, sys.stdin], [], [])[0]:
         client, _ = listener.accept()
         if not os.fork():
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -87,6 +89,7 @@ def serve(address: str) -> None:
                 client.sendall(str(code).encode())
             os._exit(0)
         client.close()
+    shutil.rmtree(Path(address).parent)
 
 
 def _run(client: socket.socket) -> int:
