@@ -15,7 +15,15 @@ import pytest
 from tests.warm_python import interpreter
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # threads slow tiny models down
-LONGEST = ["test_end_to_end", "test_train", "test_figures", "test_pool", "test_methods"]
+LONGEST = [
+    "test_end_to_end",
+    "test_train",
+    "test_figures",
+    "test_pool",
+    "test_rationales",
+    "test_pipeline",
+    "test_methods",
+]
 hypothesis.settings.register_profile("tests", deadline=None, derandomize=True)  # reproducible
 hypothesis.settings.load_profile("tests")
 ROOT = Path(__file__).parent.parent
