@@ -95,7 +95,7 @@ def serve(address: str) -> None:
 
 
 def _run(client: socket.socket) -> int:
-    """Run a client's module in a fork of its own; return its exit code, negative for a signal.
+    """Run a client's program in a fork of its own; return its exit code, negative for a signal.
 
     The fork dies with the client.
     """
@@ -114,6 +114,9 @@ def _run(client: socket.socket) -> int:
     for number, descriptor in enumerate(streams):
         os.dup2(descriptor, number)
         os.close(descriptor)
+    # A library has replaced those of the server by some that flush each line.
+    sys.stdin, sys.stdout = open(0), open(1, "w")
+    sys.stderr = open(2, "w", buffering=1, errors="backslashreplace")
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
