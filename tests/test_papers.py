@@ -18,7 +18,7 @@ from stages.distil.storage import tables
 from stages.distil.storage.examples import Example
 from stages.distil.student.samples import Encoder
 from stages.distil.weights.folders import STUDENT
-from tests.conftest import PARAMS, ROOT, question, write_jsonl
+from tests.conftest import PARAMS, ROOT, question, write_jsonl, write_values
 from tests.test_methods import run_stages
 from tests.test_pipeline import dvc, make_project, reproduced
 
@@ -49,16 +49,10 @@ def parameters(folder: Path, overrides: list[str], **more) -> Parameters:
     shutil.copy(PARAMS, file)
     apply_overrides(file, overrides)
     values = YAML(typ="safe").load(file)
-    for name, value in more.items():
-        *keys, last = name.split("__")
-        block = values
-        for key in keys:
-            block = block[key]
-        block[last] = value
     prompts = values["rationales"]["prompts"]
     values["rationales"]["prompts"] = {name: str(ROOT / path) for name, path in prompts.items()}
-    YAML().dump(values, file)
-    return load_parameters(file)
+    changed = {name.replace("__", "/"): value for name, value in more.items()}
+    return load_parameters(write_values(folder, values, changed))
 
 
 def test_the_page_has_a_command_for_each_paper():
