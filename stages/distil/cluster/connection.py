@@ -18,7 +18,12 @@ from stages.distil.interface.method import Cluster
 
 PACKAGE = Path(__file__).parents[2]  # `stages`, which the driver sends to the workers
 # Of the driver, for its workers: `stages/python` sets them, and they decide the rounding.
-ENVIRONMENT = ("LD_PRELOAD", "MALLOC_MMAP_MAX_", "MALLOC_TRIM_THRESHOLD_")
+ENVIRONMENT = (
+    "LD_PRELOAD",
+    "MALLOC_MMAP_MAX_",
+    "MALLOC_TRIM_THRESHOLD_",
+    "THP_MEM_ALLOC_ENABLE",
+)
 SETTINGS = {  # of Ray in this process
     "RAY_BACKEND_LOG_LEVEL": "fatal",  # the libraries' own messages; errors are raised as well
     "RAY_ENABLE_AUTO_CONNECT": "0",  # or a thread that outlives the run would start a cluster

