@@ -320,7 +320,7 @@ def test_the_advice_on_a_mapping_that_dvc_merges_works(tmp_path, earlier, change
         ),
         (
             "datasets.kinship.sizes={train: 30, validation: 10}",
-            ["    sizes: {train: 300, validation: 300, test: 1000, pool: 32}"],
+            ["    sizes: {train: 240, validation: 300, test: 1000, pool: 32}"],
             ["    sizes: {train: 30, validation: 10, test: 1000, pool: 32}"],
         ),
         ("datasets.pubmedqa.fields.fixed_options=[yes,no]", ["      - maybe"], []),
