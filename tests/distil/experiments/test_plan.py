@@ -51,7 +51,7 @@ def test_the_default_method_has_the_parameters_of_params_yaml(project):
         methods={"unchanged": []},
         baseline="unchanged",
         case="unchanged",
-        figures={"methods": {"seeds": [0, 1, 2]}},
+        figures={"methods": small.figures["methods"]},
     )
     default = [run.digest for run in plan.plan(small) if run.method == "default"]
     assert default == [run.digest for run in plan.plan(unchanged)]
