@@ -143,7 +143,7 @@ REPEATED_COLUMN = parquet_bytes([{"answ1": 1, "answ2": 2}]).replace(b"answ2", b"
         ("train.csv", "é,a\n1,2\n".encode("latin-1"), "no valid header in its first line: not UTF"),
         ("train.csv", "q,a\n1,2\n".encode("utf-16-le"), "no valid header"),
         ("train.csv", "q,a\n1,2\n".encode("utf-16"), "found the byte-order mark of UTF-16"),
-        ("train.tsv.gz", gzip.compress("q".encode("utf-16")), "expected UTF-8, found"),
+        ("train.tsv.gz", gzip.compress("q".encode("utf-16"), mtime=0), "expected UTF-8, found"),
         ("train.json", "[]".encode("utf-16"), "found the byte-order mark of UTF-16"),
         ("train.json", "[]".encode("utf-32"), "found the byte-order mark of UTF-16 or UTF-32"),
         ("train.json", '["é"]'.encode("latin-1"), "not UTF-8 at byte 3; convert it, such as with"),
