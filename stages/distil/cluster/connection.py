@@ -17,7 +17,7 @@ from stages.distil.interface.errors import UserError, one_line
 from stages.distil.interface.method import Cluster
 
 PACKAGE = Path(__file__).parents[2]  # `stages`, which the driver sends to the workers
-# Of the driver, for its workers: `stages/python` sets them, and they decide the rounding.
+# Of the driver, for its workers: `stages/python` sets them, and the first decides the rounding.
 ENVIRONMENT = (
     "LD_PRELOAD",
     "MALLOC_MMAP_MAX_",

@@ -45,7 +45,9 @@ def test_the_sweeps_have_all_figures_of_the_papers():
 
 
 def test_the_default_method_has_the_parameters_of_params_yaml(project):
-    small, full = (load_settings(SCALES / f"{name}.yaml", Grid) for name in ("small", "full"))
+    small, full, sweeps = (
+        load_settings(SCALES / f"{name}.yaml", Grid) for name in ("small", "full", "sweeps")
+    )
     unchanged = Grid(
         changes=["evaluate.explained=0"],
         methods={"unchanged": []},
@@ -55,7 +57,8 @@ def test_the_default_method_has_the_parameters_of_params_yaml(project):
     )
     default = [run.digest for run in plan.plan(small) if run.method == "default"]
     assert default == [run.digest for run in plan.plan(unchanged)]
-    assert full.methods["default"] == []
+    assert full.methods["default"] == sweeps.methods["default"] == []
+    assert full.changes == sweeps.changes  # so what both have is trained once
 
 
 @pytest.mark.parametrize("scale", ["small", "full", "sweeps"])
