@@ -114,8 +114,10 @@ def train(parameters: Parameters) -> None:
             return
         live.summary = {"best_epoch": epoch, "validation": {"accuracy": share}} | summary
     if state is not None:
+        del model
         model, _ = load_student()
-        model.load_state_dict(state)
+        frozen = model.state_dict() if settings.lora_rank else {}
+        model.load_state_dict(frozen | state)
     if settings.lora_rank:
         model = model.merge_and_unload()
     configure_inference(model, tokenizer, max_tokens, settings.prompt)

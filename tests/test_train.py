@@ -16,7 +16,9 @@ from transformers import Trainer
 from stages.distil.interface.errors import UserError
 from stages.distil.interface.parameters import load_parameters
 from stages.distil.models.loading import load_model
+from stages.distil.models.lora import round_frozen
 from stages.distil.storage import tables
+from stages.distil.student import training
 from stages.distil.student.trainer import DistillationTrainer
 from stages.distil.student.training import CHECKPOINTS
 from stages.distil.weights.folders import STUDENT, digest
@@ -251,6 +253,25 @@ def test_lora_trains_low_rank_changes_only(prepared, tiny_model):
     assert torch.equal(changed[embeddings], before[embeddings].bfloat16().float())
 
 
+def test_rounding_frozen_matrices_once_changes_no_byte(prepared, family, monkeypatch):
+    parameters = prepared(family, student__lora_rank=2, student__dtype="bfloat16", train__epochs=2)
+    rounded = []
+
+    def count_and_round(model):
+        round_frozen(model)
+        names = {n for n, p in model.named_parameters() if p.dtype == torch.bfloat16}
+        rounded.append(any("up_proj" in n or "wi" in n for n in names))
+        assert not any(n.endswith(("embed_tokens.weight", "shared.weight")) for n in names)
+
+    monkeypatch.setattr(training, "round_frozen", count_and_round)
+    train(parameters)
+    once = digest(STUDENT)
+    monkeypatch.setattr(training, "round_frozen", lambda model: None)
+    train(parameters)
+    assert rounded == [True]
+    assert digest(STUDENT) == once
+
+
 def test_a_diverging_loss_stops_the_run_and_leaves_no_student(prepared, tiny_model):
     with pytest.raises(
         UserError, match="the loss is .* at step .*, more than .*; lower train.learning_rate"
@@ -278,6 +299,7 @@ KILLS = f"""
 import json, os, random, signal, sys
 from pathlib import Path
 import stages.distil.student.steps
+from stages.distil.student import training
 from stages.distil.student.trainer import DistillationTrainer
 from stages.distil.interface.parameters import load_parameters
 from stages.train import train
@@ -360,6 +382,7 @@ def test_a_full_disk_leaves_the_last_checkpoint_intact(prepared, tiny_model, tmp
     program = """
 import resource, sys
 from stages.distil.interface.command import run_stage
+from stages.distil.student import training
 from stages.distil.student.trainer import DistillationTrainer
 from stages.train import train
 original, calls = DistillationTrainer._save_checkpoint, []

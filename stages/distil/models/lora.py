@@ -3,7 +3,9 @@
 import json
 from pathlib import Path
 
+import torch
 from peft import LoraConfig, PeftModel, TaskType, get_peft_model
+from torch import nn
 from transformers import PreTrainedModel
 
 from stages.distil.interface.errors import UserError
@@ -19,6 +21,19 @@ def with_lora(model: PreTrainedModel, rank: int) -> PeftModel:
         target_modules="all-linear",
     )
     return get_peft_model(model, settings)
+
+
+def round_frozen(model: PreTrainedModel) -> None:
+    """Keep frozen matrices in bfloat16, for passes under autocast.
+
+    Autocast rounds them to the same numbers in every pass, and holds both until its end. Embeddings
+    stay as they are, since what they give is not rounded.
+    """
+    embeddings = model.get_input_embeddings().weight
+    for layer in model.modules():
+        if isinstance(layer, nn.Linear) and not layer.weight.requires_grad:
+            if layer.weight is not embeddings:  # a head can be the same matrix
+                layer.to(torch.bfloat16)
 
 
 def save_adapter(tuned: PeftModel, folder: Path) -> None:

@@ -19,6 +19,7 @@ from transformers import (
 
 from stages.distil.models import resuming
 from stages.distil.models.hardware import pass_tokens
+from stages.distil.models.lora import round_frozen
 from stages.distil.storage import versions
 from stages.distil.student.collator import Collator
 from stages.distil.student.loss import check_shared_context
@@ -74,8 +75,9 @@ def train_student(
 ) -> tuple[int, float, dict[str, Tensor] | None]:
     """Train on the samples of every question; leave the weights of the best epoch in `model`.
 
-    Returns that epoch and its validation accuracy; if FSDP has sharded `model`, also the full
-    weights, in the main process. A stopped run with the same inputs resumes after its last epoch.
+    Returns that epoch, its validation accuracy and, if `model` as it was loaded has to take them,
+    weights: all of them if FSDP has sharded `model`, in the main process; those of LoRA, beside
+    which others are rounded. A stopped run with the same inputs resumes after its last epoch.
     Raises `UserError` if the loss diverges, or if the student cannot share a context.
     """
     settings, seed = recipe.settings, recipe.seed
@@ -114,10 +116,16 @@ def train_student(
     )
     if live is not None:  # FSDP gives the other processes no weights before it shards them
         check_shared_context(model, collate, questions.train[questions.longest])
+    sharded = trainer.is_fsdp_enabled  # which takes one precision for all
+    if recipe.dtype == "bfloat16" and not sharded:
+        round_frozen(model)
     key = [versions.TRAINING, recipe, batch_tokens, arguments.world_size, questions.digest]
     resuming.train(trainer, hashlib.sha256(repr(key).encode()).hexdigest())
-    sharded = trainer.is_fsdp_enabled
-    weights = trainer.accelerator.get_state_dict(trainer.model) if sharded else None
+    weights = None
+    if sharded:
+        weights = trainer.accelerator.get_state_dict(trainer.model)
+    elif not all(parameter.requires_grad for parameter in model.parameters()):
+        weights = {n: p.cpu() for n, p in model.named_parameters() if p.requires_grad}
     trainer.accelerator.end_training()  # a process that exits with its group open may abort
     if arguments.world_size > 1:
         # gloo's destructor waits for its thread with the interpreter locked, and the thread may
