@@ -197,6 +197,8 @@ def main() -> None:
     parser.add_argument("--ig-rows", type=int, help="of integrated gradients (as --rows)")
     parser.add_argument("--teacher", default="smollm2-135m", help="(%(default)s)")
     arguments = parser.parse_args()
+    if not (file := arguments.data / "train.jsonl").is_file():
+        parser.error(f"{file}: no such file; expected questions as in docs/data.md")
     settings = load_parameters("params.yaml").saliency
     result = measure(arguments.teacher, questions(arguments.data, arguments.rows), settings)
     few = questions(arguments.data, arguments.ig_rows or arguments.rows)

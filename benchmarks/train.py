@@ -147,6 +147,8 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=128, help="(%(default)s)")
     parser.add_argument("--student", default="smollm2-135m", help="(%(default)s)")
     arguments = parser.parse_args()
+    if not (file := arguments.data / "train.jsonl").is_file():
+        parser.error(f"{file}: no such file; expected questions as in docs/data.md")
     rows = distilled(arguments.data, arguments.rows)
     settings = Train(epochs=1, learning_rate=3e-4, batch_size=BATCH)
     shared = train(Steps, arguments.student, rows, settings)
