@@ -299,7 +299,6 @@ KILLS = f"""
 import json, os, random, signal, sys
 from pathlib import Path
 import stages.distil.student.steps
-from stages.distil.student import training
 from stages.distil.student.trainer import DistillationTrainer
 from stages.distil.interface.parameters import load_parameters
 from stages.train import train
@@ -382,7 +381,6 @@ def test_a_full_disk_leaves_the_last_checkpoint_intact(prepared, tiny_model, tmp
     program = """
 import resource, sys
 from stages.distil.interface.command import run_stage
-from stages.distil.student import training
 from stages.distil.student.trainer import DistillationTrainer
 from stages.train import train
 original, calls = DistillationTrainer._save_checkpoint, []
