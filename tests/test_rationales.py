@@ -164,7 +164,43 @@ def test_a_question_can_have_several_rationales(project):
     rows = [row for row in table() if row["split"] == "train"]
     assert [row["sample"] for row in rows] == [0, 1, 2] * TRAIN
     assert len({row["rationale"] for row in rows}) == 3 * TRAIN
-    assert len({body["seed"] for body in teacher.requests if body["temperature"]}) == 3
+
+
+def test_every_question_sample_and_attempt_is_drawn_with_a_seed_of_its_own(project, tmp_path):
+    class Empty(Teacher):
+        def text(self, body):
+            return "" if body["temperature"] else super().text(body)
+
+    def seeds(**rows) -> dict[str, list[int]]:
+        write_jsonl(tmp_path / "mine", **rows)
+        teacher = Empty()
+        with serve(teacher) as url:
+            project(
+                url,
+                rationales__samples=2,
+                rationales__temperature=0.8,
+                rationales__on_bad="retry",
+                rationales__retries=2,
+            )
+        shutil.rmtree(GENERATIONS.parent)
+        drawn: dict[str, list[int]] = {}
+        for body in teacher.requests:
+            if body["temperature"]:
+                asked = body["messages"][-1]["content"]
+                drawn.setdefault(asked, []).append(body["seed"])
+        return {asked: sorted(values) for asked, values in drawn.items()}
+
+    rows = [question(n) for n in range(TRAIN)]
+    of_all = seeds(train=rows)
+    assert len(of_all) == TRAIN
+    different = {seed for values in of_all.values() for seed in values}
+    assert len(different) == TRAIN * 2 * 3, "two texts were drawn with the same noise"
+    shown = rows[:8]  # the solved examples come from the start of the data
+    of_some = seeds(train=shown + rows[:7:-2])
+    common = of_some.keys() & of_all.keys()
+    assert len(common) >= TRAIN // 2
+    for asked in common:
+        assert of_some[asked] == of_all[asked], "neither the order nor the others count"
 
 
 @pytest.mark.parametrize("on_bad", ["keep", "drop", "retry"])

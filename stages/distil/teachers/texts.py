@@ -92,10 +92,14 @@ class TeacherTexts:
     def _rationale_task(self, example: Example, sample: int) -> WritingTask:
         settings = self._settings
         prompt = self._explain_prompt if settings.teacher_forcing else self._reason_prompt
-        attempts = [(settings.temperature, self._seed_of(sample, 0))]
+        temperatures = [settings.temperature]
         if settings.on_bad == "retry":
             higher = max(settings.temperature, settings.retry_temperature)
-            attempts += [(higher, self._seed_of(sample, n)) for n in range(1, settings.retries + 1)]
+            temperatures += [higher] * settings.retries
+        attempts = [
+            (temperature, self._seed_of(example, sample, attempt))
+            for attempt, temperature in enumerate(temperatures)
+        ]
         return WritingTask(
             lambda: _with_fewer_examples(prompt, example, self._examples.choose(example)),
             self._rationale_tokens,
@@ -184,8 +188,13 @@ class TeacherTexts:
                 solved.append((example, text))
         return solved
 
-    def _seed_of(self, sample: int, attempt: int) -> int:
-        text = f"rationale {self._seed} {sample} {attempt}"
+    def _seed_of(self, example: Example, sample: int, attempt: int) -> int:
+        """Return the seed of one attempt at a rationale.
+
+        It depends on the question's id, not on its position: no other question, and no other sample
+        or attempt, is drawn with the same noise.
+        """
+        text = f"rationale {self._seed} {sample} {attempt} {example.id}"
         return int.from_bytes(blake2b(text.encode(), digest_size=4).digest()) >> 1
 
 
