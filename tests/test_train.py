@@ -4,6 +4,7 @@ import json
 import shutil
 import signal
 import socket
+import statistics
 import subprocess
 import sys
 from pathlib import Path
@@ -30,7 +31,8 @@ ROWS = 12
 COLOURS = ["red", "green", "blue"]
 
 
-def distilled(number: int, split: str) -> dict:
+def distilled(number: int, split: str, full: bool = False) -> dict:
+    """Return a row; unless it is `full`, `two` explains odd questions, and a third has no words."""
     answer = COLOURS[number % 3]
     return {
         "id": f"{split}-{number}",
@@ -41,11 +43,11 @@ def distilled(number: int, split: str) -> dict:
             {"teacher": "one", "text": f"Ball {number} is {answer}."},
             *(
                 [{"teacher": "two", "text": f"Clearly {answer}, as all know."}]
-                if number % 2
+                if number % 2 or full
                 else []
             ),
         ],
-        "saliency": ["colour", answer] if number % 3 else [],
+        "saliency": ["colour", answer] if number % 3 or full else [],
     }
 
 
@@ -54,12 +56,12 @@ def prepared(tmp_path, write_params, monkeypatch):
     """Write the tables of a small data set and the student; return the changed parameters."""
     monkeypatch.chdir(tmp_path)
 
-    def run(model, rows=ROWS, **changes):
+    def run(model, rows=ROWS, full=False, **changes):
         for split in ("train", "validation"):
             file = tables.distill_table(split) / "00000.parquet"
             with tables.TableWriter(file, tables.SCHEMAS[tables.DISTILL]) as table:
                 for number in range(rows):
-                    table.write(distilled(number, split))
+                    table.write(distilled(number, split, full))
         if not (tmp_path / "models/tiny").exists():
             shutil.copytree(model, tmp_path / "models/tiny")
         config = tmp_path / "models/tiny/config.json"  # dropout would differ between passes
@@ -120,7 +122,8 @@ def test_the_student_learns_the_tasks_with_a_weight(prepared, family, changes):
 
 
 def test_the_total_loss_is_the_weighted_sum_of_its_parts(prepared, tiny_model):
-    train(prepared(tiny_model, alpha={"one": 0.7, "two": 0.2}, saliency__weight=0.3))
+    alpha = {"one": 0.7, "two": 0.2}
+    train(prepared(tiny_model, full=True, alpha=alpha, saliency__weight=0.3))
     parts = {name: curve(f"loss/{name}") for name in ("answer", "one", "two", "saliency")}
     for n, total in enumerate(curve("loss/total")):
         expected = parts["answer"][n] + 0.7 * parts["one"][n]
@@ -128,10 +131,19 @@ def test_the_total_loss_is_the_weighted_sum_of_its_parts(prepared, tiny_model):
         assert total == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_a_curve_is_the_mean_over_targets_that_are_there(prepared, tiny_model, batch_size):
+    """A student that does not learn guesses every target alike, however rare the targets are."""
+    train(prepared(tiny_model, train__learning_rate=1e-9, train__batch_size=batch_size))
+    of_every_question = statistics.fmean(curve("loss/one"))
+    for name in ("two", "saliency"):
+        assert all(abs(loss - of_every_question) < 0.5 for loss in curve(f"loss/{name}"))
+
+
 @pytest.mark.parametrize("shared_context", [True, False])
 def test_the_mutual_information_term_is_part_of_the_total(prepared, tiny_model, shared_context):
     weights = {"alpha": 0.5, "saliency__weight": 0.0, "train__mutual_information": 0.4}
-    train(prepared(tiny_model, student__shared_context=shared_context, **weights))
+    train(prepared(tiny_model, full=True, student__shared_context=shared_context, **weights))
     parts = {name: curve(f"loss/{name}") for name in ("answer", "one", "two", "mutual_information")}
     for n, total in enumerate(curve("loss/total")):
         expected = parts["answer"][n] + 0.5 * (parts["one"][n] + parts["two"][n])

@@ -25,6 +25,7 @@ BRANCH = pa.struct(
         "after_answer": pa.bool_(),
         "score": pa.float64(),
         "weight": pa.float64(),
+        "share": pa.float64(),
     }
 )
 SAMPLE = pa.struct({"id": pa.string(), "context": TOKENS, "branches": pa.list_(BRANCH)})

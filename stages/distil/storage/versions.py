@@ -11,5 +11,5 @@ TUNING = 1  # fine-tuning a teacher before its attribution
 ATTRIBUTION = 3  # encoding a prompt and its words, and their scores
 USEFULNESS = 1  # what a rationale says before its conclusion, log p(answer) with and without it
 TARGETS = 3  # the quality gate, votes, joining a question with its targets, its salient words
-TRAINING = 2  # encoding the student's samples, loss, order, schedule, the best epoch
+TRAINING = 3  # encoding the student's samples, loss, order, schedule, the best epoch
 EVALUATION = 3  # answering, reading an answer, counting

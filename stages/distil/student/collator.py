@@ -40,7 +40,7 @@ class Collator:
         question the first and past-the-last target of each, and the number of the task. Targets are
         numbered row by row. With SOFT_LABELS, `options` (O, 4) holds for each option its first and
         past-the-last target, its sample's number, and that of the task, and `scores` (O,) its
-        teacher's. `weights` (targets,) are those of the branches, unless all are 1.
+        teacher's. `weights` (targets,) are weight × share of the branches, unless all are 1.
         """
         layout = self._encoder_decoder_batch if self._encoder_decoder else self._decoder_batch
         return layout(samples) | self._numbered(samples)
@@ -62,8 +62,8 @@ class Collator:
         if options:
             numbered["options"] = torch.tensor([option[:4] for option in options])
             numbered["scores"] = torch.tensor([option[4] for option in options])
-        if any(branch.weight != 1 for _, branch in branches):
-            weights = [branch.weight for _, branch in branches for _ in branch.target]
+        weights = [b.weight * b.share for _, b in branches for _ in b.target]
+        if any(weight != 1 for weight in weights):
             numbered["weights"] = torch.tensor(weights)
         return numbered
 
@@ -154,16 +154,31 @@ def answer_pairs(samples: Sequence[Sample]) -> list[tuple[int, int]]:
 def count_targets(samples: Sequence[Sample], tasks: Sequence[str]) -> Tensor:
     """Return the number of target tokens of each task in these samples, shape (tasks,).
 
-    Of MUTUAL_INFORMATION, it is the number of pairs of an answer and a rationale; of SOFT_LABELS,
-    that of questions.
+    A token counts by the share of its branch. Of MUTUAL_INFORMATION, it is the number of pairs of
+    an answer and a rationale; of SOFT_LABELS, that of questions.
     """
     counts = torch.zeros(len(tasks))
     for sample in samples:
         for branch in sample.branches:
-            counts[tasks.index(branch.task)] += len(branch.target)
+            counts[tasks.index(branch.task)] += len(branch.target) * branch.share
     if MUTUAL_INFORMATION in tasks:
         counts[tasks.index(MUTUAL_INFORMATION)] = len(answer_pairs(samples))
     if SOFT_LABELS in tasks:
         scored = {s.id for s in samples if any(b.task == SOFT_LABELS for b in s.branches)}
         counts[tasks.index(SOFT_LABELS)] = len(scored)
     return counts
+
+
+def coverage(questions: Sequence[Sequence[Sample]], tasks: Sequence[str]) -> Tensor:
+    """Return the share of the questions that have a target of each task, shape (tasks,).
+
+    Of MUTUAL_INFORMATION, it is the share of those that have a pair. A question is the list of its
+    samples.
+    """
+    covered = torch.zeros(len(tasks))
+    for samples in questions:
+        present = {branch.task for sample in samples for branch in sample.branches}
+        if MUTUAL_INFORMATION in tasks and answer_pairs(samples):
+            present.add(MUTUAL_INFORMATION)
+        covered += torch.tensor([float(task in present) for task in tasks])
+    return covered / len(questions)

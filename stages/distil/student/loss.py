@@ -138,9 +138,11 @@ def _encode_once(model: PreTrainedModel, batch: dict[str, Tensor]) -> Iterator[N
 def total_loss(sums: Tensor, counts: Tensor, weights: Tensor) -> Tensor:
     """L = L_answer + Σ_m α_m L_rationale(m) + λ L_saliency (TinyLLM eq. 6, with saliency added).
 
-    β L_MI and w L_soft are added likewise. Each L is a task's sum over its targets, pairs or
-    questions (`count_targets`) divided by their count; a task without any adds 0. Weights of
-    targets do not change the count: L_m = Σ_t w_t ℓ_t / T over a teacher's T target tokens.
+    β L_MI and w L_soft are added likewise. `sums` are those of `task_sums`, `counts` those of
+    `count_targets`, and `weights` are those in the loss times the step's `coverage`, each of shape
+    (tasks,). So L_m = n/N · Σ_t w_t ℓ_t / T over the T target tokens of a teacher that explains n
+    of the N questions of a step: what a rationale weighs does not depend on how many others there
+    are. Weights of targets do not change T; a task without targets adds 0.
     """
     return (sums / counts.clamp(min=1) * weights).sum()
 

@@ -30,7 +30,8 @@ class Branch:
 
     It follows the question or, with `after_answer`, the first branch without its end-of-text. An
     option of the task SOFT_LABELS does not end in end-of-text; `score` is its teacher's. `weight`
-    multiplies the loss of the target within its task.
+    multiplies the loss of the target within its task. `share` is 1/R for each of a question's R
+    rationales of one teacher: together they count as one.
     """
 
     task: str
@@ -39,6 +40,7 @@ class Branch:
     after_answer: bool = False
     score: float | None = None
     weight: float = 1.0
+    share: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -149,7 +151,7 @@ class Encoder:
             options = zip(self.targets(row["options"]), scores, strict=True)
             around = self._around(row, ANSWER, ANSWER_TASK)
             targets += [_Target(SOFT_LABELS, *around, *option) for option in options]
-        return list(map(self._share_answer, self._samples(row, targets)))
+        return _with_shares(list(map(self._share_answer, self._samples(row, targets))))
 
     def options(self, row: dict[str, Any]) -> list[Sample]:
         """Encode a row with each of its options as the answer."""
@@ -322,6 +324,19 @@ def added_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[in
 def _common_start(sequences: list[list[int]]) -> list[int]:
     columns = zip(*sequences, strict=False)
     return [column[0] for column in takewhile(lambda column: len(set(column)) == 1, columns)]
+
+
+def _with_shares(samples: list[Sample]) -> list[Sample]:
+    """Return a question's samples with the share of each rationale; others count in full."""
+    rationales = Counter(
+        branch.task for s in samples for branch in s.branches if branch.task not in NO_RATIONALE
+    )
+    if all(count == 1 for count in rationales.values()):
+        return samples
+    return [
+        replace(s, branches=[replace(b, share=1 / rationales.get(b.task, 1)) for b in s.branches])
+        for s in samples
+    ]
 
 
 def said(sample: Sample) -> list[int]:

@@ -8,19 +8,20 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from stages.distil.models.batching import by_length
-from stages.distil.student.collator import NUMBERED, count_targets
+from stages.distil.student.collator import NUMBERED, count_targets, coverage
 from stages.distil.student.samples import MUTUAL_INFORMATION, SOFT_LABELS, Sample
 
 
 class Step(TypedDict):
     """One process's share of an optimiser step.
 
-    `passes` are batches; `counts` (tasks,) are the target tokens of the whole step, over all
-    processes.
+    `passes` are batches. Of the whole step, over all processes, `counts` (tasks,) are the target
+    tokens (`count_targets`), and `coverage` (tasks,) is the share of questions that have any.
     """
 
     passes: list[dict[str, Tensor]]
     counts: Tensor
+    coverage: Tensor
 
 
 class Steps(Dataset):
@@ -63,14 +64,19 @@ class Steps(Dataset):
             raise IndexError(number)
         start = number * self._batch_size
         chosen = self._order[start : start + self._batch_size].tolist()
-        units = [unit for n in chosen for unit in self._units(self.questions[n])]
+        questions = [self.questions[n] for n in chosen]
+        units = [unit for question in questions for unit in self._units(question)]
         samples = [sample for unit in units for sample in unit]
         counts = count_targets(samples, self._tasks)
         units.sort(key=_tokens)
         shares = [self.batches(units[r :: self.processes]) for r in range(self.processes)]
         passes = [self._collate(batch) for batch in shares[self.rank]]
         missing = max(map(len, shares)) - len(passes)
-        return Step(passes=passes + [self._empty_pass(units[0][0])] * missing, counts=counts)
+        return Step(
+            passes=passes + [self._empty_pass(units[0][0])] * missing,
+            counts=counts,
+            coverage=coverage(questions, self._tasks),
+        )
 
     def _units(self, question: Sequence[Sample]) -> Sequence[Sequence[Sample]]:
         """Return the samples of a question that must be in the same pass, group by group."""

@@ -93,7 +93,7 @@ class DistillationTrainer(Trainer):
         self._recipe = recipe
         self._advice = f"set train.batch_tokens below {batch_tokens}"
         self._task_losses = torch.zeros(len(weights), device=self.args.device)
-        self._steps = 0
+        self._task_steps = torch.zeros_like(self._task_losses)  # with a target of the task
         self.train_dataset.rank = self.args.process_index
         self.train_dataset.processes = self.args.world_size
         vocabulary = self.model.config.get_text_config().vocab_size
@@ -114,6 +114,8 @@ class DistillationTrainer(Trainer):
         """
         model.train()
         counts = inputs["counts"].to(self.args.device)
+        coverage = inputs["coverage"].to(self.args.device)
+        weights = self._weights * coverage
         step = torch.zeros_like(self._task_losses)
         last = len(inputs["passes"]) - 1
         for number, batch in enumerate(inputs["passes"]):
@@ -127,13 +129,13 @@ class DistillationTrainer(Trainer):
                             self._recipe.temperature,
                         )
                     # The gradients of the processes are averaged, but must be summed.
-                    loss = total_loss(sums, counts, self._weights) * self.args.world_size
+                    loss = total_loss(sums, counts, weights) * self.args.world_size
                     self.accelerator.backward(loss)
             step += sums.detach() / counts.clamp(min=1)
         self._task_losses += step
-        self._steps += 1
-        total = (step * self._weights).sum() * self.args.world_size
-        loss = (step * self._may_diverge).sum() * self.args.world_size
+        self._task_steps += coverage > 0
+        total = (step * weights).sum() * self.args.world_size
+        loss = (step * self._may_diverge * coverage).sum() * self.args.world_size
         if not self._loss_limit:  # the first loss may be larger than that of guessing
             self._loss_limit = 2 * max(self._guessing_loss, loss.item())
         if not torch.isfinite(total) or loss > self._loss_limit:
@@ -166,13 +168,18 @@ class DistillationTrainer(Trainer):
         return metrics
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Log; add to a loss the mean loss of each task since the last call."""
+        """Log; add to a loss the mean loss of each task, over the steps since the last call.
+
+        Only steps with a target of the task count.
+        """
         if "loss" in logs:
             sums = self.accelerator.reduce(self._task_losses, "sum")
-            means = sums / self._steps
-            logs |= {f"loss/{t}": v for t, v in zip(self.tasks, means.tolist(), strict=True)}
+            means = (sums / self._task_steps).tolist()
+            taken = self._task_steps.tolist()
+            by_task = zip(self.tasks, means, taken, strict=True)
+            logs |= {f"loss/{task}": mean for task, mean, steps in by_task if steps}
             self._task_losses.zero_()
-            self._steps = 0
+            self._task_steps.zero_()
         super().log(logs, start_time)
 
     def best_epoch(self) -> tuple[int, float]:

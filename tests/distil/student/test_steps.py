@@ -49,6 +49,8 @@ def test_the_counts_cover_the_whole_step():
         for index, task in enumerate(TASKS):
             targets = [len(b.target) for s in chosen for b in s.branches if b.task == task]
             assert step["counts"][index] == sum(targets)
+            explained = [s for s in chosen if any(b.task == task for b in s.branches)]
+            assert step["coverage"][index] == len(explained) / len(chosen)
 
 
 def test_a_pass_stays_within_the_budget():
@@ -67,5 +69,6 @@ def test_processes_share_the_questions_of_a_step(processes):
     for n, step in enumerate(alone):
         shares = [own[n] for own in by_process]
         assert sorted(sum(map(ids, shares), [])) == sorted(ids(step))
-        assert all(torch.equal(share["counts"], step["counts"]) for share in shares)
+        for name in ("counts", "coverage"):
+            assert all(torch.equal(share[name], step[name]) for share in shares)
         assert all(share["passes"] for share in shares)  # an empty pass if there is no question
