@@ -8,6 +8,7 @@ from stages.distil.interface.command import run_stage
 from stages.distil.interface.errors import UserError
 from stages.distil.interface.method import GOLD, STATUSES, VOTE
 from stages.distil.interface.parameters import Parameters
+from stages.distil.language.quality import CONTRADICTS, OK
 from stages.distil.storage import tables
 from stages.distil.storage.rationales import remove_stale
 
@@ -60,6 +61,8 @@ def join(parameters: Parameters) -> None:
     print(", ".join(f"{count:,} {split}" for split, count in rows.items()))
     for teacher in teachers:
         own = counts[teacher] | Counter({"no row": tally[f"{teacher}: no row"]})
+        against = tally[f"{teacher}: against the label"]
+        own.update({OK: -against, CONTRADICTS: against})
         count = sum(own[status] for status in settings.statuses)
         lost = [
             f"{number:,} {status}"

@@ -8,6 +8,7 @@ from typing import Any
 
 from stages.distil.interface.command import keep_rate, run_stage
 from stages.distil.interface.errors import UserError
+from stages.distil.interface.method import GOLD
 from stages.distil.interface.parameters import Parameters
 from stages.distil.language.quality import (
     STATUSES,
@@ -86,7 +87,8 @@ def _provided(parameters: Parameters, teacher: str) -> Iterator[dict[str, Any]]:
         any_rationale = any_rationale or bool(text)
         cut = stops_in_mid_sentence(text)
         reason = "length" if cut else "stop"
-        status = rationale_status(text, reason, example.options, example.answer)
+        answer = example.answer if parameters.assemble.labels == GOLD else None
+        status = rationale_status(text, reason, example.options, answer)
         completion = Completion(text, "provided", 0, 0)
         text = whole_sentences(text) if cut else text
         yield rationale_row(example, completion, rationale=text, status=status)

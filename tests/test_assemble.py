@@ -235,6 +235,36 @@ def test_teachers_answers_are_labels_where_asked_for(drawn, labellers):
     assert len(assembled("validation")) == 3
 
 
+@pytest.mark.parametrize("labellers", [["two"], ["one", "two"]])
+def test_a_rationale_is_kept_if_it_ends_in_the_label_that_is_taught(drawn, labellers):
+    """Whatever the gold answer, which is always yes; a published text has no answer of its own."""
+    rng = np.random.default_rng(2)
+    ends: dict[tuple[str, str], str] = {}
+    for teacher in TEACHERS:
+        for name, row in drawn[teacher].items():
+            if row["split"] == "train":
+                ends[teacher, name] = concluded = str(rng.choice(["yes", "no"]))
+                own = rng.random() < 0.7
+                row |= {"status": "ok", "answer": concluded if own else None}
+                row["rationale"] = f"It is clear from {name}." if own else f"So it is {concluded}."
+    write(drawn)
+    tally: Counter[str] = Counter()
+    joined = join_targets("train", TEACHERS, SETTINGS, SALIENCY, tally, labellers)
+    rows = [row for table in joined for row in table.to_pylist()]
+    kept = against = 0
+    for row in rows:
+        name, options = row["id"], drawn["examples"][row["id"]]["options"]
+        judged = [t for t in TEACHERS if name in drawn[t]]
+        judged = [t for t in judged if options or drawn[t][name]["answer"]]
+        wrong = [t for t in judged if ends[t, name] != row["answer"]]
+        taught = [r["teacher"] for r in row["rationales"]]
+        assert taught == [t for t in TEACHERS if name in drawn[t] and t not in wrong], name
+        kept += len(taught)
+        against += len(wrong)
+    assert kept and against == sum(tally[f"{t}: against the label"] for t in TEACHERS)
+    assert any(row["answer"] == "no" and row["rationales"] for row in rows)
+
+
 def test_a_dropped_or_empty_text_is_no_target(drawn):
     for row in drawn["one"].values():
         if row["status"] == "truncated":

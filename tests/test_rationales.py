@@ -241,6 +241,18 @@ def test_without_teacher_forcing_the_teachers_own_answers_are_kept(project):
             assert row["status"] == ("ok" if row["answer"] == gold else "contradicts")
 
 
+def test_where_a_teachers_labels_are_taught_its_gate_does_not_see_the_gold_answers(project):
+    teacher = Teacher()
+    own = {"rationales__teacher_forcing": False, "rationales__on_bad": "retry"}
+    with serve(teacher) as url:
+        project(url, assemble__labels="far", saliency__weight=0, **own)
+    rows = [row for row in table() if row["split"] == "train"]
+    gold = [["red", "green", "blue"][n % 3] for n in range(TRAIN)]
+    assert any(row["answer"] != answer for row, answer in zip(rows, gold, strict=True))
+    assert {row["status"] for row in rows} == {"ok"}
+    assert not any(body["temperature"] for body in teacher.requests), "nothing was asked again"
+
+
 def test_the_teacher_explains_examples_without_a_rationale(project, tmp_path):
     bare = [question(n, rationales={}) for n in range(TRAIN)]
     write_jsonl(tmp_path / "mine", train=bare)

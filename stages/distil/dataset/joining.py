@@ -12,7 +12,8 @@ import pyarrow.compute as pc
 
 from stages.distil.interface.errors import UserError
 from stages.distil.interface.method import ANSWER, Assemble, Saliency, StudentPrompt
-from stages.distil.language.answers import same
+from stages.distil.language.answers import conclusion, same
+from stages.distil.language.quality import CONTRADICTS, OK
 from stages.distil.language.student_prompts import (
     CHOICES,
     DEFAULT,
@@ -110,17 +111,25 @@ def _join(
     for questions in ahead(scan_row_groups(EXAMPLES, columns, split)):
         ids = questions["id"].combine_chunks()
         size = len(ids)
-        parts, worth, answered = [], [], {}
         scores = pa.nulls(size, OPTION_SCORES.type)
+        texts_of: dict[str, tuple[pa.Table, np.ndarray]] = {}
         for teacher, table in written.items():
             rows, places = table.rows_of(ids)
             if teacher in teachers:
                 questions_with_rows = int(np.count_nonzero(np.diff(places, prepend=-1)))
                 tally[f"{teacher}: no row"] += size - questions_with_rows
-            if rows is None:
-                continue
-            if teacher in labellers:
-                answered[teacher] = (rows, places)
+            if rows is not None:
+                texts_of[teacher] = (rows, places)
+        answers = questions["answer"]
+        if training and labellers:
+            votes = [texts_of[t] for t in labellers if t in texts_of]
+            answers = _labels(votes, questions["options"].to_pylist())
+            tally["labels: none"] += answers.null_count
+            tally["labels: not gold"] += (
+                pc.sum(pc.not_equal(answers, questions["answer"])).as_py() or 0
+            )
+        parts, worth = [], []
+        for teacher, (rows, places) in texts_of.items():
             if teacher == scorer:
                 if OPTION_SCORES.name not in rows.column_names:
                     raise UserError(
@@ -129,8 +138,13 @@ def _join(
                     )
                 scores = _option_scores(rows, places, size)
             if teacher in teachers:
+                status = rows["status"]
+                if labellers:
+                    status = _against_labels(rows, places, questions, answers)
+                    lost = pc.sum(pc.not_equal(status, rows["status"])).as_py() or 0
+                    tally[f"{teacher}: against the label"] += lost
                 accepted = pc.and_(
-                    pc.is_in(rows["status"], value_set=statuses),
+                    pc.is_in(status, value_set=statuses),
                     pc.fill_null(pc.greater(pc.binary_length(rows["rationale"]), 0), False),
                 )
                 if judged:
@@ -155,13 +169,6 @@ def _join(
             tally["saliency: no row"] += size - len(places)
             if rows is not None:
                 salient = _salient(rows, places, questions["question"], asked, saliency)
-        answers = questions["answer"]
-        if training and labellers:
-            votes = [answered[t] for t in labellers if t in answered]
-            labels = _labels(votes, questions["options"].to_pylist())
-            tally["labels: none"] += labels.null_count
-            tally["labels: not gold"] += pc.sum(pc.not_equal(labels, answers)).as_py() or 0
-            answers = labels
         if training and scorer:
             free_form = pc.sum(pc.equal(pc.list_value_length(questions["options"]), 0)).as_py()
             tally["soft labels"] += size - scores.null_count
@@ -257,6 +264,27 @@ def _labels(
 def _most_frequent(answers: Sequence[str], options: Sequence[str]) -> str | None:
     counts = [sum(same(answer, other, options) for other in answers) for answer in answers]
     return answers[counts.index(max(counts))] if answers else None
+
+
+def _against_labels(
+    rows: pa.Table, places: np.ndarray, questions: pa.Table, labels: pa.StringArray
+) -> pa.StringArray:
+    """Return the statuses of rationales: `contradicts` if one ends in another answer than the label.
+
+    `places` are the positions of their questions, whose `labels` may be null. A rationale ends in
+    the answer that the teacher gave, or that of its text.
+    """
+    options, taught = questions["options"].to_pylist(), labels.to_pylist()
+    statuses = []
+    columns = (rows[name].to_pylist() for name in ("status", "rationale", "answer"))
+    for status, text, answer, place in zip(*columns, places, strict=True):
+        label = taught[place]
+        if status == OK and label is not None:
+            concluded = answer or conclusion(text, options[place])
+            if concluded is not None and not same(concluded, label, options[place]):
+                status = CONTRADICTS
+        statuses.append(status)
+    return pa.array(statuses, pa.string())
 
 
 def _option_scores(rows: pa.Table, places: np.ndarray, size: int) -> pa.Array:

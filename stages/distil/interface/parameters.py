@@ -158,6 +158,23 @@ class Parameters(Settings):
                 f"assemble.labels: {labels!r}: provided rationales have no answers of the "
                 "teacher's own; choose a teacher that writes, or gold"
             )
+        self._check_gold_answers()
+
+    def _check_gold_answers(self) -> None:
+        """Refuse what reads the gold answers of train questions, where others are taught."""
+        saliency, or_no_words = self.saliency, ", or saliency.weight to 0"
+        for key, reads, instead in [
+            ("saliency.target", saliency.weight and saliency.target == GOLD, "prediction"),
+            ("saliency.only_correct", saliency.weight and saliency.only_correct, "false"),
+            ("saliency.finetune.epochs", saliency.weight and saliency.finetune.epochs, "0"),
+            ("assemble.choose", self.assemble.choose != "all", "all"),
+        ]:
+            if reads:
+                raise ValueError(
+                    f"{key}: it reads the gold answers, which a method with assemble.labels "
+                    f"{self.assemble.labels!r} must not see; set it to {instead}"
+                    + (or_no_words if key.startswith("saliency") else "")
+                )
 
     def _check_words(self) -> None:
         """Refuse to teach words of rationales that nobody writes."""

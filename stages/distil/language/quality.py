@@ -16,7 +16,7 @@ def rationale_status(
     rationale: str,
     finish_reason: str,
     options: Sequence[str],
-    answer: str,
+    answer: str | None,
     concluded: str | None = None,
 ) -> str:
     """Return `ok`, or what is wrong with a rationale.
@@ -25,7 +25,8 @@ def rationale_status(
     `repetitive`: at least half of its four-word runs repeat earlier ones; `truncated`: cut off by
     the token limit; `contradicts`: it concludes in another option than the answer; `inconclusive`:
     there are options and it concludes in none. `concluded` is the answer that the teacher gave
-    along with the rationale; the default is the option that the last sentence names last.
+    along with the rationale; the default is the option that the last sentence names last. Without
+    an `answer` nothing contradicts: what is taught as the answer is not known yet.
     """
     if finish_reason == TOO_LONG:
         return TOO_LONG
@@ -39,7 +40,7 @@ def rationale_status(
         concluded = conclusion(rationale, options)
     if concluded is None:
         return INCONCLUSIVE if options else OK
-    return OK if same(concluded, answer, options) else CONTRADICTS
+    return OK if answer is None or same(concluded, answer, options) else CONTRADICTS
 
 
 def is_repetitive(text: str) -> bool:

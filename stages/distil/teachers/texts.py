@@ -7,6 +7,7 @@ from typing import Any
 
 from stages.distil.interface.catalogue import ProvidedModel
 from stages.distil.interface.errors import UserError
+from stages.distil.interface.method import GOLD
 from stages.distil.interface.parameters import Parameters
 from stages.distil.language.answers import conclusion, split_answer
 from stages.distil.language.quality import OK, rationale_status, whole_sentences
@@ -26,6 +27,7 @@ class TeacherTexts:
         self._settings = parameters.rationales
         self._teacher = teacher
         self._scores_options = parameters.soft_labels.teacher == teacher
+        self._gold_labels = parameters.assemble.labels == GOLD
         self._writer = writer
         self._seed = parameters.seed
         self._answered = parameters.evaluate.teacher_questions
@@ -139,7 +141,10 @@ class TeacherTexts:
     def _judge(
         self, example: Example, completion: Completion, forced: bool = False
     ) -> tuple[str, str | None, str]:
-        """Return the rationale, the teacher's own answer and the rationale's status."""
+        """Return the rationale, the teacher's own answer and the rationale's status.
+
+        The gold answer is compared only where it is taught, or shown, as in the pool's questions.
+        """
         thought, text = split_thought(completion.text.strip())
         answer = None
         if not (forced or self._settings.teacher_forcing):
@@ -149,7 +154,8 @@ class TeacherTexts:
             concluded = answer or conclusion(text, example.options)
             text = thought
         reason = completion.finish_reason
-        status = rationale_status(text, reason, example.options, example.answer, concluded)
+        answered = example.answer if forced or self._gold_labels else None
+        status = rationale_status(text, reason, example.options, answered, concluded)
         return whole_sentences(text) if reason == "length" else text, answer, status
 
     def _make_example_generator(self) -> ExampleGenerator:

@@ -14,6 +14,7 @@ from stages.distil.interface.settings import Settings, read_yaml
 from tests.conftest import PARAMS, ROOT
 
 SEPARATE = {"student/shared_context": False}
+VOTE = {"assemble/labels": "vote", "rationales/teacher_forcing": False}
 PREFIXES = {"answer": "predict", "saliency": "words"}
 PREFIXES |= {"qwen-coder-1b5": "explain", "qwen-coder-0b5": "rationale"}
 
@@ -101,6 +102,15 @@ def test_the_committed_parameters_are_valid():
         ({"soft_labels/temperature": 0}, "soft_labels.temperature"),
         ({"assemble/labels": "votes"}, "assemble.labels: unknown kind of label 'votes'; did you"),
         ({"assemble/labels": "vote"}, "set rationales.teacher_forcing to false"),
+        *(
+            (VOTE | changes, f"{message}: it reads the gold answers, which a method with")
+            for changes, message in [
+                ({}, "saliency.target"),
+                ({"saliency/target": "prediction", "saliency/only_correct": True}, "only_correct"),
+                ({"saliency/target": "prediction", "saliency/finetune/epochs": 1}, "epochs"),
+                ({"saliency/weight": 0, "assemble/choose": "best"}, "assemble.choose"),
+            ]
+        ),
         (
             {"models/gold": {"source": "provided"}},
             "models.gold: the name is reserved for a kind of label",
