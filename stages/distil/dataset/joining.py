@@ -269,7 +269,7 @@ def _most_frequent(answers: Sequence[str], options: Sequence[str]) -> str | None
 def _against_labels(
     rows: pa.Table, places: np.ndarray, questions: pa.Table, labels: pa.StringArray
 ) -> pa.StringArray:
-    """Return the statuses of rationales: `contradicts` if one ends in another answer than the label.
+    """Return the statuses; a rationale that ends in another answer than the label `contradicts`.
 
     `places` are the positions of their questions, whose `labels` may be null. A rationale ends in
     the answer that the teacher gave, or that of its text.
