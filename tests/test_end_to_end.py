@@ -220,7 +220,7 @@ def test_metrics_and_curves_are_those_of_the_run(trained):
 def test_the_released_student_answers_on_a_server_as_in_the_evaluation(trained, monkeypatch):
     monkeypatch.chdir(trained)
     write(trained)
-    release()
+    release(load_parameters("params.yaml"))
     accuracy = json.loads(Path("results/metrics.json").read_text())["student"]["accuracy"]
     assert f"| student | {accuracy:.3f} |" in Path("models/release/README.md").read_text()
     with vllm_serve(Path("models/release").absolute(), "student") as url:

@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+LOCK = Path("dvc.lock")  # where DVC notes what every stage read and wrote
 EXPERIMENTS = Path(".dvc/tmp/exps")  # DVC runs queued and temporary experiments in copies there
 
 

@@ -1,4 +1,8 @@
-"""Put the student and its model card into one folder, to serve or publish: `make release`."""
+"""Put the student and its model card into one folder, to serve or publish: `make release`.
+
+The card shows the parameters that made the student, as dvc.lock records them: those in params.yaml
+may have changed since.
+"""
 
 import json
 import shutil
@@ -6,6 +10,7 @@ import sys
 from typing import Any
 
 from huggingface_hub import ModelCardData
+from ruamel.yaml import YAML
 
 from stages.distil.interface.catalogue import (
     FolderModel,
@@ -15,7 +20,9 @@ from stages.distil.interface.catalogue import (
     ServerModel,
 )
 from stages.distil.interface.errors import UserError, report_errors
-from stages.distil.interface.parameters import Parameters, load_parameters
+from stages.distil.interface.parameters import Parameters
+from stages.distil.interface.paths import LOCK
+from stages.distil.interface.settings import check_settings, read_yaml
 from stages.distil.language.student_prompts import ANSWER_TASK, student_context
 from stages.distil.storage import tables
 from stages.distil.weights.folders import RELEASE, STUDENT, whole_folder
@@ -23,13 +30,50 @@ from stages.distil.weights.folders import RELEASE, STUDENT, whole_folder
 EXAMPLE = ("Which of these is a metal?", ["iron", "oak", "glass"])
 
 
-def release() -> None:
+def run_parameters() -> Parameters:
+    """Return the parameters that made the student and its metrics.
+
+    Raises `UserError` if dvc.lock describes another student or other metrics than those here.
+    """
+    if not LOCK.is_file():
+        raise UserError(f"{LOCK}: no such file; `dvc repro` writes it")
+    check_outputs("train", "evaluate")
+    stages = YAML(typ="safe").load(LOCK)["stages"]
+    values = read_yaml("params.yaml")
+    teachers = stages["train"]["params"]["params.yaml"]["teachers"]
+    made_by = ["prepare", *(f"rationales@{teacher}" for teacher in teachers)]
+    for stage in [*made_by, "finetune", "saliency", "assemble", "evaluate", "train"]:
+        for key, value in stages[stage]["params"]["params.yaml"].items():
+            *blocks, last = key.split(".")
+            block = values
+            for name in blocks:
+                block = block.setdefault(name, {})
+            block[last] = value
+    return check_settings(values, Parameters, LOCK)
+
+
+def check_outputs(*stages: str) -> None:
+    """Raise `UserError` if an output of these stages is not the one that dvc.lock describes."""
+    from dvc.repo import Repo  # takes seconds
+
+    with Repo() as repo:
+        for name in stages:
+            for stage in repo.stage.collect(name):
+                for out in stage.outs:
+                    if out.status():
+                        raise UserError(
+                            f"{out}: not the one that {LOCK} describes; run `dvc checkout {name}` "
+                            f"to restore that one, or `dvc repro {name}` to make it anew"
+                        )
+
+
+def release(parameters: Parameters) -> None:
     """Copy the trained student's folder and add a model card, README.md."""
     trained = STUDENT / "config.json"
     if not trained.exists():
         raise UserError(f"{trained}: no such file; run `dvc repro` first")
     encoder_decoder = json.loads(trained.read_text(encoding="utf-8")).get("is_encoder_decoder")
-    card = model_card(load_parameters("params.yaml"), tables.read_metrics(), bool(encoder_decoder))
+    card = model_card(parameters, tables.read_metrics(), bool(encoder_decoder))
     with whole_folder(RELEASE) as folder:
         shutil.copytree(STUDENT, folder, dirs_exist_ok=True)
         (folder / "README.md").write_text(card, encoding="utf-8")
@@ -131,4 +175,4 @@ def _origin(model: Model) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(report_errors("release", False, release))
+    sys.exit(report_errors("release", False, lambda: release(run_parameters())))

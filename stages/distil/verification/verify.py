@@ -18,9 +18,9 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from stages.distil.interface.errors import UserError, report_errors
+from stages.distil.interface.paths import LOCK
 from stages.distil.storage.tables import METRICS
 
-LOCK = Path("dvc.lock")
 EXACT = ("fetch", "prepare")  # stages whose outputs are the same bytes on every machine
 STUDENT_TOLERANCE = 0.1  # of the accuracy of a student that learnt from the same bytes
 LOSS_TOLERANCE = 0.1  # relative; another order of questions changes single steps by more

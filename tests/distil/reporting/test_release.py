@@ -29,7 +29,7 @@ def trained(tmp_path, tiny_model, write_params, monkeypatch):
     STUDENT.mkdir(parents=True)
     save_model(model, tokenizer, STUDENT)
     tables.write_text(tables.METRICS, json.dumps(METRICS))
-    write_params()
+    return load_parameters(write_params())
 
 
 def test_plain_transformers_gives_the_students_answer(trained):
@@ -63,7 +63,7 @@ def test_the_template_includes_tokens_that_start_every_text(tiny_model):
 
 
 def test_the_card_names_scores_teachers_and_parameters(trained, tmp_path):
-    release()
+    release(trained)
     card = (RELEASE / "README.md").read_text()
     assert card.startswith("---\nlibrary_name: transformers\n")
     assert (
@@ -101,5 +101,5 @@ def test_the_card_shows_the_prompt_that_the_student_reads(write_params, encoder_
 def test_a_missing_student_is_reported(trained):
     shutil.rmtree(STUDENT)
     with pytest.raises(UserError, match="models/student/config.json: no such file; run `dvc rep"):
-        release()
+        release(trained)
     assert not RELEASE.exists()
