@@ -79,16 +79,10 @@ def test_a_stage_depends_on_the_rooms_that_it_imports(name):
         if dep.startswith("stages/") and not dep.endswith(".jinja")
     ]
     assert set(declared) == {f"stages/{name}.py"} | rooms - {"stages/distil/interface"}
-    assert len(declared) <= 10
 
 
-def test_rooms_and_modules_stay_small():
+def test_every_module_of_the_library_is_in_a_room():
     assert {path.name for path in DISTIL.glob("*.py")} == {"__init__.py"}
-    for room in ROOMS:
-        modules = [path for path in room.glob("*.py") if path.name != "__init__.py"]
-        assert len(modules) <= 9, room
-        for module in modules:
-            assert len(module.read_text(encoding="utf-8").splitlines()) <= 350, module
 
 
 @pytest.mark.parametrize("room", ROOMS, ids=lambda room: room.name)

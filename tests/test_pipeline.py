@@ -47,7 +47,7 @@ PARAMETERS = {
         "weight": 0.5,
     },
     "soft_labels": {"teacher": None},
-    "assemble": {"statuses": ["ok"], "choose": "all", "scorer": "tiny"},
+    "assemble": {"statuses": ["ok"], "choose": "all", "scorer": "tiny", "labels": "gold"},
     "student": {
         "model": "tiny",
         "prompt": {"options": "listed", "prefixes": None},
@@ -77,6 +77,7 @@ def project(tmp_path_factory, tiny_model) -> Path:
             "tiny": {"source": "folder", "path": "tiny"},
             "one": {"source": "provided"},
             "two": {"source": "provided"},
+            "later": {"source": "folder", "path": "not/mounted"},
         },
         "datasets": {"balls": {"source": "files", "folder": "balls"}},
     }
@@ -124,9 +125,9 @@ def commit(folder: Path) -> None:
 
 
 def reproduced(output: str) -> list[str]:
-    return [
-        line.split("'")[1] for line in output.splitlines() if line.startswith("Running stage '")
-    ]
+    """Return the stages that ran, besides `sources`, which always does."""
+    names = (line.split("'")[1] for line in output.splitlines() if line.startswith("Running stage"))
+    return [name for name in names if name != "sources"]
 
 
 def sums(folder: Path) -> dict[str, str]:
@@ -135,7 +136,43 @@ def sums(folder: Path) -> dict[str, str]:
 
 
 def test_a_second_run_runs_no_stage(project):
-    assert "up to date" in dvc(project, "repro")
+    assert reproduced(dvc(project, "repro")) == []
+
+
+def test_a_model_that_no_parameter_names_is_not_fetched(project):
+    """Its folder is on a disk that is not there."""
+    assert [file.name for file in (project / "models/later").iterdir()] == ["README.md"]
+
+
+def test_a_file_of_questions_is_read_again_if_its_content_has_changed(project):
+    file = project / "balls/train.jsonl"
+    rows = file.read_bytes()
+    file.write_bytes(rows)
+    os.utime(file, (0, 0))
+    assert reproduced(dvc(project, "repro")) == []
+    changed = rows.replace(b"train ball number 3?", b"train ball number 9?")
+    assert len(changed) == len(rows) and changed != rows
+    try:
+        file.write_bytes(changed)
+        assert reproduced(dvc(project, "repro", "prepare")) == ["prepare"]
+        table = pandas.read_parquet(project / "data/examples.parquet")
+        assert table["question"].str.contains("number 9").any()
+    finally:
+        file.write_bytes(rows)
+        dvc(project, "repro", "prepare")
+
+
+def test_a_model_folder_that_was_trained_again_is_fetched_again(project):
+    file = project / "tiny/model.safetensors"
+    before = file.read_bytes()
+    assert (project / "models/tiny/model.safetensors").read_bytes() == before
+    try:
+        file.write_bytes(before[:-1] + bytes([before[-1] ^ 1]))
+        assert reproduced(dvc(project, "repro", "fetch@tiny")) == ["fetch@tiny"]
+        assert (project / "models/tiny/model.safetensors").read_bytes() == file.read_bytes()
+    finally:
+        file.write_bytes(before)
+        dvc(project, "repro", "fetch@tiny")
 
 
 @pytest.mark.parametrize("folder", ["questions", "teachers"])
@@ -143,7 +180,7 @@ def test_compiled_modules_rerun_no_stage(project, folder):
     compiled = project / "stages/distil" / folder / "__pycache__"
     compiled.mkdir(exist_ok=True)
     (compiled / "other.cpython-311.pyc").write_bytes(b"x")
-    assert "up to date" in dvc(project, "repro")
+    assert reproduced(dvc(project, "repro")) == []
 
 
 def test_dvc_shows_metrics_and_plots(project):
@@ -185,6 +222,28 @@ def test_a_loss_weight_reruns_training_and_evaluation_only(project):
     dvc(project, "checkout", "-q")
 
 
+def test_the_model_card_shows_the_parameters_that_made_the_student(project):
+    """Not those that `git checkout params.yaml` brings back after an experiment."""
+
+    def make_card() -> subprocess.CompletedProcess:
+        command = [interpreter(), "-m", "stages.distil.reporting.release"]
+        return subprocess.run(command, cwd=project, capture_output=True, text=True)
+
+    dvc(project, "exp", "run", "-S", "alpha=0.9", "-S", "train.learning_rate=0.02")
+    subprocess.run(["git", "checkout", "-q", "params.yaml"], cwd=project, check=True)
+    assert make_card().returncode == 0
+    card = (project / "models/release/README.md").read_text()
+    assert "(α = 0.9)" in card and '"learning_rate": 0.02' in card
+    subprocess.run(["git", "checkout", "-q", "."], cwd=project, check=True)
+    refused = make_card()
+    assert refused.returncode == 1
+    assert "models/student: not the one that dvc.lock describes" in refused.stderr
+    dvc(project, "checkout", "-q")
+    assert make_card().returncode == 0
+    assert "(α = 0.5)" in (project / "models/release/README.md").read_text()
+    shutil.rmtree(project / "models/release")
+
+
 def test_top_k_reruns_the_stages_after_saliency(project):
     ran = reproduced(dvc(project, "exp", "run", "-S", "saliency.top_k=1"))
     assert sorted(ran) == ["assemble", "card", "evaluate", "report", "train"]
@@ -199,7 +258,7 @@ def test_removing_a_teacher_and_adding_it_again_restores_the_lock(project):
     both = params.read_text()
     params.write_text(both.replace("- two\n", ""))
     ran = reproduced(dvc(project, "repro"))
-    assert ran == ["saliency", "assemble", "card", "train", "evaluate", "report"]
+    assert ran == ["fetch@two", "saliency", "assemble", "card", "train", "evaluate", "report"]
     assert not (project / "data/rationales/two.parquet").exists()
     assert sums(project)["data/rationales/one.parquet"] == before["data/rationales/one.parquet"]
     params.write_text(both)

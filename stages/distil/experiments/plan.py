@@ -10,6 +10,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,9 @@ from pydantic import Field, model_validator
 from stages.distil.interface.errors import UserError
 from stages.distil.interface.parameters import Parameters
 from stages.distil.interface.settings import Name, Settings, check_settings, read_yaml
+from stages.distil.questions.reading import data_set_content
 from stages.distil.storage import versions
+from stages.distil.weights.folders import model_content
 
 PARAMETERS = Path("params.yaml")
 MAIN = "methods"  # the figure that compares all methods; metrics.json and cases.md are about it
@@ -50,6 +53,9 @@ class Grid(Settings):
     baseline: Name = Field(description="method that gains are relative to")
     ceiling: Name | None = Field(None, description="method whose headroom is 100 %")
     case: Name = Field(description="method that the case study compares with the baseline")
+    controls: dict[Name, Name] = Field(
+        {}, description="control: the method from which it differs in one parameter alone"
+    )
     jobs: int = Field(1, ge=1, description="trainings at once; they share the cores equally")
     figures: dict[Name, Figure] = Field(min_length=1)
 
@@ -57,6 +63,7 @@ class Grid(Settings):
     def _methods_exist(self) -> "Grid":
         named: dict[str, list[str]] = {"baseline": [self.baseline], "case": [self.case]}
         named["ceiling"] = [self.ceiling] if self.ceiling else []
+        named["controls"] = [*self.controls, *self.controls.values()]
         named |= {f"figures.{name}.methods": f.methods or [] for name, f in self.figures.items()}
         for key, methods in named.items():
             for method in methods:
@@ -93,13 +100,16 @@ class Run:
 def plan(grid: Grid) -> list[Run]:
     """Return every run of every figure, in the order of the file.
 
-    Raises `UserError` if params.yaml has no such parameter or does not allow its value.
+    Raises `UserError` if params.yaml has no such parameter or does not allow its value, or if a
+    control differs from its method in more than one parameter.
     """
     runs = []
     digests: dict[tuple[str, ...], str] = {}
     with tempfile.TemporaryDirectory() as folder:
         original = Path(folder) / "params.json"  # JSON is read much faster than YAML
         original.write_text(json.dumps(read_yaml(PARAMETERS)), encoding="utf-8")
+        for control, method in grid.controls.items():
+            _check_control(grid, control, method, original)
         for title, figure in grid.figures.items():
             for method, value, seed in _points(grid, figure):
                 swept = [f"{figure.parameter}={json.dumps(value)}"] if figure.parameter else []
@@ -110,6 +120,35 @@ def plan(grid: Grid) -> list[Run]:
                 label = len(value) if isinstance(value, list) else value
                 runs.append(Run(title, method, label, seed, changes, digests[changes]))
     return runs
+
+
+def _check_control(grid: Grid, control: str, method: str, original: Path) -> None:
+    """Raise `UserError` unless a control differs from its method in exactly one parameter."""
+    ours, theirs = (
+        dict(
+            _flat(
+                _apply_changes(
+                    (*grid.changes, *grid.methods[name]), original, f"method {name}"
+                ).model_dump(mode="json")
+            )
+        )
+        for name in (control, method)
+    )
+    different = sorted(k for k in ours | theirs if ours.get(k) != theirs.get(k))
+    if len(different) != 1:
+        raise UserError(
+            f"controls.{control}: expected one parameter in which it differs from {method!r}, "
+            f"found {', '.join(different) or 'none'}; change its parameters in `methods`"
+        )
+
+
+def _flat(block: dict[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield every parameter below a block by its full name."""
+    for name, value in block.items():
+        if isinstance(value, dict) and value:
+            yield from _flat(value, f"{before}{name}.")
+        else:
+            yield f"{before}{name}", value
 
 
 def _points(grid: Grid, figure: Figure) -> Iterator[tuple[str, Value | None, int]]:
@@ -142,20 +181,34 @@ def run_digest(parameters: Parameters) -> str:
     Parameters at their defaults are left out, so that stored runs stay valid when one is added.
     """
     values: dict[str, Any] = {"versions": {k: v for k, v in vars(versions).items() if k.isupper()}}
-    others = (parameters.saliency.teacher, parameters.assemble.scorer, parameters.student.model)
-    used = {*parameters.teachers, *others}
     values |= parameters.model_dump(
         mode="json", exclude={"cluster", "models", "datasets"}, exclude_defaults=True
     )
     values["train"]["seed"] = parameters.training_seed
     values["models"] = {
         name: parameters.models[name].model_dump(mode="json", exclude_defaults=True)
-        for name in used
+        for name in parameters.used_models
     }
     values["data set"] = parameters.data_set.model_dump(mode="json", exclude_defaults=True)
+    if files := _files(parameters):
+        values["files"] = files
     digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode())
     prompts = parameters.rationales.prompts.model_dump().values()
     for file in sorted(prompts):
         digest.update(f"\0{file}\0".encode())
         digest.update(file.read_bytes())
     return digest.hexdigest()[:10]
+
+
+def _files(parameters: Parameters) -> dict[str, dict[str, str]]:
+    """Return the content of the local files that a run reads, if there are any.
+
+    A folder that is missing has none: `sources` refuses it, should the run be executed.
+    """
+    found = {}
+    with suppress(UserError):
+        found["data set"] = data_set_content(parameters.data_set)
+    for name in sorted(parameters.used_models):
+        with suppress(UserError):
+            found[name] = model_content(parameters.models[name])
+    return {name: files for name, files in found.items() if files}

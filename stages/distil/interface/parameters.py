@@ -230,6 +230,16 @@ class Parameters(Settings):
         return self.datasets[self.data.name]
 
     @property
+    def used_models(self) -> set[str]:
+        """The models that a stage reads; only these are fetched."""
+        return {
+            *self.teachers,
+            self.saliency.teacher,
+            self.assemble.scorer,
+            self.student.model,
+        }
+
+    @property
     def training_seed(self) -> int:
         """The seed of the student's training: `train.seed`, or `seed` if that is null."""
         return self.seed if self.train.seed is None else self.train.seed

@@ -4,8 +4,9 @@ import codecs
 import io
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -66,6 +67,15 @@ def find_files(settings: Files, split: Split) -> list[Path]:
         raise UserError(f"{tried}: no such file; datasets.*.splits can name the files of {split}")
     written = (settings.folder / path.relative_to(folder) for path in files)
     return sorted(written, key=lambda path: path.as_posix())
+
+
+def split_files(settings: Files) -> list[Path]:
+    """Return the regular files of all splits; a split may have none, as one that is held out."""
+    paths: set[Path] = set()
+    for split in get_args(Split):
+        with suppress(UserError):  # `read` names it, if the split is read
+            paths.update(path for path in find_files(settings, split) if locate(path).is_file())
+    return sorted(paths, key=lambda path: path.as_posix())
 
 
 def _read_file(path: Path, split: Split, rows: str | None) -> Iterator[Record]:

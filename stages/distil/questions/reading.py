@@ -5,8 +5,11 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from stages.distil.interface.catalogue import Files, Gym, Hub, Kinship, Split
+from stages.distil.interface.errors import UserError
+from stages.distil.interface.paths import locate
 from stages.distil.questions import files, gym, hub, kinship
 from stages.distil.questions.fields import Questions
+from stages.distil.storage.content import content
 from stages.distil.storage.examples import Example, Rejected
 
 
@@ -32,6 +35,21 @@ def read(
             if split == "train" and settings.hold_out:
                 yield from _first(rows, settings.hold_out, as_split="validation")
             yield from _first(rows, getattr(settings.sizes, split))
+
+
+def data_set_content(settings: Kinship | Gym | Files | Hub) -> dict[str, str]:
+    """Return the digests of a data set's local files; other sources are known by their entry.
+
+    Raises `UserError` if its folder is missing.
+    """
+    if isinstance(settings, Kinship | Gym) or settings.folder is None:
+        return {}
+    folder = locate(settings.folder)
+    if not folder.is_dir():
+        raise UserError(f"{settings.folder}: no such folder; set datasets.*.folder")
+    if isinstance(settings, Files):
+        return content(folder, map(locate, files.split_files(settings)))
+    return content(folder, (file for file in sorted(folder.rglob("*")) if file.is_file()))
 
 
 def _first(

@@ -61,9 +61,8 @@ def read_results() -> dict[Path, str]:
 
 def profile_stages(lock: str, parameters: Parameters) -> str:
     """Return dvc.lock with only the stages that the profile runs."""
-    others = [parameters.saliency.teacher, parameters.assemble.scorer, parameters.student.model]
     teachers = set(parameters.teachers)
-    items = {"fetch": {*teachers, *others}, "rationales": teachers, "usefulness": teachers}
+    items = {"fetch": parameters.used_models, "rationales": teachers, "usefulness": teachers}
     yaml = YAML()
     entries = yaml.load(lock)
     for name in list(entries["stages"]):

@@ -41,6 +41,12 @@ def fetch_model(name: str, source: Model) -> Path:
     return target
 
 
+def note_unused(name: str) -> None:
+    """Create the folder of a model that is not used, with a note in the weights' place."""
+    with whole_folder(model_folder(name)) as staging:
+        (staging / "README.md").write_text("Not fetched: no parameter names this model.\n")
+
+
 def _fetch_hub(name: str, source: HubModel, staging: Path) -> None:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError

@@ -10,6 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stages.distil.interface.catalogue import FolderModel, Model
+from stages.distil.interface.errors import UserError
+from stages.distil.interface.paths import locate
+from stages.distil.storage.content import content
 
 if TYPE_CHECKING:  # importing transformers takes seconds
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -63,6 +66,19 @@ def save_model(
         tokenizer.init_kwargs.pop(key, None)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+
+
+def model_content(source: Model) -> dict[str, str]:
+    """Return the digests of a local folder's files; other sources are known by their entry.
+
+    Raises `UserError` if the folder is missing.
+    """
+    if not isinstance(source, FolderModel):
+        return {}
+    folder = locate(source.path)
+    if not folder.is_dir():
+        raise UserError(f"{source.path}: no such folder; set models.*.path")
+    return content(folder, (file for file in sorted(folder.iterdir()) if file.is_file()))
 
 
 PROMPTING = {"chat_template_kwargs", "max_completion_tokens"}  # of an entry; not its weights

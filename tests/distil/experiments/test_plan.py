@@ -9,7 +9,7 @@ from stages.distil.experiments.plan import Grid
 from stages.distil.interface.errors import UserError
 from stages.distil.interface.settings import load_settings
 from stages.distil.storage import versions
-from tests.conftest import PARAMS, ROOT
+from tests.conftest import PARAMS, ROOT, question, write_jsonl
 
 METHODS = {"plain": ["alpha=0"], "taught": []}
 GRID = {"methods": METHODS, "baseline": "plain", "case": "taught", "figures": {"methods": {}}}
@@ -140,3 +140,40 @@ def test_a_wrong_file_is_one_line(tmp_path, changes, message):
     with pytest.raises(UserError, match=message) as caught:
         load_settings(file, Grid)
     assert str(caught.value).startswith(f"{file}: ")
+
+
+@pytest.mark.parametrize(
+    ("parameters", "found"),
+    [
+        (["alpha=0", "saliency.method=random"], None),
+        (["alpha=0"], "none"),
+        (
+            ["alpha=0", "saliency.method=random", "saliency.options=false"],
+            "saliency.method, saliency.options",
+        ),
+    ],
+)
+def test_a_control_differs_from_its_method_in_one_parameter(project, parameters, found):
+    methods = METHODS | {"control": parameters}
+    planned = grid(methods=methods, controls={"control": "plain"})
+    if found is None:
+        assert {run.method for run in plan.plan(planned)} == set(methods)
+        return
+    expected = (
+        f"controls.control: expected one parameter in which it differs from 'plain', found {found};"
+    )
+    with pytest.raises(UserError, match=expected):
+        plan.plan(planned)
+
+
+def test_a_run_is_identified_by_the_content_of_its_files(project):
+    write_jsonl(project / "mine", train=[question(0)])
+    mine = ["+datasets.mine={source: files, folder: mine}", "data.name=mine"]
+
+    def digests() -> set[str]:
+        return {run.digest for run in plan.plan(grid(changes=mine))}
+
+    before = digests()
+    assert digests() == before
+    write_jsonl(project / "mine", train=[question(1)])
+    assert not digests() & before
