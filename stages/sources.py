@@ -1,4 +1,7 @@
-"""Stage `sources`: note what the catalogues' entries hold, so that a changed file is read again."""
+"""Stage `sources`: note what the catalogues' entries hold, so that a changed file is read again.
+
+It also makes the folders of the teachers' tables, which stay empty without a teacher.
+"""
 
 import json
 
@@ -15,6 +18,8 @@ def sources(parameters: Parameters) -> None:
 
     An entry that is not used is not looked at: its disk may not be there.
     """
+    for folder in (tables.RATIONALES, tables.USEFULNESS):
+        tables.write_text(folder / ".keep", "")
     for name, model in parameters.models.items():
         used = name in parameters.used_models
         _write("models", name, used, model_content(model) if used else {})

@@ -5,7 +5,7 @@ Imports neither torch nor transformers, so that a wrong parameter is reported at
 
 from pathlib import Path
 
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
 from stages.distil.interface.catalogue import NO_WEIGHTS, DataSet, Files, Gym, Hub, Kinship, Model
 from stages.distil.interface.errors import report_errors
@@ -50,7 +50,7 @@ class Parameters(Settings):
     alpha: Weight | dict[Name, Weight]
     seed: Seed
     data: Data
-    teachers: list[Name] = Field(min_length=1)
+    teachers: list[Name]
     rationales: Rationales
     saliency: Saliency
     soft_labels: SoftLabels = SoftLabels()
@@ -182,7 +182,7 @@ class Parameters(Settings):
         if self.saliency.weight and of != "question" and name not in self.teachers:
             raise ValueError(
                 f"saliency.of: {of!r} needs rationales of saliency.teacher {name!r}, which writes "
-                f"none; choose one of the teachers ({', '.join(self.teachers)}), or set "
+                f"none; choose one of the teachers ({', '.join(self.teachers) or 'none'}), or set "
                 "saliency.weight to 0"
             )
 
@@ -231,13 +231,16 @@ class Parameters(Settings):
 
     @property
     def used_models(self) -> set[str]:
-        """The models that a stage reads; only these are fetched."""
-        return {
-            *self.teachers,
-            self.saliency.teacher,
-            self.assemble.scorer,
-            self.student.model,
-        }
+        """The models that a stage reads; only these are fetched.
+
+        Weights in the loss do not count: they change what is learnt, not what is read.
+        """
+        used = {*self.teachers, self.student.model}
+        if self.saliency.of == "question" or self.saliency.teacher in self.teachers:
+            used.add(self.saliency.teacher)
+        if self.teachers and self.assemble.choose != "all":
+            used.add(self.assemble.scorer)
+        return used
 
     @property
     def training_seed(self) -> int:

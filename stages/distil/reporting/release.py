@@ -116,7 +116,7 @@ def model_card(
 {head}
 ---
 
-# Student of {", ".join(parameters.teachers)} on {parameters.data.name}
+# Student{" of " if teachers else ""}{", ".join(parameters.teachers)} on {parameters.data.name}
 
 `{student.model}` ({_origin(base)}), taught answers, teachers' rationales and salient words at once:
 L = {loss}.
@@ -139,7 +139,7 @@ Its chat template, if it has one, makes this text of a message with the question
 
 Teachers of rationales:
 
-{lines(teachers)}
+{lines(teachers) or "none"}
 
 Salient words (λ = {parameters.saliency.weight}) are those of `{parameters.saliency.teacher}`,
 {_origin(parameters.models[parameters.saliency.teacher])}.
