@@ -14,12 +14,11 @@ from stages.distil.interface.paths import locate
 from stages.distil.storage import tables
 
 CURVES = Path("results/train")
-LAUNCHED = "TRAIN_LAUNCHED"  # environment variable set in the processes that `_launch` starts
+LAUNCHED = "TRAIN_LAUNCHED"  # environment variable set in the processes that `launch` starts
 
 
 def train(parameters: Parameters) -> None:
     """Train the student; write its folder and the training curves."""
-    _launch(parameters)
     for split in ("train", "validation"):
         tables.check_exists(tables.distill_table(split))
     # Importing torch takes seconds, so a missing input is reported first.
@@ -128,7 +127,7 @@ def train(parameters: Parameters) -> None:
     print(f"best epoch {epoch} {ran}: validation accuracy {share:.3f}")
 
 
-def _launch(parameters: Parameters) -> None:
+def launch(parameters: Parameters) -> None:
     """Replace this process with accelerate's launcher if `train.accelerate` names a file.
 
     A process that a launcher has started (torchrun, Slurm, Ray) has a RANK, and starts no other.
@@ -164,4 +163,4 @@ def _launch(parameters: Parameters) -> None:
 
 
 if __name__ == "__main__":
-    run_stage(train, __doc__)
+    run_stage(train, __doc__, launch=launch)

@@ -22,7 +22,7 @@ from stages.distil.student import training
 from stages.distil.student.trainer import DistillationTrainer
 from stages.distil.student.training import CHECKPOINTS
 from stages.distil.weights.folders import STUDENT, digest
-from stages.train import CURVES, train
+from stages.train import CURVES, launch, train
 from tests.conftest import BARE, PARAMS, ROOT
 from tests.warm_python import interpreter
 
@@ -419,7 +419,7 @@ def test_checkpoints_of_other_parameters_are_not_resumed(prepared, tiny_model):
 
 def test_a_missing_accelerate_file_is_reported(prepared, tiny_model):
     with pytest.raises(UserError, match="train.accelerate: two.yaml: no such file"):
-        train(prepared(tiny_model, train__accelerate="two.yaml"))
+        launch(prepared(tiny_model, train__accelerate="two.yaml"))
 
 
 def configuration(name: str) -> str:
@@ -447,7 +447,7 @@ MACHINE = """
 import os, signal
 from transformers import Trainer
 from stages.distil.interface.command import run_stage
-from stages.train import train
+from stages.train import launch, train
 save, saved = Trainer._save_checkpoint, []
 def save_and_end(trainer, *arguments):
     save(trainer, *arguments)
@@ -456,7 +456,7 @@ def save_and_end(trainer, *arguments):
         trainer.accelerator.wait_for_everyone()
         os.kill(os.getpid(), signal.SIGKILL)
 Trainer._save_checkpoint = save_and_end
-run_stage(train, "")
+run_stage(train, "", launch=launch)
 """
 
 
@@ -650,4 +650,4 @@ def test_one_of_several_processes_exits_without_teardown(tmp_path, rank, code):
 def test_an_encoder_decoder_cannot_be_sharded(prepared, tiny_t5, tmp_path):
     (tmp_path / "sharded.yaml").write_text(configuration("fsdp.yaml"))
     with pytest.raises(UserError, match="sharded.yaml: FSDP cannot shard an encoder-decoder"):
-        train(prepared(tiny_t5, train__accelerate="sharded.yaml"))
+        launch(prepared(tiny_t5, train__accelerate="sharded.yaml"))
