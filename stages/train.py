@@ -30,6 +30,7 @@ def train(parameters: Parameters) -> None:
     from stages.distil.models.hardware import device, precision, use_one_gpu
     from stages.distil.models.loading import load_model
     from stages.distil.models.lora import with_lora
+    from stages.distil.models.resuming import remove_checkpoints
     from stages.distil.student.answering import count_correct
     from stages.distil.student.export import configure_inference
     from stages.distil.student.samples import (
@@ -41,7 +42,7 @@ def train(parameters: Parameters) -> None:
         Encoder,
     )
     from stages.distil.student.trainer import Recipe
-    from stages.distil.student.training import train_student
+    from stages.distil.student.training import CHECKPOINTS, train_student
     from stages.distil.weights.folders import (
         STUDENT,
         fingerprint,
@@ -122,6 +123,7 @@ def train(parameters: Parameters) -> None:
     configure_inference(model, tokenizer, max_tokens, settings.prompt)
     with whole_folder(STUDENT) as target:
         save_model(model.to(torch.bfloat16), tokenizer, target)
+    remove_checkpoints(CHECKPOINTS)
     length = parameters.train
     ran = f"within {length.max_steps:,} steps" if length.max_steps else f"of {length.epochs}"
     print(f"best epoch {epoch} {ran}: validation accuracy {share:.3f}")
