@@ -18,13 +18,14 @@ def finetune(parameters: Parameters) -> None:
         examples = tables.read_examples("train")
         # Importing torch takes seconds, so a missing input is reported first.
         from stages.distil.attribution.prompts import encode_prompt
-        from stages.distil.attribution.tuning import tune
+        from stages.distil.attribution.tuning import CHECKPOINTS, tune
         from stages.distil.interface.catalogue import template_variables
         from stages.distil.language.chat import Chat
         from stages.distil.language.teacher_prompts import PromptFile
         from stages.distil.models.hardware import precision, use_one_gpu
         from stages.distil.models.loading import load_model
         from stages.distil.models.lora import save_adapter
+        from stages.distil.models.resuming import remove_checkpoints
         from stages.distil.weights.folders import fingerprint
 
         use_one_gpu("tuning a teacher runs on one GPU")
@@ -41,6 +42,7 @@ def finetune(parameters: Parameters) -> None:
         weights = fingerprint(source, teacher)
         identity = json.dumps([dtype, weights], sort_keys=True)
         save_adapter(tune(model, tokenizer, prompts, settings, parameters.seed, identity), folder)
+    remove_checkpoints(CHECKPOINTS)
 
 
 if __name__ == "__main__":

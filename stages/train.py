@@ -14,12 +14,11 @@ from stages.distil.interface.paths import locate
 from stages.distil.storage import tables
 
 CURVES = Path("results/train")
-LAUNCHED = "TRAIN_LAUNCHED"  # environment variable set in the processes that `_launch` starts
+LAUNCHED = "TRAIN_LAUNCHED"  # environment variable set in the processes that `launch` starts
 
 
 def train(parameters: Parameters) -> None:
     """Train the student; write its folder and the training curves."""
-    _launch(parameters)
     for split in ("train", "validation"):
         tables.check_exists(tables.distill_table(split))
     # Importing torch takes seconds, so a missing input is reported first.
@@ -31,6 +30,7 @@ def train(parameters: Parameters) -> None:
     from stages.distil.models.hardware import device, precision, use_one_gpu
     from stages.distil.models.loading import load_model
     from stages.distil.models.lora import with_lora
+    from stages.distil.models.resuming import remove_checkpoints
     from stages.distil.student.answering import count_correct
     from stages.distil.student.export import configure_inference
     from stages.distil.student.samples import (
@@ -42,7 +42,7 @@ def train(parameters: Parameters) -> None:
         Encoder,
     )
     from stages.distil.student.trainer import Recipe
-    from stages.distil.student.training import train_student
+    from stages.distil.student.training import CHECKPOINTS, train_student
     from stages.distil.weights.folders import (
         STUDENT,
         fingerprint,
@@ -123,12 +123,13 @@ def train(parameters: Parameters) -> None:
     configure_inference(model, tokenizer, max_tokens, settings.prompt)
     with whole_folder(STUDENT) as target:
         save_model(model.to(torch.bfloat16), tokenizer, target)
+    remove_checkpoints(CHECKPOINTS)
     length = parameters.train
     ran = f"within {length.max_steps:,} steps" if length.max_steps else f"of {length.epochs}"
     print(f"best epoch {epoch} {ran}: validation accuracy {share:.3f}")
 
 
-def _launch(parameters: Parameters) -> None:
+def launch(parameters: Parameters) -> None:
     """Replace this process with accelerate's launcher if `train.accelerate` names a file.
 
     A process that a launcher has started (torchrun, Slurm, Ray) has a RANK, and starts no other.
@@ -164,4 +165,4 @@ def _launch(parameters: Parameters) -> None:
 
 
 if __name__ == "__main__":
-    run_stage(train, __doc__)
+    run_stage(train, __doc__, launch=launch)

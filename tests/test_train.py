@@ -1,5 +1,7 @@
 """The stage under tiny students of both architectures."""
 
+import errno
+import itertools
 import json
 import shutil
 import signal
@@ -12,7 +14,7 @@ from pathlib import Path
 import pandas
 import pytest
 import torch
-from transformers import Trainer
+from transformers import PreTrainedModel, Trainer
 
 from stages.distil.interface.errors import UserError
 from stages.distil.interface.parameters import load_parameters
@@ -23,7 +25,7 @@ from stages.distil.student import training
 from stages.distil.student.trainer import DistillationTrainer
 from stages.distil.student.training import CHECKPOINTS
 from stages.distil.weights.folders import STUDENT, digest
-from stages.train import CURVES, train
+from stages.train import CURVES, launch, train
 from tests.conftest import BARE, PARAMS, ROOT
 from tests.warm_python import interpreter
 
@@ -206,14 +208,146 @@ def test_a_training_by_steps_may_end_early(prepared, tiny_model):
 
 
 @pytest.mark.parametrize("saved", [1, 3])
-def test_a_training_by_steps_resumes_from_any_checkpoint(
-    prepared, family, saved, monkeypatch, capsys
-):
+def test_a_training_by_steps_resumes_from_any_checkpoint(prepared, family, saved, capsys):
     """The third checkpoint is in the middle of an epoch, and there is no step after it."""
     parameters = prepared(family, train__epochs=None, train__max_steps=8)
     train(parameters)
-    uninterrupted = [digest(STUDENT), curve("loss/total"), curve("validation/accuracy")]
-    save, calls = Trainer._save_checkpoint, []
+    uninterrupted = results()
+    interrupt(parameters, saved)
+    names = sorted(path.name for path in CHECKPOINTS.glob("checkpoint-*"))
+    assert (f"checkpoint-{[3, 6, 8][saved - 1]}") in names
+    train(parameters)
+    assert f"resuming from {CHECKPOINTS}/{names[-1]}" in capsys.readouterr().err
+    assert results() == uninterrupted
+
+
+LENGTHS = [
+    {},
+    {"student__lora_rank": 2},
+    {"train__epochs": 30, "train__patience": 2, "train__learning_rate": 1e-6},  # ends early
+    {"train__epochs": None, "train__max_steps": 8},  # ends within an epoch
+    {"train__epochs": None, "train__max_steps": 2},  # ends within the first
+]
+
+
+@pytest.mark.parametrize("changes", LENGTHS)
+def test_a_student_that_cannot_be_written_needs_no_second_training(
+    prepared, tiny_model, tmp_path, monkeypatch, changes
+):
+    parameters = prepared(tiny_model, **changes)
+    train(parameters)
+    uninterrupted = results()
+    shutil.rmtree(STUDENT)
+
+    def save(model, folder, *arguments, **keywords):  # there is room for checkpoints alone
+        if "student" in str(folder):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        original(model, folder, *arguments, **keywords)
+
+    original = PreTrainedModel.save_pretrained
+    with monkeypatch.context() as patched:
+        patched.setattr(PreTrainedModel, "save_pretrained", save)
+        with pytest.raises(UserError, match=r"models/student.tmp: cannot be written .*No space"):
+            train(parameters)
+    assert list((tmp_path / "models").iterdir()) == [tmp_path / "models/tiny"]
+    with monkeypatch.context() as patched:
+        patched.setattr(DistillationTrainer, "training_step", None)  # would be called
+        train(parameters)
+    assert results() == uninterrupted
+    assert not CHECKPOINTS.exists()
+
+
+def halve(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+def flip(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[-9] ^= 1
+    file.write_bytes(content)
+
+
+def garble(file: Path) -> None:
+    file.write_text("[1]")
+
+
+DAMAGES = [
+    *itertools.product(
+        (
+            "model.safetensors",
+            "rng_state.pth",
+            "optimizer.pt",
+            "scheduler.pt",
+            "config.json",
+            "trainer_state.json",
+        ),
+        (halve, flip, Path.unlink),
+    ),
+    ("digests.json", halve),
+    ("digests.json", garble),
+]
+
+
+@pytest.mark.parametrize(("name", "damage"), DAMAGES)
+def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_it_taken(
+    prepared, tiny_model, name, damage, capsys
+):
+    parameters = prepared(tiny_model, train__epochs=3)
+    train(parameters)
+    uninterrupted = results()
+    interrupt(parameters, saved=2)
+    damage(CHECKPOINTS / "checkpoint-6" / name)
+    capsys.readouterr()
+    train(parameters)
+    lines = capsys.readouterr().err
+    assert f"{CHECKPOINTS}/checkpoint-6: {name} " in lines
+    assert "it is set aside as damaged-checkpoint-6\n" in lines
+    assert "resuming from .cache/checkpoints/train/checkpoint-3" in lines
+    assert results() == uninterrupted
+
+
+def test_a_checkpoint_whose_best_epoch_is_damaged_is_not_resumed(prepared, tiny_model, capsys):
+    """No epoch is better than the first, whose weights the student would have."""
+    parameters = prepared(tiny_model, train__epochs=3, train__learning_rate=1e-9)
+    train(parameters)
+    uninterrupted = results()
+    interrupt(parameters, saved=2)
+    flip(CHECKPOINTS / "checkpoint-3/model.safetensors")
+    capsys.readouterr()
+    train(parameters)
+    lines = capsys.readouterr().err
+    assert "checkpoint-6: the best epoch is in checkpoint-3, where model.safetensors has" in lines
+    assert "checkpoint-3: model.safetensors has changed; it is set aside" in lines
+    assert "resuming" not in lines
+    assert results() == uninterrupted
+
+
+def test_two_checkpoints_are_kept_and_one_is_enough(prepared, tiny_model, monkeypatch, capsys):
+    """The third epoch is the best one, so the second checkpoint, which needs the first, goes."""
+    accuracies = iter((0.5, 0.25, 0.75))
+
+    def evaluate(trainer, *_, **__):
+        metrics = {"eval_accuracy": next(accuracies)}
+        trainer.log(metrics)
+        return metrics
+
+    parameters = prepared(tiny_model)
+    with monkeypatch.context() as patched:
+        patched.setattr(DistillationTrainer, "evaluate", evaluate)
+        interrupt(parameters, saved=3)
+    assert sorted(path.name for path in CHECKPOINTS.iterdir()) == ["checkpoint-3", "checkpoint-9"]
+    halve(CHECKPOINTS / "checkpoint-9/optimizer.pt")
+    train(parameters)
+    assert "resuming from .cache/checkpoints/train/checkpoint-3" in capsys.readouterr().err
+
+
+def results() -> list:
+    return [digest(STUDENT), digest(CURVES), curve("loss/total"), curve("validation/accuracy")]
+
+
+def interrupt(parameters, saved: int) -> None:
+    """Train until this number of checkpoints have been written."""
+    save, calls = DistillationTrainer._save_checkpoint, []
 
     def stop_after(*arguments, **keywords):
         save(*arguments, **keywords)
@@ -221,15 +355,9 @@ def test_a_training_by_steps_resumes_from_any_checkpoint(
         if len(calls) == saved:
             raise KeyboardInterrupt
 
-    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(Trainer, "_save_checkpoint", stop_after)
+    with pytest.MonkeyPatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(DistillationTrainer, "_save_checkpoint", stop_after)
         train(parameters)
-    names = sorted(path.name for path in CHECKPOINTS.glob("checkpoint-*"))
-    assert (f"checkpoint-{[3, 6, 8][saved - 1]}") in names
-    train(parameters)
-    if saved == 1:
-        assert "resuming from .cache/checkpoints/train/checkpoint-3" in capsys.readouterr().err
-    assert [digest(STUDENT), curve("loss/total"), curve("validation/accuracy")] == uninterrupted
 
 
 @pytest.mark.parametrize(
@@ -334,7 +462,7 @@ for attempt in range({ATTEMPTS}):
         os._exit(0)
     assert os.waitpid(child, 0)[1] == signal.SIGKILL, (attempt, name)
     drawn.random()
-    states = Path({str(CHECKPOINTS)!r}).glob("*/trainer_state.json")
+    states = Path({str(CHECKPOINTS)!r}).glob("*/digests.json")
     left.append(sorted(int(state.parent.name.split("-")[1]) for state in states))
 print(json.dumps(left))
 """
@@ -422,16 +550,16 @@ def test_checkpoints_of_other_parameters_are_not_resumed(prepared, tiny_model):
     train(parameters)
     expected = digest(STUDENT)
     CHECKPOINTS.mkdir(parents=True)
-    (CHECKPOINTS / "key").write_text("another")
     (CHECKPOINTS / "checkpoint-3").mkdir()
     (CHECKPOINTS / "checkpoint-3/trainer_state.json").write_text("{}")
+    (CHECKPOINTS / "checkpoint-3/digests.json").write_text('{"key": "another", "files": {}}')
     train(parameters)
     assert digest(STUDENT) == expected
 
 
 def test_a_missing_accelerate_file_is_reported(prepared, tiny_model):
     with pytest.raises(UserError, match="train.accelerate: two.yaml: no such file"):
-        train(prepared(tiny_model, train__accelerate="two.yaml"))
+        launch(prepared(tiny_model, train__accelerate="two.yaml"))
 
 
 def configuration(name: str) -> str:
@@ -457,18 +585,18 @@ def test_two_processes_learn_what_one_does(prepared, family, tmp_path, run_stage
 
 MACHINE = """
 import os, signal
-from transformers import Trainer
 from stages.distil.interface.command import run_stage
-from stages.train import train
-save, saved = Trainer._save_checkpoint, []
+from stages.distil.student.trainer import DistillationTrainer
+from stages.train import launch, train
+save, saved = DistillationTrainer._save_checkpoint, []
 def save_and_end(trainer, *arguments):
     save(trainer, *arguments)
     saved.append(1)
     if os.environ["END"] == str(len(saved)):
         trainer.accelerator.wait_for_everyone()
         os.kill(os.getpid(), signal.SIGKILL)
-Trainer._save_checkpoint = save_and_end
-run_stage(train, "")
+DistillationTrainer._save_checkpoint = save_and_end
+run_stage(train, "", launch=launch)
 """
 
 
@@ -662,4 +790,4 @@ def test_one_of_several_processes_exits_without_teardown(tmp_path, rank, code):
 def test_an_encoder_decoder_cannot_be_sharded(prepared, tiny_t5, tmp_path):
     (tmp_path / "sharded.yaml").write_text(configuration("fsdp.yaml"))
     with pytest.raises(UserError, match="sharded.yaml: FSDP cannot shard an encoder-decoder"):
-        train(prepared(tiny_t5, train__accelerate="sharded.yaml"))
+        launch(prepared(tiny_t5, train__accelerate="sharded.yaml"))

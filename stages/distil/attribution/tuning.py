@@ -12,7 +12,6 @@ from transformers import (
     DataCollatorForSeq2Seq,
     PreTrainedModel,
     PreTrainedTokenizerBase,
-    Trainer,
     set_seed,
 )
 
@@ -20,7 +19,7 @@ from stages.distil.attribution.prompts import Prompt
 from stages.distil.interface.errors import UserError
 from stages.distil.interface.method import Finetune
 from stages.distil.models.lora import with_lora
-from stages.distil.models.resuming import train, training_arguments
+from stages.distil.models.resuming import ResumableTrainer, train, training_arguments
 from stages.distil.storage import versions
 
 CHECKPOINTS = Path(".cache/checkpoints/finetune")
@@ -44,7 +43,7 @@ def tune(
     encoder_decoder = model.config.is_encoder_decoder
     tuned = with_lora(model, settings.rank)
     steps = -(-len(prompts) // settings.batch_size)
-    trainer = Trainer(
+    trainer = ResumableTrainer(
         model=tuned,
         args=training_arguments(CHECKPOINTS, settings, steps * settings.epochs, steps, seed),
         train_dataset=[_sample(prompt, tokenizer, encoder_decoder) for prompt in prompts],

@@ -4,41 +4,65 @@ import argparse
 import json
 import logging
 import os
-import signal
 import sys
 import time
 import warnings
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 from stages.distil.interface.errors import report_errors
 from stages.distil.interface.parameters import Parameters, load_parameters
+from stages.distil.interface.processes import (
+    end_on_signals,
+    end_with_dvc,
+    item_of_dvc,
+    run_alone,
+)
 
 TIMES = Path("results/times")  # not a DVC output: times differ between runs
 
 
 def run_stage(
-    stage: Callable[..., None], description: str, item: tuple[str, str] | None = None
+    stage: Callable[..., None],
+    description: str,
+    item: tuple[str, str] | None = None,
+    launch: Callable[[Parameters], None] | None = None,
 ) -> None:
     """Parse the command line, run `stage(parameters[, item])` and exit with its exit code.
 
-    `item` is the (name, help) of a required argument, such as the teacher's name. A `UserError` or
+    `item` is the (name, help) of an argument, such as the teacher's name; DVC gives it in a
+    variable. `launch` may replace this process by one that starts several. A `UserError` or
     `OSError` becomes one line on stderr and exit code 1.
     """
     name = Path(sys.argv[0]).stem
     parser = argparse.ArgumentParser(prog=f"python -m stages.{name}", description=description)
     if item:
-        parser.add_argument(f"--{item[0]}", required=True, help=item[1])
+        given = item_of_dvc(name)
+        parser.add_argument(f"--{item[0]}", default=given, required=not given, help=item[1])
     parser.add_argument("--params", default="params.yaml", help="parameter file (%(default)s)")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     arguments = parser.parse_args()
     quiet_libraries(arguments.debug)
-    # Exit normally on SIGTERM, so that partial files are removed.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    end_on_signals(name)
+    end_with_dvc()
     items = [getattr(arguments, item[0])] if item else []
-    code = report_errors(
-        name, arguments.debug, lambda: _timed(stage, name, arguments.params, items)
-    )
+
+    def run() -> None:
+        start = time.monotonic()
+        parameters = load_parameters(arguments.params)
+        if launch:
+            launch(parameters)
+        label = "@".join([name, *items])
+        # The main process writes the files.
+        with run_alone(label) if is_main_process() else nullcontext():
+            stage(parameters, *items)
+            if is_main_process():
+                seconds = time.monotonic() - start
+                _keep_time(label, seconds)
+                print(f"{label}: done in {seconds:.0f} s", file=sys.stderr)
+
+    code = report_errors(name, arguments.debug, run)
     if "RANK" in os.environ:
         # In a multi-process run, a gloo thread that frees a tensor during interpreter shutdown
         # aborts the process (pytorch/pytorch#179291), so skip the shutdown.
@@ -66,18 +90,6 @@ def quiet_libraries(debug: bool) -> None:
         logging.getLogger(module).setLevel(logging.ERROR)
     logging.basicConfig(level=logging.ERROR, format="%(name)s: %(message)s")
     warnings.simplefilter("ignore")
-
-
-def _timed(stage: Callable[..., None], name: str, params: str, items: list[str]) -> None:
-    start = time.monotonic()
-    parameters: Parameters = load_parameters(params)
-    stage(parameters, *items)
-    seconds = time.monotonic() - start
-    if not is_main_process():
-        return
-    label = "@".join([name, *items])
-    _keep_time(label, seconds)
-    print(f"{label}: done in {seconds:.0f} s", file=sys.stderr)
 
 
 def keep_rate(name: str, answers: int, seconds: float) -> None:

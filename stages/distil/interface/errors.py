@@ -1,5 +1,6 @@
 """The exception whose message is written for the user, and how it is printed."""
 
+import signal
 import sys
 from collections.abc import Callable
 
@@ -9,7 +10,13 @@ class UserError(Exception):
 
 
 def report_errors(name: str, debug: bool, action: Callable[[], None]) -> int:
-    """Run an action; print a `UserError` or `OSError` as one line; return the exit code."""
+    """Run an action; print a `UserError` or `OSError` as one line; return the exit code.
+
+    Ctrl-C, which until now ended the program (`stages/__init__.py`), interrupts the action.
+    """
+    ends = signal.getsignal(signal.SIGINT) is signal.SIG_DFL
+    if ends:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         action()
     except (UserError, OSError) as error:
@@ -20,6 +27,9 @@ def report_errors(name: str, debug: bool, action: Callable[[], None]) -> int:
     except KeyboardInterrupt:
         print(f"{name}: interrupted", file=sys.stderr)
         return 130
+    finally:
+        if ends:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
     return 0
 
 

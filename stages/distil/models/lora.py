@@ -9,6 +9,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from stages.distil.interface.errors import UserError
+from stages.distil.weights.folders import explain_write_errors
 
 
 def with_lora(model: PreTrainedModel, rank: int) -> PeftModel:
@@ -38,7 +39,8 @@ def round_frozen(model: PreTrainedModel) -> None:
 
 def save_adapter(tuned: PeftModel, folder: Path) -> None:
     """Write the low-rank matrices and their settings; the bytes depend on them alone."""
-    tuned.save_pretrained(str(folder))
+    with explain_write_errors(folder, "run again"):
+        tuned.save_pretrained(str(folder))
     (folder / "README.md").unlink()  # peft's empty model card
     file = folder / "adapter_config.json"
     settings = json.loads(file.read_text(encoding="utf-8"))

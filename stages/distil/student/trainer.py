@@ -10,11 +10,11 @@ import torch
 from accelerate.utils import gather_object
 from torch import Tensor
 from torch.utils.data import DataLoader
-from transformers import Trainer
 
 from stages.distil.interface.errors import UserError
 from stages.distil.interface.method import Train
 from stages.distil.models.hardware import explain_out_of_memory
+from stages.distil.models.resuming import ResumableTrainer
 from stages.distil.student.answering import count_correct
 from stages.distil.student.loss import autocast, task_sums, total_loss
 from stages.distil.student.samples import MUTUAL_INFORMATION, Sample
@@ -70,7 +70,7 @@ class _Loader(DataLoader):
         self.dataset.set_epoch(epoch)
 
 
-class DistillationTrainer(Trainer):
+class DistillationTrainer(ResumableTrainer):
     """A Trainer that learns all tasks of a question at once and measures its answers."""
 
     def __init__(

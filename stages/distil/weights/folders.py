@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stages.distil.interface.catalogue import FolderModel, Model
-from stages.distil.interface.errors import UserError
+from stages.distil.interface.errors import UserError, one_line
 from stages.distil.interface.paths import locate
 from stages.distil.storage.content import content
 
@@ -64,8 +64,29 @@ def save_model(
     """Write a Hugging Face folder whose bytes depend on model and tokenizer alone."""
     for key in ("is_local", "local_files_only"):  # these depend on how this process loaded it
         tokenizer.init_kwargs.pop(key, None)
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    with explain_write_errors(folder, "run again"):
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+
+
+@contextmanager
+def explain_write_errors(path: Path, advice: str) -> Iterator[None]:
+    """Turn errors of libraries that cannot write a file into a `UserError`.
+
+    torch raises a RuntimeError, safetensors and tokenizers (in Rust) exceptions of their own.
+    """
+    try:
+        yield
+    except Exception as error:
+        text = str(error)
+        if not (
+            isinstance(error, OSError) or "(os error " in text or "PytorchStreamWriter" in text
+        ):
+            raise
+        raise UserError(
+            f"{path}: cannot be written ({one_line(error)}); free disk space, or see who may write "
+            f"there, then {advice}"
+        ) from error
 
 
 def model_content(source: Model) -> dict[str, str]:
