@@ -53,4 +53,4 @@ def with_adapter(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
     """
     if not (folder / "adapter_config.json").is_file():
         raise UserError(f"{folder}: no tuned teacher there; `dvc repro saliency` makes it")
-    return PeftModel.from_pretrained(model, folder).get_base_model()
+    return PeftModel.from_pretrained(model, folder, trust_remote_code=False).get_base_model()

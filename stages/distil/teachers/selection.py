@@ -142,6 +142,6 @@ def renderer(
     if isinstance(source, ServerModel):
         return None
     backend_of(settings.backend, folder)  # raises if there is no model
-    from transformers import AutoTokenizer  # takes seconds
+    from stages.distil.weights.architecture import load_tokenizer  # takes seconds
 
-    return Chat(name, AutoTokenizer.from_pretrained(folder), template_variables(source)).render
+    return Chat(name, load_tokenizer(folder), template_variables(source)).render
