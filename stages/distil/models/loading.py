@@ -35,8 +35,8 @@ def load_model(
     """
     # With a mask, cuDNN's backward pass gives NaN at some lengths (torch 2.13, its issue 196678).
     torch.backends.cuda.enable_cudnn_sdp(False)
-    tokenizer = load_tokenizer(folder)
     check_files(folder)
+    tokenizer = load_tokenizer(folder)
     if not quantised:
         refuse_quantised(folder, "what is computed here")
     kind = auto_class(load_config(folder))

@@ -19,6 +19,7 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForSeq2SeqLM,
     AutoTokenizer,
+    GenerationConfig,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -26,9 +27,18 @@ from transformers import (
 from transformers.utils import logging
 
 from stages.distil.interface.errors import UserError
-from stages.distil.weights.checking import CONFIG, Header, check_files, quantisation, weight_files
+from stages.distil.weights.checking import (
+    CONFIG,
+    GENERATION,
+    Header,
+    check_files,
+    quantisation,
+    read_mapping,
+    weight_files,
+)
 
-VOCABULARIES = ("tokenizer.json", "*.model", "vocab.*", "tekken.json")
+LONGEST_NAME = 200  # in a message
+TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
 FLOATS = ("F64", "F32", "F16", "BF16")  # types of weights that are not quantised
 # How methods of quantisation name a packed matrix, and its own name.
 PACKED = {".qweight": ".weight", ".weight_packed": ".weight", "_blocks": ""}
@@ -142,21 +152,22 @@ def check_report(
     kind = type(model).__name__
     unknown = sorted(report["unexpected_keys"])
     if missing := sorted(report["missing_keys"]):
-        others = f"; it has {unknown[0]}, which is not one of them" if unknown else ""
+        others = f"; it has {_first(unknown)}, which is not part of one" if unknown else ""
         raise UserError(
-            f"{folder}: the weights lack {missing[0]}{_more(missing)} of a {kind}{others}; copy or "
-            f"download the folder again, or correct {CONFIG}"
+            f"{folder}: the weights lack {_first(missing)} of a {kind}{others}; copy or download "
+            f"the folder again, or correct {CONFIG}"
         )
     if not quantised and (mismatched := sorted(report["mismatched_keys"])):
-        name, stored, expected = mismatched[0]
+        _, stored, expected = mismatched[0]
         raise UserError(
-            f"{folder}: {name}{_more(mismatched)} has the shape {_shape(stored)}, and {CONFIG} "
-            f"asks for {_shape(expected)}; one of the two is of another model"
+            f"{folder}: {_first([name for name, *_ in mismatched])} has the shape "
+            f"{_shape(stored)}, and {CONFIG} asks for {_shape(expected)}; one of the two is of "
+            "another model"
         )
     if left_out := [name for name in unknown if _is_further_layer(name, model)]:
         raise UserError(
-            f"{folder}: the weights hold {left_out[0]}{_more(left_out)}, a layer that {CONFIG} "
-            "leaves out; one of the two is of another model"
+            f"{folder}: the weights hold {_first(left_out)}, a layer that {CONFIG} leaves out; one "
+            "of the two is of another model"
         )
 
 
@@ -169,8 +180,10 @@ def _is_further_layer(name: str, model: PreTrainedModel) -> bool:
     return isinstance(modules, nn.ModuleList) and int(number) >= len(modules) + ahead
 
 
-def _more(names: list[Any]) -> str:
-    return f" and {len(names) - 1:,} more" if len(names) > 1 else ""
+def _first(names: list[str]) -> str:
+    """Return the first of a stranger's names, cut to a readable length, and how many follow."""
+    more = f" and {len(names) - 1:,} more" if len(names) > 1 else ""
+    return names[0][:LONGEST_NAME] + more
 
 
 def _shape(shape: Iterable[int]) -> str:
@@ -196,16 +209,22 @@ def check_tokenizer(
 ) -> None:
     """Raise `UserError` unless every token that a text can contain has a row of the embedding."""
     rows = model.get_input_embeddings().num_embeddings
-    config = model.config.get_text_config()
-    for name in ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id"):
-        declared = getattr(config, name, None)
-        for token in declared if isinstance(declared, list) else [declared]:
-            if isinstance(token, int) and token >= rows:
-                raise UserError(
-                    f"{folder / CONFIG}: {name} is {token}, and the embedding has {rows:,} rows"
-                )
-    if len(tokenizer) < rows / 2 and not any(any(folder.glob(p)) for p in VOCABULARIES):
-        raise UserError(f"{folder}: no vocabulary of the tokenizer; expected tokenizer.json")
+    for file, settings in (
+        (CONFIG, model.config.get_text_config()),
+        (GENERATION, _generation_settings(folder)),
+    ):
+        for name in TOKENS:
+            declared = getattr(settings, name, None)
+            for token in declared if isinstance(declared, list) else [declared]:
+                if isinstance(token, int) and token >= rows:
+                    raise UserError(
+                        f"{folder / file}: {name} is {token}, and the embedding has {rows:,} rows"
+                    )
+    if len(tokenizer) < rows / 2:
+        raise UserError(
+            f"{folder}: the tokenizer knows {len(tokenizer):,} tokens, and the embedding has "
+            f"{rows:,} rows; its vocabulary (tokenizer.json) is missing, or of another model"
+        )
     # An added token that no text may contain, such as an image's, needs no row.
     template = str(tokenizer.chat_template)
     unused = {
@@ -216,12 +235,18 @@ def check_tokenizer(
     vocabulary = tokenizer.get_vocab()
     beyond = [token for token, id in vocabulary.items() if id >= rows and token not in unused]
     if beyond:
-        first = min(beyond, key=vocabulary.__getitem__)
+        beyond.sort(key=vocabulary.__getitem__)
         raise UserError(
-            f"{folder}: token {first!r}{_more(beyond)} of the tokenizer has the id "
-            f"{vocabulary[first]:,}, and the embedding has {rows:,} rows; the tokenizer is of "
+            f"{folder}: token {_first(beyond)!r} of the tokenizer has the id "
+            f"{vocabulary[beyond[0]]:,}, and the embedding has {rows:,} rows; the tokenizer is of "
             "another model, or tokens were added without `resize_token_embeddings`"
         )
+
+
+def _generation_settings(folder: Path) -> GenerationConfig:
+    file = folder / GENERATION
+    with explain_unreadable(str(file)):
+        return GenerationConfig.from_dict(read_mapping(file) if file.is_file() else {})
 
 
 def check_finite(

@@ -5,7 +5,9 @@ torch. What takes an architecture to see is in `architecture`.
 """
 
 import json
+import os
 from collections.abc import Iterator
+from math import isnan
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,8 @@ from stages.distil.interface.errors import UserError
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"  # of the weights in several files, called shards
+GENERATION = "generation_config.json"
+SETTINGS = (GENERATION, "tokenizer_config.json", "special_tokens_map.json")
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 TEXTS = ["*.json", "*.model", "*.txt", "*.jinja"]
 MODEL_FILES = [*TEXTS, "*.safetensors"]
@@ -28,7 +32,7 @@ FREE_COUNT = 1024
 MOST_POSITIONS = 1 << 27  # some models compute a table of them; the longest known has 10 million
 # Settings by which a configuration makes transformers read other files, or load code by name.
 ELSEWHERE = ("transformers_weights", "attn_implementation", "experts_implementation")
-QUANTISATION = ("quantization_config", "compression_config")
+QUANTISATION = ("quantization_config", "compression_config", "quantization")
 
 Header = dict[str, tuple[str, list[int]]]  # of the weights: tensor, its type and its shape
 
@@ -47,7 +51,7 @@ def check_files(folder: Path) -> Header:
                 "if it is merged"
             )
     if not (folder / CONFIG).is_file():
-        raise UserError(f"{folder}: no {CONFIG}, so this is no model in the Hugging Face format")
+        raise UserError(f"{folder}: no model there in the Hugging Face format (no {CONFIG})")
     for file in model_files(folder):
         _check_content(file)
     if not weight_files(folder):
@@ -56,8 +60,11 @@ def check_files(folder: Path) -> Header:
             "choose another revision"
         )
     config = read_config(folder)
+    for name in SETTINGS:
+        if (folder / name).is_file():
+            read_mapping(folder / name)
     header = read_header(folder)
-    _check_counts(config, max(len(header), FREE_COUNT), folder / CONFIG)
+    _check_numbers(config, max(len(header), FREE_COUNT), folder / CONFIG)
     return header
 
 
@@ -103,7 +110,7 @@ def check_links(folder: Path) -> None:
     if home.parent.name == "snapshots":  # the hub's cache links to files beside its snapshots
         homes.append(home.parent.parent / "blobs")
     for file in sorted(file for pattern in MODEL_FILES for file in folder.glob(pattern)):
-        path = file.resolve()
+        path = Path(os.path.realpath(file))  # which takes a link to itself
         if not any(path.is_relative_to(allowed) for allowed in homes):
             raise UserError(
                 f"{file}: a link to {path}, outside the model's folder; put the file itself there"
@@ -124,7 +131,7 @@ def _check_content(file: Path) -> None:
 
 def read_config(folder: Path) -> dict[str, Any]:
     """Return a model's configuration as plain values."""
-    config = _read_mapping(folder / CONFIG)
+    config = read_mapping(folder / CONFIG)
     for name in ELSEWHERE:
         if isinstance(value := config.get(name), str) and ("/" in value or name == ELSEWHERE[0]):
             raise UserError(
@@ -134,13 +141,21 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def quantisation(folder: Path) -> str | None:
-    """Return how a folder's weights are quantised, such as `awq`; None if they are not."""
+    """Return how a folder's weights are quantised, such as `awq`; None if they are not.
+
+    Raises `UserError` if the configuration does not say.
+    """
     config = read_config(folder)
     settings = next((config[key] for key in QUANTISATION if config.get(key)), None)
     if settings is None:
         return None
     method = settings.get("quant_method") if isinstance(settings, dict) else None
-    return str(method or "an unnamed method")
+    if not isinstance(method, str):
+        raise UserError(
+            f"{folder / CONFIG}: the weights are quantised, and no quant_method says how, as in "
+            "MLX's format; choose the model that they were made from"
+        )
+    return method
 
 
 def refuse_quantised(folder: Path, use: str) -> None:
@@ -165,7 +180,7 @@ def read_header(folder: Path) -> Header:
                     header[name] = (tensor.get_dtype(), tensor.get_shape())
         except SafetensorError as error:
             raise UserError(
-                f"{file}: damaged or cut off ({error}); copy or download it again"
+                f"{file}: damaged or cut off ({error}); fetch or train the model again"
             ) from error
     index = folder / INDEX
     if index.is_file() and (missing := sorted(_read_index(index).keys() - header.keys())):
@@ -175,7 +190,7 @@ def read_header(folder: Path) -> Header:
 
 def _read_index(file: Path) -> dict[str, str]:
     """Return the shard of each tensor."""
-    shards = _read_mapping(file).get("weight_map")
+    shards = read_mapping(file).get("weight_map")
     if not isinstance(shards, dict) or not shards:
         raise UserError(f"{file}: no weight_map, which names the file of each tensor")
     for shard in shards.values():
@@ -184,7 +199,7 @@ def _read_index(file: Path) -> dict[str, str]:
     return shards
 
 
-def _read_mapping(file: Path) -> dict[str, Any]:
+def read_mapping(file: Path) -> dict[str, Any]:
     """Read a JSON file that holds a mapping, up to MOST_BYTES."""
     with file.open("rb") as stream:
         text = stream.read(MOST_BYTES + 1)
@@ -199,10 +214,13 @@ def _read_mapping(file: Path) -> dict[str, Any]:
     return values
 
 
-def _check_counts(config: dict[str, Any], most: int, file: Path) -> None:
+def _check_numbers(config: dict[str, Any], most: int, file: Path) -> None:
+    """Raise `UserError` for a number that no model has, or that `most` modules would exceed."""
     for name, value in _numbers(config):
-        counted = any(word in name for word in COUNTS)
-        if (counted and value > most) or ("position" in name and value > MOST_POSITIONS):
+        counted = any(word in name for word in COUNTS) and value > most
+        position = "position" in name and value > MOST_POSITIONS
+        empty = name in ("max_position_embeddings", "n_positions") and value < 1
+        if counted or position or empty or isnan(value):
             raise UserError(f"{file}: {name} is {value:,}, which does not fit these weights")
 
 

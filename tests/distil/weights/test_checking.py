@@ -14,10 +14,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, MixtralConfig
 
 from stages.distil.interface.catalogue import FolderModel
 from stages.distil.interface.errors import UserError
+from stages.distil.interface.parameters import load_parameters
 from stages.distil.models.loading import load_model
 from stages.distil.teachers.vllm_backend import start_vllm
 from stages.distil.weights.fetching import fetch_model
 from stages.distil.weights.folders import count_parameters, model_folder
+from stages.fetch import fetch as fetch_stage
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -171,6 +173,14 @@ def test_a_link_out_of_the_folder_is_not_followed(mine, name):
     assert f"{mine / name}: a link to {secret}, outside the model's folder" in refusal(mine)
 
 
+def test_a_link_to_itself_or_to_nowhere_is_refused(mine):
+    (mine / "notes.txt").symlink_to("notes.txt")
+    assert "notes.txt" in refusal(mine)
+    (mine / "notes.txt").unlink()
+    (mine / "notes.txt").symlink_to("nowhere.txt")
+    assert "notes.txt: not a regular file, or a link to nowhere" in refusal(mine)
+
+
 def test_a_hub_cache_links_to_its_own_blobs(mine, tiny_model):
     snapshot = mine.parent / "hub/models--a--b/snapshots/0123"
     blobs = snapshot.parent.parent / "blobs"
@@ -214,6 +224,8 @@ def test_a_configuration_is_a_mapping(mine):
         ({"num_hidden_layers": 0}, "a layer that config.json leaves out"),
         ({"num_hidden_layers": 2}, "model.layers.2.* and 8 more, a layer that config.json leaves"),
         ({"num_hidden_layers": 4}, "the weights lack model.layers.3.*8 more of a LlamaForCausal"),
+        ({"max_position_embeddings": 0}, "max_position_embeddings is 0, which does not"),
+        ({"rms_norm_eps": float("nan")}, "rms_norm_eps is nan, which does not"),
         ({"hidden_size": 64}, "has the shape .*, and config.json asks for"),
         ({"intermediate_size": 97}, "has the shape 48 × 96, and config.json asks for 48 × 97"),
         ({"vocab_size": 12}, "has the shape .* × 48, and config.json asks for 12 × 48"),
@@ -327,10 +339,15 @@ def test_experts_that_are_stored_one_by_one_are_found_and_missed(mine):
         ("tokenizer.json", "{", "its tokenizer cannot be read"),
         ("tokenizer.json", "[" * 100_000, "its tokenizer cannot be read"),
         ("tokenizer.json", "[]", "its tokenizer cannot be read"),
-        ("tokenizer_config.json", "[]", "its tokenizer cannot be read"),
+        ("tokenizer_config.json", "[]", "tokenizer_config.json: expected a mapping, found list"),
+        ("tokenizer_config.json", '{"tokenizer_class": 7}', "its tokenizer cannot be read"),
+        ("generation_config.json", "[]", "generation_config.json: expected a mapping"),
+        ("generation_config.json", '{"a":' * 100_000, "generation_config.json: no valid JSON"),
+        ("generation_config.json", '{"max_new_tokens": -1}', "generation_config.json cannot be"),
+        ("generation_config.json", '{"eos_token_id": 400000}', "eos_token_id is 400000, and"),
     ],
 )
-def test_a_broken_tokenizer_is_refused(mine, name, text, reason):
+def test_a_broken_tokenizer_or_generation_setting_is_refused(mine, name, text, reason):
     (mine / name).write_text(text)
     assert reason in refusal(mine)
 
@@ -338,7 +355,19 @@ def test_a_broken_tokenizer_is_refused(mine, name, text, reason):
 def test_a_folder_without_a_tokenizer_is_refused(mine):
     for file in mine.glob("tokenizer*"):
         file.unlink()
-    assert re.search("its tokenizer cannot be read|no vocabulary", refusal(mine))
+    assert re.search("its tokenizer cannot be read|the tokenizer knows", refusal(mine))
+
+
+def test_a_vocabulary_of_another_model_is_refused(mine):
+    change_weights(mine, lambda tensors: tensors.update(longer(tensors)))
+    change_json(mine / "config.json", vocab_size=2_000)
+    assert re.search("the tokenizer knows .* tokens, and the embedding has 2,000", refusal(mine))
+
+
+def longer(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return embeddings and head with 2,000 rows."""
+    names = ("model.embed_tokens.weight", "lm_head.weight")
+    return {name: torch.zeros(2_000, tensors[name].shape[1]) for name in names}
 
 
 def test_a_token_without_a_row_in_the_embedding_is_named(mine):
@@ -375,6 +404,37 @@ def test_a_quantised_folder_that_lacks_a_matrix_is_refused(mine):
     assert f"the weights lack {MATRIX} of a Llama" in refusal(mine)
 
 
+def test_weights_that_are_quantised_in_an_unnamed_way_are_refused(mine):
+    change_json(mine / "config.json", quantization={"group_size": 64, "bits": 4})
+    assert "no quant_method says how" in refusal(mine)
+
+
+def test_a_strangers_name_does_not_flood_the_terminal(mine):
+    change_weights(mine, lambda tensors: tensors.update({"m" * 100_000: tensors.pop(MATRIX)}))
+    assert len(refusal(mine)) < 1_000
+
+
 def test_whole_numbers_in_place_of_weights_are_no_weights(mine):
     change_weights(mine, lambda tensors: tensors.update({MATRIX: tensors[MATRIX].to(torch.int8)}))
     assert f"{MATRIX} has the type I8" in refusal(mine)
+
+
+@pytest.mark.parametrize(
+    ("use", "changes"),
+    [
+        ("student.model", {"student/model": "m"}),
+        ("saliency.teacher", {"saliency/teacher": "m"}),
+        ("assemble.scorer", {"assemble/scorer": "m", "assemble/choose": "best"}),
+        (None, {"saliency/teacher": "m", "saliency/method": "random", "teachers": ["m"]}),
+        (None, {"assemble/scorer": "m", "assemble/choose": "all"}),
+    ],
+)
+def test_quantised_weights_are_refused_for_what_they_are_used_for(mine, write_params, use, changes):
+    quantise(mine)
+    entry = {"models/m": {"source": "folder", "path": str(mine)}}
+    parameters = load_parameters(write_params(entry | changes))
+    if use is None:
+        fetch_stage(parameters, "m")
+    else:
+        with pytest.raises(UserError, match=rf"quantised \(gptq\), and {use} needs"):
+            fetch_stage(parameters, "m")
