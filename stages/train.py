@@ -43,6 +43,7 @@ def train(parameters: Parameters) -> None:
     )
     from stages.distil.student.trainer import Recipe
     from stages.distil.student.training import CHECKPOINTS, train_student
+    from stages.distil.weights.architecture import check_finite
     from stages.distil.weights.folders import (
         STUDENT,
         fingerprint,
@@ -121,8 +122,10 @@ def train(parameters: Parameters) -> None:
     if settings.lora_rank:
         model = model.merge_and_unload()
     configure_inference(model, tokenizer, max_tokens, settings.prompt)
+    model = model.to(torch.bfloat16)
+    check_finite(model.named_parameters(), STUDENT, "lower train.learning_rate")
     with whole_folder(STUDENT) as target:
-        save_model(model.to(torch.bfloat16), tokenizer, target)
+        save_model(model, tokenizer, target)
     remove_checkpoints(CHECKPOINTS)
     length = parameters.train
     ran = f"within {length.max_steps:,} steps" if length.max_steps else f"of {length.epochs}"
@@ -145,14 +148,14 @@ def launch(parameters: Parameters) -> None:
             f"--config_file {configuration}` writes one"
         )
     from ruamel.yaml import YAML
-    from transformers import AutoConfig
 
+    from stages.distil.weights.architecture import load_config
     from stages.distil.weights.folders import model_folder
 
     values = YAML(typ="safe").load(file)
     folder = model_folder(parameters.student.model)
     if values.get("distributed_type") == "FSDP":
-        if AutoConfig.from_pretrained(folder).is_encoder_decoder:
+        if load_config(folder).is_encoder_decoder:
             raise UserError(
                 f"train.accelerate: {configuration}: FSDP cannot shard an encoder-decoder, whose "
                 "two parts share their embeddings; use distributed_type: MULTI_GPU"

@@ -4,18 +4,22 @@ import json
 import re
 import shutil
 import subprocess
+from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
+from transformers import DataCollatorForSeq2Seq
 
 from stages.distil.attribution.prompts import encode_prompt
-from stages.distil.attribution.tuning import CHECKPOINTS
+from stages.distil.attribution.tuning import CHECKPOINTS, IGNORED, _collate
 from stages.distil.interface.errors import UserError
 from stages.distil.language.chat import Chat
 from stages.distil.language.teacher_prompts import PromptFile
 from stages.distil.models.loading import load_model
 from stages.distil.models.lora import with_adapter
 from stages.distil.storage import tables
+from stages.distil.weights.architecture import load_tokenizer
 from stages.distil.weights.folders import ADAPTER, digest
 from stages.finetune import finetune
 from stages.saliency import saliency
@@ -92,18 +96,59 @@ def test_a_missing_adapter_is_reported(scoring, tiny_model):
         saliency(scoring(tiny_model, **TUNED))
 
 
+def changed(source: Path, folder: Path, value: float) -> Path:
+    """Copy a model with another value in its head."""
+    model, tokenizer = load_model(source, "float32")
+    model.get_output_embeddings().weight.data[0, 0] = value
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
 def test_a_value_that_is_not_finite_stops_the_run(scoring, tiny_model, tmp_path):
-    broken = tmp_path / "broken"
-    model, tokenizer = load_model(tiny_model, "float32")
-    model.get_output_embeddings().weight.data[0, 0] = float("nan")
-    model.save_pretrained(broken)
-    tokenizer.save_pretrained(broken)
+    """Of a model whose weights are finite, and too large."""
+    broken = changed(tiny_model, tmp_path / "broken", 3e38)
     with pytest.raises(UserError, match="the loss is nan; lower saliency.finetune.learning_rate"):
         finetune(scoring(broken, **TUNED))
     assert not ADAPTER.exists()
     with pytest.raises(UserError, match="tiny: the attribution is not finite in float32"):
         saliency(scoring(broken, **{"finetune/epochs": 0}))
     assert not tables.SALIENCY.exists()
+
+
+def test_weights_that_are_not_finite_are_named_before_anything_is_computed(
+    scoring, tiny_model, tmp_path
+):
+    broken = changed(tiny_model, tmp_path / "broken", float("nan"))
+    for stage, epochs in ((finetune, 1), (saliency, 0)):
+        with pytest.raises(UserError, match="models/tiny: lm_head.weight is not finite"):
+            stage(scoring(broken, **TUNED | {"finetune/epochs": epochs}))
+
+
+def test_a_teacher_is_tuned_alike_with_and_without_a_padding_token(scoring, family, tmp_path):
+    without = shutil.copytree(family, tmp_path / "without")
+    file = without / "tokenizer_config.json"
+    settings = json.loads(file.read_text())
+    file.write_text(json.dumps({k: v for k, v in settings.items() if k != "pad_token"}))
+    assert load_tokenizer(without).pad_token_id is None
+    adapters = []
+    for folder in (family, without):
+        finetune(scoring(folder, **TUNED))
+        adapters.append(load_file(ADAPTER / "adapter_model.safetensors"))
+    assert adapters[0].keys() == adapters[1].keys()
+    for name, matrix in adapters[0].items():
+        assert torch.equal(matrix, adapters[1][name])
+
+
+def test_batches_are_padded_as_transformers_pads_them(tiny_model):
+    tokenizer = load_tokenizer(tiny_model)
+    samples = [{"input_ids": [5] * n, "labels": [IGNORED, *[6] * (n - 1)]} for n in (2, 7, 4)]
+    for side in ("left", "right"):
+        tokenizer.padding_side = side
+        expected = DataCollatorForSeq2Seq(tokenizer, label_pad_token_id=IGNORED)(samples)
+        batch = _collate(tokenizer, samples)
+        assert batch.keys() == expected.keys()
+        assert all(torch.equal(batch[name], expected[name]) for name in batch)
 
 
 @pytest.mark.slow

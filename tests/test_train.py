@@ -420,6 +420,25 @@ def test_a_diverging_loss_stops_the_run_and_leaves_no_student(prepared, tiny_mod
     assert not STUDENT.exists()
 
 
+def test_a_student_that_is_not_finite_after_its_last_step_is_not_written(
+    prepared, tiny_model, monkeypatch
+):
+    """Its last loss was: a gradient that overflows shows in the next one only."""
+    train_student = training.train_student
+
+    def overflow(model, *arguments):
+        results = train_student(model, *arguments)
+        model.get_output_embeddings().weight.data[0, 0] = float("inf")
+        return results
+
+    monkeypatch.setattr(training, "train_student", overflow)
+    with pytest.raises(
+        UserError, match="models/student: lm_head.weight is not finite.*lower train.learning_rate"
+    ):
+        train(prepared(tiny_model, train__epochs=1))
+    assert not STUDENT.exists()
+
+
 def test_two_runs_give_the_same_bytes(prepared, family):
     results = []
     for _ in range(2):

@@ -4,20 +4,23 @@ import hashlib
 import json
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
 from peft import PeftModel
+from torch import Tensor
 from transformers import (
-    DataCollatorForSeq2Seq,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     set_seed,
 )
 
 from stages.distil.attribution.prompts import Prompt
+from stages.distil.attribution.scorer import padding
 from stages.distil.interface.errors import UserError
 from stages.distil.interface.method import Finetune
+from stages.distil.models.batching import pad
 from stages.distil.models.lora import with_lora
 from stages.distil.models.resuming import ResumableTrainer, train, training_arguments
 from stages.distil.storage import versions
@@ -47,7 +50,7 @@ def tune(
         model=tuned,
         args=training_arguments(CHECKPOINTS, settings, steps * settings.epochs, steps, seed),
         train_dataset=[_sample(prompt, tokenizer, encoder_decoder) for prompt in prompts],
-        data_collator=DataCollatorForSeq2Seq(tokenizer, label_pad_token_id=IGNORED),
+        data_collator=partial(_collate, tokenizer),
     )
     common = [versions.TUNING, identity, settings.model_dump(), seed]
     values = [*common, [[prompt.ids, prompt.label] for prompt in prompts]]
@@ -62,7 +65,18 @@ def tune(
 def _sample(
     prompt: Prompt, tokenizer: PreTrainedTokenizerBase, encoder_decoder: bool
 ) -> dict[str, list[int]]:
-    label = [*prompt.label, tokenizer.eos_token_id]
+    end = tokenizer.eos_token_id
+    label = prompt.label if end is None else [*prompt.label, end]
     if encoder_decoder:
         return {"input_ids": prompt.ids, "labels": label}
     return {"input_ids": prompt.ids + label, "labels": [IGNORED] * len(prompt.ids) + label}
+
+
+def _collate(
+    tokenizer: PreTrainedTokenizerBase, samples: Sequence[dict[str, list[int]]]
+) -> dict[str, Tensor]:
+    """Pad samples on the tokenizer's side, also of one that has no padding token."""
+    left = tokenizer.padding_side == "left"
+    ids, mask = pad([sample["input_ids"] for sample in samples], padding(tokenizer), left)
+    labels, _ = pad([sample["labels"] for sample in samples], IGNORED, left)
+    return {"input_ids": ids, "attention_mask": mask, "labels": labels}

@@ -25,10 +25,11 @@ from stages.distil.language.answers import same, without_conclusion
 from stages.distil.language.chat import Chat
 from stages.distil.language.teacher_prompts import PromptFile
 from stages.distil.models.hardware import precision
-from stages.distil.models.loading import load_tokenizer, model_without_weights
 from stages.distil.storage.examples import Example
 from stages.distil.storage.rationales import accepted_rationales
 from stages.distil.storage.store import Store
+from stages.distil.weights.architecture import load_tokenizer, model_without_weights
+from stages.distil.weights.checking import refuse_quantised
 from stages.distil.weights.folders import ADAPTER, digest, fingerprint, model_folder
 
 ATTRIBUTIONS = Path(".cache/attributions/attributions.sqlite")  # `make clean` keeps it
@@ -54,6 +55,8 @@ class WordScores:
         self._store = store
         self._wording = PromptFile(parameters.rationales.prompts.answer)
         self._folder = model_folder(self._settings.teacher)
+        if self._settings.method != "random":
+            refuse_quantised(self._folder, "saliency.teacher")
         self._dtype = precision(self._settings.dtype)
         self._tokenizer = load_tokenizer(self._folder)
         self._source = parameters.models[self._settings.teacher]

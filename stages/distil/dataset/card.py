@@ -42,7 +42,7 @@ class Lengths:
 
 def count_tokens(student: Path) -> dict[str, Lengths]:
     """Count the student's tokens in each kind of text, over at most SAMPLED train questions."""
-    from stages.distil.models.loading import load_tokenizer
+    from stages.distil.weights.architecture import load_tokenizer
 
     tokenizer = load_tokenizer(student)
     folder = tables.distill_table("train")

@@ -10,6 +10,7 @@ from torch.nn import functional
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from stages.distil.evaluation.statistics import f1
+from stages.distil.interface.errors import UserError
 from stages.distil.interface.method import ANSWER, SALIENCY
 from stages.distil.language.answers import normalise
 from stages.distil.language.student_prompts import SALIENCY_TASK, rationale_task
@@ -71,7 +72,8 @@ def read_options(
 ) -> list[list[ReadOption]]:
     """Return what the student makes of each option, question by question.
 
-    `questions` are samples of `Encoder.options`; `dtype` is the precision.
+    `questions` are samples of `Encoder.options`; `dtype` is the precision. Raises `UserError` if
+    a log-probability is not finite.
     """
     samples = [s for of_question in questions for s in of_question if s.branches]
     read: list[list[ReadOption]] = [[] for _ in samples]
@@ -84,6 +86,11 @@ def read_options(
             on_device = {name: tensor.to(model.device) for name, tensor in tensors.items()}
             logits = target_logits(model, on_device).float()
         losses = functional.cross_entropy(logits, labels, reduction="none").cpu()
+        if not losses.isfinite().all():
+            raise UserError(
+                f"{model.name_or_path}: log-probabilities are not finite in {dtype}; set "
+                "student.dtype to float32, or choose another model"
+            )
         greedy = (logits.argmax(-1) == labels).cpu()
         branches = [(n, len(branch.target)) for n in batch for branch in samples[n].branches]
         sizes = [size for _, size in branches]

@@ -21,10 +21,12 @@ from stages.distil.interface.parameters import Parameters
 from stages.distil.language.answers import without_conclusion
 from stages.distil.language.student_prompts import rationale_task, student_context
 from stages.distil.models.hardware import precision
-from stages.distil.models.loading import load_model, load_tokenizer
+from stages.distil.models.loading import load_model
 from stages.distil.storage import tables, versions
 from stages.distil.storage.store import Store
 from stages.distil.student.samples import Encoder
+from stages.distil.weights.architecture import load_tokenizer
+from stages.distil.weights.checking import refuse_quantised
 from stages.distil.weights.folders import fingerprint, model_folder
 
 STORE = Path(".cache/usefulness/usefulness.sqlite")  # `make clean` keeps it
@@ -41,6 +43,7 @@ class Scorer:
         self._folder = model_folder(name)
         self._statuses = parameters.assemble.statuses
         self._dtype = precision(parameters.student.dtype)
+        refuse_quantised(self._folder, "assemble.scorer")
         self._tokenizer = load_tokenizer(self._folder)
         self._store = store
         self._identity = [self._dtype, fingerprint(parameters.models[name], self._folder)]

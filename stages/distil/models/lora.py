@@ -9,6 +9,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from stages.distil.interface.errors import UserError
+from stages.distil.weights.architecture import explain_unreadable
 from stages.distil.weights.folders import explain_write_errors
 
 
@@ -55,4 +56,5 @@ def with_adapter(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
     """
     if not (folder / "adapter_config.json").is_file():
         raise UserError(f"{folder}: no tuned teacher there; `dvc repro saliency` makes it")
-    return PeftModel.from_pretrained(model, folder).get_base_model()
+    with explain_unreadable(f"{folder}: its matrices"):
+        return PeftModel.from_pretrained(model, folder, trust_remote_code=False).get_base_model()

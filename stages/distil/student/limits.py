@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from transformers import AutoConfig, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from stages.distil.interface.errors import UserError
 from stages.distil.interface.method import ANSWER, SALIENCY
@@ -17,10 +17,11 @@ from stages.distil.language.student_prompts import (
     text_before,
 )
 from stages.distil.models.batching import in_parts
-from stages.distil.models.loading import load_tokenizer
 from stages.distil.storage import tables
 from stages.distil.student.answering import decode
 from stages.distil.student.samples import NO_RATIONALE, Encoder
+from stages.distil.weights.architecture import load_config, load_tokenizer
+from stages.distil.weights.checking import refuse_quantised
 from stages.distil.weights.folders import model_folder
 
 BATCH = 1024  # questions that are encoded at once
@@ -48,7 +49,8 @@ def find_limits(parameters: Parameters) -> Iterator[str]:
     """
     student = parameters.student
     folder = model_folder(student.model)
-    tokenizer, config = load_tokenizer(folder), AutoConfig.from_pretrained(folder)
+    refuse_quantised(folder, "student.model")
+    tokenizer, config = load_tokenizer(folder), load_config(folder)
     for split in ("train", "validation", "test"):
         encoder = Encoder(config, tokenizer, student)
         # Train questions are learnt, the others answered.

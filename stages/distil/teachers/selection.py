@@ -18,6 +18,7 @@ from stages.distil.language.chat import Chat
 from stages.distil.language.teacher_prompts import Conversation
 from stages.distil.storage import versions
 from stages.distil.teachers.backend import Backend, Request
+from stages.distil.weights.checking import read_config
 from stages.distil.weights.folders import fingerprint
 
 # vLLM arguments that affect only speed and placement: changing them keeps stored texts.
@@ -87,13 +88,11 @@ def backend_of(choice: str, folder: Path) -> str:
     `auto` chooses vLLM, except for encoder-decoder models, which vLLM does not run. Raises
     `UserError` if there is no model.
     """
-    config = folder / "config.json"
-    if not config.is_file():
+    if not (folder / "config.json").is_file():
         raise UserError(f"{folder}: no model there; `dvc repro` fetches it")
     if choice != "auto":
         return choice
-    encoder_decoder = json.loads(config.read_text(encoding="utf-8")).get("is_encoder_decoder")
-    return "transformers" if encoder_decoder else "vllm"
+    return "transformers" if read_config(folder).get("is_encoder_decoder") else "vllm"
 
 
 def open_backend(name: str, parameters: Parameters, folder: Path) -> Backend:
@@ -142,6 +141,6 @@ def renderer(
     if isinstance(source, ServerModel):
         return None
     backend_of(settings.backend, folder)  # raises if there is no model
-    from transformers import AutoTokenizer  # takes seconds
+    from stages.distil.weights.architecture import load_tokenizer  # takes seconds
 
-    return Chat(name, AutoTokenizer.from_pretrained(folder), template_variables(source)).render
+    return Chat(name, load_tokenizer(folder), template_variables(source)).render

@@ -38,7 +38,7 @@ class Generator:
         For an encoder-decoder model, `context` limits the prompt alone. `dtype` is the precision,
         `bfloat16` or `float32`; `template` holds the variables of the chat template.
         """
-        self._model, self._tokenizer = load_model(folder, dtype, gradients=False)
+        self._model, self._tokenizer = load_model(folder, dtype, gradients=False, quantised=True)
         self._chat = Chat(folder.name, self._tokenizer, template)
         config = self._model.config
         self._encoder_decoder = config.is_encoder_decoder

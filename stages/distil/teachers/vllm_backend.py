@@ -12,6 +12,7 @@ from stages.distil.interface.errors import UserError
 from stages.distil.language.chat import Chat
 from stages.distil.models.hardware import device
 from stages.distil.teachers.backend import TOO_LONG, Completion, Request
+from stages.distil.weights.architecture import check_model, load_config
 from stages.distil.weights.folders import count_parameters
 
 if TYPE_CHECKING:
@@ -125,6 +126,7 @@ def start_vllm(folder: Path, context: int, dtype: str, arguments: dict[str, Any]
     if on_cpu:
         workers = arguments.get("tensor_parallel_size", 1)
         _use_whole_machine(folder, dtype, workers)
+    check_model(folder)  # vLLM leaves weights random that are not there
     from vllm import LLM  # reads the environment on import
 
     try:
@@ -133,6 +135,7 @@ def start_vllm(folder: Path, context: int, dtype: str, arguments: dict[str, Any]
             dtype=dtype,
             max_model_len=context,
             seed=0,
+            trust_remote_code=False,
             **{"enable_prefix_caching": True, "disable_log_stats": True}
             | (CPU_DEFAULTS if on_cpu else {})
             | arguments,
@@ -155,9 +158,7 @@ def _use_whole_machine(folder: Path, dtype: str, workers: int) -> None:
 
 
 def _context_length(folder: Path) -> int:
-    from transformers import AutoConfig
-
-    return AutoConfig.from_pretrained(folder).get_text_config().max_position_embeddings
+    return load_config(folder).get_text_config().max_position_embeddings
 
 
 def _advice(error: BaseException) -> str:

