@@ -48,6 +48,7 @@ class Scorer:
     def __init__(self, attributor: Attributor, tokenizer: PreTrainedTokenizerBase):
         self.attributor = attributor
         self._tokenizer = tokenizer
+        self._checked = False
 
     def complete(self, batches: Iterable[Batch]) -> Iterator[tuple[Batch, list[Any]]]:
         """Yield each batch with its result."""
@@ -55,8 +56,14 @@ class Scorer:
             yield batch, self.compute(batch)
 
     def compute(self, batch: Batch) -> list[Any]:
-        """Return the words' scores and the delta of each prompt, or each question's prediction."""
+        """Return the words' scores and the delta of each prompt, or each question's prediction.
+
+        Raises `UserError` if the first prompts show that the model cannot be scored in batches.
+        """
         self.attributor.share(batch.shared)
+        if batch.prompts and not self._checked:
+            self.attributor.check(batch.prompts)
+            self._checked = True
         if isinstance(batch, Questions):
             return self._predictions(batch)
         return [[scores.words, scores.delta] for scores in self.attributor.score(batch.prompts)]

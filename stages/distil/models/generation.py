@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel
 
-from stages.distil.models.batching import by_length, pad
+from stages.distil.models.batching import by_length, of_one_length, pad
+from stages.distil.models.layers import carries_state
 
 TOKENS = ("bos", "eos", "pad", "decoder_start", "forced_bos")  # kept of a model's own settings
 
@@ -46,7 +47,11 @@ def continue_greedily(
     encoder_decoder = model.config.is_encoder_decoder
     settings = {"eos_token_id": end} if end is not None else {}
     continuations: list[list[int]] = [[] for _ in prompts]
-    for batch in by_length([len(prompt) + max_tokens for prompt in prompts], budget):
+    lengths = [len(prompt) + max_tokens for prompt in prompts]
+    batches = by_length(lengths, budget)
+    if not encoder_decoder and carries_state(model):  # which padding on the left may change
+        batches = of_one_length(batches, lengths)
+    for batch in batches:
         ids, mask = pad([prompts[i] for i in batch], padding, left=not encoder_decoder)
         if encoder_decoder:
             first = [model.config.decoder_start_token_id, *decoder_prefix]

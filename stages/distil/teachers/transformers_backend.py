@@ -9,9 +9,10 @@ import torch
 from torch.nn import functional
 
 from stages.distil.language.chat import Chat
-from stages.distil.models.batching import by_length, pad
+from stages.distil.models.batching import by_length, of_one_length, pad
 from stages.distil.models.generation import generate
 from stages.distil.models.hardware import explain_out_of_memory, pass_tokens
+from stages.distil.models.layers import carries_state, context_length
 from stages.distil.models.loading import load_model
 from stages.distil.models.logits import logits_at
 from stages.distil.teachers.backend import TOO_LONG, Completion, Request
@@ -43,8 +44,8 @@ class Generator:
         config = self._model.config
         self._encoder_decoder = config.is_encoder_decoder
         self._batch_tokens = pass_tokens("auto", BATCH_TOKENS, self._model, weight_bytes=0)
-        limits = [context, getattr(config.get_text_config(), "max_position_embeddings", None)]
-        limits.append(self._tokenizer.model_max_length)
+        self._pads = self._encoder_decoder or not carries_state(self._model)
+        limits = [context, context_length(config), self._tokenizer.model_max_length]
         self._context = min(limit for limit in limits if limit and limit < UNLIMITED)
 
     def complete(self, requests: Iterable[Request]) -> Iterator[tuple[Request, Completion]]:
@@ -71,7 +72,12 @@ class Generator:
                 yield from self._score([replies[n] for n in chosen])
             encoded.sort(key=lambda pair: (pair[0].temperature > 0, len(pair[1])))
             for batch in _batches(encoded, self._batch_tokens):
-                yield from self._generate(batch)
+                if self._pads:
+                    yield from self._generate(batch)
+                    continue
+                lengths = [len(tokens) for _, tokens, _ in batch]
+                for rows in of_one_length([list(range(len(batch)))], lengths):
+                    yield from self._generate([batch[row] for row in rows])
 
     @torch.inference_mode()
     def _score(self, batch: list[Reply]) -> Iterator[tuple[Request, Completion]]:

@@ -48,7 +48,7 @@ class Engine:
         `template` the variables of the chat template.
         """
         self._folder = folder
-        self._context = min(context, _context_length(folder))
+        self._context = min(context, _context_length(folder) or context)
         llm = start_vllm(folder, self._context, dtype, arguments or {})
         self._engine = llm.llm_engine
         self._chat = Chat(folder.name, llm.get_tokenizer(), template)
@@ -154,10 +154,12 @@ def _use_whole_machine(folder: Path, dtype: str, workers: int) -> None:
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(max(1, min(16, int(free / 4 / GIB)))))
 
 
-def _context_length(folder: Path) -> int:
+def _context_length(folder: Path) -> int | None:
     from transformers import AutoConfig
 
-    return AutoConfig.from_pretrained(folder).get_text_config().max_position_embeddings
+    from stages.distil.models.layers import context_length
+
+    return context_length(AutoConfig.from_pretrained(folder))
 
 
 def _advice(error: BaseException) -> str:

@@ -4,14 +4,17 @@ import json
 
 import pytest
 import torch
+from transformers import AutoTokenizer
 
 from stages.distil.interface.catalogue import FolderModel
 from stages.distil.interface.method import Rationales
 from stages.distil.language.teacher_prompts import Conversation
 from stages.distil.storage import tables
+from stages.distil.teachers import transformers_backend
 from stages.distil.teachers.backend import TOO_LONG, Request
 from stages.distil.teachers.selection import backend_of, identity
 from stages.distil.teachers.transformers_backend import BATCH_TOKENS, Generator, _batches
+from tests import families
 from tests.conftest import question, write_jsonl
 
 
@@ -41,6 +44,26 @@ def test_a_sampled_text_depends_only_on_its_seed(request, family):
     together = dict(generator.complete(iter([make_request(5), two, make_request(1), one])))
     assert together[one] == alone[one]
     assert together[one].text != together[two].text
+
+
+@pytest.mark.parametrize("name", families.FAMILIES)
+def test_a_text_of_any_family_is_what_its_prompt_gets_alone(name, tiny_model, monkeypatch):
+    """Also of models whose state the padding of a batch would change."""
+    model, tokenizer = families.build(name), AutoTokenizer.from_pretrained(tiny_model)
+    monkeypatch.setattr(transformers_backend, "load_model", lambda *_, **__: (model, tokenizer))
+    generator = Generator(tiny_model, 200, "float32")
+    requests = [make_request(n) for n in (4, 0, 2)]
+    expected = {}
+    for request in requests:
+        prompt, _ = generator._chat.encode(request.conversation)
+        ids = list(prompt)
+        with torch.no_grad():
+            for _ in range(request.max_tokens):
+                logits = model(input_ids=torch.tensor([ids]), use_cache=False).logits
+                ids.append(int(logits[0, -1].argmax()))
+        expected[request] = tokenizer.decode(ids[len(prompt) :], skip_special_tokens=True)
+    done = dict(generator.complete(iter(requests)))
+    assert {request: done[request].text for request in requests} == expected
 
 
 def test_a_prompt_beyond_the_context_is_skipped(tiny_t5):

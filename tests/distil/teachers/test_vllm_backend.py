@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from safetensors.torch import save_file
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, BloomConfig, LlamaConfig, MambaConfig, MptConfig
 
 from stages.distil.interface.errors import UserError
 from stages.distil.interface.parameters import load_parameters
@@ -131,6 +131,27 @@ def test_a_replys_score_is_the_mean_of_its_tokens_in_the_prompt(tiny_model, monk
     assert done[reply] == Completion(done[reply].text, "stop", len(tokens), len(of_reply))
     assert (done[text].text, done[text].finish_reason) == ("so", "length")
     assert done[long].finish_reason == TOO_LONG
+
+
+@pytest.mark.parametrize(
+    ("config", "context"),
+    [
+        (BloomConfig(), 300),
+        (MambaConfig(), 300),
+        (MptConfig(max_seq_len=77), 77),
+        (LlamaConfig(max_position_embeddings=99), 99),
+    ],
+)
+def test_a_model_without_a_limit_reads_rationales_context(
+    tmp_path, tiny_model, monkeypatch, config, context
+):
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    llm = SimpleNamespace(llm_engine=FakeEngine(), get_tokenizer=lambda: tokenizer)
+    started = []
+    monkeypatch.setattr(engine, "start_vllm", lambda *own: started.append(own) or llm)
+    config.save_pretrained(tmp_path)
+    Engine(tmp_path, 300, "float32")
+    assert [length for _, length, *_ in started] == [context]
 
 
 def test_a_validation_error_names_argument_and_reason():
