@@ -205,11 +205,17 @@ class Attributor:
                 log_probabilities[i] = value
         return log_probabilities
 
-    def continuations(self, prompts: Sequence[Prompt], max_tokens: int) -> list[list[int]]:
-        """Return the tokens that the model writes greedily after each prompt, without its label."""
+    def continuations(
+        self, prompts: Sequence[Prompt], max_tokens: int, ends: Sequence[int] | None = None
+    ) -> list[list[int]]:
+        """Return the tokens that the model writes greedily after each prompt, without its label.
+
+        `ends` are the tokens that end a text, by default the model's own.
+        """
         ids = [prompt.ids for prompt in prompts]
-        budget = self.batch_tokens
-        return generation.continue_greedily(self._model, ids, max_tokens, self._padding, budget)
+        return generation.continue_greedily(
+            self._model, ids, max_tokens, self._padding, self.batch_tokens, end=ends
+        )
 
     def _log_probability(self, embeddings: Tensor, mask: Tensor, labels: Tensor) -> Tensor:
         """Return the summed log-probability of each row's label, shape (B,).

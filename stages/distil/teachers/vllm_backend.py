@@ -10,7 +10,9 @@ import psutil
 
 from stages.distil.interface.errors import UserError
 from stages.distil.language.chat import Chat
+from stages.distil.models.generation import missing_ends
 from stages.distil.models.hardware import device
+from stages.distil.models.layers import context_length
 from stages.distil.teachers.backend import TOO_LONG, Completion, Request
 from stages.distil.weights.folders import count_parameters
 
@@ -22,6 +24,8 @@ CPU_DEFAULTS = {  # vLLM's own defaults suit GPUs
     "max_num_seqs": 64,
     "block_size": 32,  # of tokens; 128 leaves much of a short shared prefix uncached
 }
+# In messages about a model that vLLM does not run, or not on this device.
+UNSUPPORTED = ("architecture", "unsupported", "not supported", "object has no attribute")
 WAITING = 3  # requests that wait for each slot of a batch
 GIB = 2**30
 
@@ -52,6 +56,7 @@ class Engine:
         llm = start_vllm(folder, self._context, dtype, arguments or {})
         self._engine = llm.llm_engine
         self._chat = Chat(folder.name, llm.get_tokenizer(), template)
+        self._ends = missing_ends(self._chat, folder, of_tokenizer=True)
         slots = self._engine.vllm_config.scheduler_config.max_num_seqs
         self._in_flight = slots * (1 + WAITING)
 
@@ -77,7 +82,8 @@ class Engine:
                     temperature=request.temperature,
                     seed=request.seed if request.temperature else None,
                     max_tokens=request.max_tokens,
-                    stop=None if self._chat.has_template else ["\n\n"],
+                    stop=list(self._ends.texts) or None,
+                    stop_token_ids=list(self._ends.tokens) or None,
                     prompt_logprobs=0 if reply else None,  # 0: of the tokens that are there
                     output_kind=RequestOutputKind.FINAL_ONLY,
                 )
@@ -89,7 +95,7 @@ class Engine:
                 return
             try:
                 outputs = self._engine.step()
-            except RuntimeError as error:
+            except Exception as error:  # of the kernels of any model
                 raise UserError(f"{self._folder}: vLLM stopped: {_advice(error)}") from error
             limit = self._in_flight
             for output in outputs:
@@ -137,7 +143,7 @@ def start_vllm(folder: Path, context: int, dtype: str, arguments: dict[str, Any]
             | (CPU_DEFAULTS if on_cpu else {})
             | arguments,
         )
-    except (ValueError, TypeError, AssertionError, RuntimeError, MemoryError) as error:
+    except Exception as error:  # of the kernels of any model
         raise UserError(f"{folder}: vLLM does not start: {_advice(error)}") from error
 
 
@@ -157,8 +163,6 @@ def _use_whole_machine(folder: Path, dtype: str, workers: int) -> None:
 def _context_length(folder: Path) -> int | None:
     from transformers import AutoConfig
 
-    from stages.distil.models.layers import context_length
-
     return context_length(AutoConfig.from_pretrained(folder))
 
 
@@ -175,6 +179,6 @@ def _advice(error: BaseException) -> str:
             "VLLM_CPU_KVCACHE_SPACE sets the cache's GiB, on a GPU "
             "rationales.engine.gpu_memory_utilization its share)"
         )
-    elif "architecture" in message.lower():
+    elif any(words in message.lower() for words in UNSUPPORTED):
         advice = "set rationales.backend to transformers"
     return f"{message}; {advice}"
