@@ -34,7 +34,12 @@ def finetune(parameters: Parameters) -> None:
         model, tokenizer = load_model(teacher, dtype, place=False)
         wording = PromptFile(parameters.rationales.prompts.answer)
         source = parameters.models[parameters.saliency.teacher]
-        chat = Chat(parameters.saliency.teacher, tokenizer, template_variables(source))
+        chat = Chat(
+            parameters.saliency.teacher,
+            tokenizer,
+            template_variables(source),
+            model.config.is_encoder_decoder,
+        )
         prompts = [
             encode_prompt(chat, wording.conversation(example), example, example.answer)
             for example in examples

@@ -4,13 +4,19 @@ A batch of prompts is scored in one forward and one backward pass: the label's l
 summed over its tokens before the gradient is taken, and every method here is linear in the
 gradient. Tokens before every question, such as the system prompt, are the same in all prompts: a
 decoder-only model computes their keys and values once and caches them.
+
+Rows of a batch are padded between the cached tokens and the text. A layer with a state or a sliding
+window would count that padding, so such a model caches nothing and is padded after the text.
 """
 
 import copy
 import hashlib
 import json
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
+from math import inf
 from os.path import commonprefix
 from typing import Any
 
@@ -28,10 +34,12 @@ from torch.nn import functional
 from transformers import Cache, PreTrainedModel
 
 from stages.distil.attribution.prompts import Prompt
+from stages.distil.interface.errors import UserError
 from stages.distil.interface.method import Saliency
 from stages.distil.models import generation, logits
 from stages.distil.models.batching import by_length
 from stages.distil.models.hardware import explain_out_of_memory, pass_tokens
+from stages.distil.models.layers import attention_span
 from stages.distil.storage import versions
 
 
@@ -62,6 +70,7 @@ class Attributor:
             settings.batch_tokens, BATCH_TOKENS, model, model.dtype.itemsize
         )
         self._encoder_decoder = model.config.is_encoder_decoder
+        self._span = inf if self._encoder_decoder else attention_span(model)
         self._embed = model.get_input_embeddings()
         self.shared: list[int] = []
         self._prefix: Cache | None = None  # of `shared`, once a pass needs it
@@ -69,9 +78,17 @@ class Attributor:
     def cache_prefix(self, prompts: Sequence[Prompt]) -> None:
         """Cache the tokens that all `prompts` begin with; call before the other methods.
 
-        The prefix ends before the first scored token. An encoder-decoder caches nothing.
+        The prefix ends before the first scored token. An encoder-decoder caches nothing, nor does a
+        model whose layers do not all attend to the whole of each prompt.
         """
         if not prompts:
+            return
+        if self._padded_after(prompts):
+            _tell_once(
+                f"{type(self._model).__name__} has a state or a sliding window, so each prompt is "
+                "read whole: no prefix is cached"
+            )
+            self.share([])
             return
         starts = [p.ids[: min(p.tokens, default=len(p.ids) - 1)] for p in prompts]
         self.share([] if self._encoder_decoder else list(commonprefix(starts)))
@@ -80,6 +97,58 @@ class Attributor:
         """Cache these tokens, with which all prompts begin."""
         if ids != self.shared:
             self.shared, self._prefix = ids, None
+
+    def check(self, prompts: Sequence[Prompt]) -> None:
+        """Raise `UserError` if what stands beside a prompt in a batch changes its gradient.
+
+        The shortest prompt is read with the longest, as in a batch, and by itself, without cached
+        tokens, padding or a mask.
+        """
+        ordered = sorted(prompts, key=self._length)
+        model = type(self._model).__name__
+        try:
+            with explain_out_of_memory("2 questions", "choose a smaller saliency.teacher"):
+                together = self._gradient_in_batch([ordered[0], ordered[-1]])
+                alone = self._gradient_alone(ordered[0])
+        except MODEL_ERRORS as error:
+            reason = " ".join(str(error).split())[:200]
+            raise UserError(
+                f"saliency.teacher: {model} cannot be scored ({type(error).__name__}: {reason}); "
+                "choose another saliency.teacher"
+            ) from error
+        difference = ((together - alone).norm() / alone.norm()).item()
+        tolerance = TOLERANCE if self._model.dtype == torch.float32 else ROUNDED_TOLERANCE
+        if difference > tolerance:  # false for NaN, which is reported with the scores
+            raise UserError(
+                f"saliency.teacher: {model} reads a prompt in a batch differently than alone (the "
+                f"gradient differs by {difference:.1g} of its size); choose another "
+                "saliency.teacher"
+            )
+
+    def _gradient_in_batch(self, prompts: Sequence[Prompt]) -> Tensor:
+        """Return ∂ log p(label | prompt) / ∂ e of the first prompt's tokens after the cached ones.
+
+        Its shape is (tokens, D).
+        """
+        batch = self._lay_out(prompts)
+        embeddings = batch.embeddings.detach().requires_grad_()
+        values = self._log_probability(embeddings, batch.mask, batch.labels)
+        (gradient,) = torch.autograd.grad(values[0], embeddings)
+        return gradient[0, batch.mask[0, len(self.shared) :].bool()].float()
+
+    def _gradient_alone(self, prompt: Prompt) -> Tensor:
+        """Return the same of a prompt that the model reads as any text."""
+        label = torch.tensor([prompt.label], device=self._model.device)
+        ids = prompt.ids if self._encoder_decoder else prompt.ids + prompt.label[:-1]
+        embeddings = self._embed(torch.tensor([ids], device=label.device)).detach().requires_grad_()
+        inputs: dict[str, Any] = {"inputs_embeds": embeddings, "use_cache": False}
+        if self._encoder_decoder:
+            shifted = self._model.prepare_decoder_input_ids_from_labels(label)
+            inputs["decoder_input_ids"] = shifted
+        predicted = self._model(**inputs).logits[0, -len(prompt.label) :].float()
+        value = -functional.cross_entropy(predicted, label[0], reduction="sum")
+        (gradient,) = torch.autograd.grad(value, embeddings)
+        return gradient[0, len(self.shared) :].float()
 
     def batches(self, prompts: Sequence[Prompt]) -> Iterator[list[int]]:
         """Yield the indices of the prompts to score together, longest first, by token budget."""
@@ -98,6 +167,8 @@ class Attributor:
         settings = self._settings.model_dump(include=set(KEY_SETTINGS))
         settings["batch_tokens"] = self.batch_tokens
         common = [versions.ATTRIBUTION, identity, settings, len(self.shared)]
+        if self._padded_after(prompts):  # before, they were padded like others
+            common.append("padded after the text")
         values = [*common, [vars(prompt) for prompt in prompts]]
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).digest()
 
@@ -134,11 +205,17 @@ class Attributor:
                 log_probabilities[i] = value
         return log_probabilities
 
-    def continuations(self, prompts: Sequence[Prompt], max_tokens: int) -> list[list[int]]:
-        """Return the tokens that the model writes greedily after each prompt, without its label."""
+    def continuations(
+        self, prompts: Sequence[Prompt], max_tokens: int, ends: Sequence[int] | None = None
+    ) -> list[list[int]]:
+        """Return the tokens that the model writes greedily after each prompt, without its label.
+
+        `ends` are the tokens that end a text, by default the model's own.
+        """
         ids = [prompt.ids for prompt in prompts]
-        budget = self.batch_tokens
-        return generation.continue_greedily(self._model, ids, max_tokens, self._padding, budget)
+        return generation.continue_greedily(
+            self._model, ids, max_tokens, self._padding, self.batch_tokens, end=ends
+        )
 
     def _log_probability(self, embeddings: Tensor, mask: Tensor, labels: Tensor) -> Tensor:
         """Return the summed log-probability of each row's label, shape (B,).
@@ -154,6 +231,10 @@ class Attributor:
             )
             inputs = {"decoder_input_ids": decoder_ids, "use_cache": False}
             positions = is_label
+        elif mask.shape[1] > self._span:
+            positions = functional.pad(is_label, (mask.shape[1] - is_label.shape[1], 0))
+            embeddings, mask, positions = _padded_last(embeddings, mask, positions)
+            inputs = {"use_cache": False}
         else:
             cache = None
             if self.shared:  # a copy: the pass adds its own keys and values
@@ -250,6 +331,11 @@ class Attributor:
         )
         return scores.float().sum(-1), [None]
 
+    def _padded_after(self, prompts: Sequence[Prompt]) -> bool:
+        """Return whether a layer does not attend to the whole of the longest prompt and label."""
+        longest = max((len(p.ids) + len(p.label) - 1 for p in prompts), default=0)
+        return longest > self._span
+
     def _length(self, prompt: Prompt) -> int:
         label_inputs = 0 if self._encoder_decoder else len(prompt.label) - 1
         return len(prompt.ids) + label_inputs - len(self.shared)
@@ -306,6 +392,23 @@ class _Batch:
     offsets: list[int]
 
 
+def _padded_last(
+    embeddings: Tensor, mask: Tensor, positions: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Move what `mask` leaves out to the end of each row: padding, and words that are occluded.
+
+    `embeddings` is (B, N, D); `mask` and `positions` are (B, N).
+    """
+    order = mask.sort(dim=1, descending=True, stable=True).indices
+    columns = order[..., None].expand_as(embeddings)
+    return embeddings.gather(1, columns), mask.gather(1, order), positions.gather(1, order)
+
+
+@cache
+def _tell_once(line: str) -> None:
+    print(line, file=sys.stderr)
+
+
 def random_scores(prompt: Prompt) -> Scores:
     """Return a score between 0 and 1 for each word, drawn with the prompt as the seed.
 
@@ -335,4 +438,15 @@ METHODS: dict[str, Callable[[Attributor, _Batch], tuple[Tensor, Sequence[float |
     "gradient_shap": Attributor._gradient_shap,
 }
 BATCH_TOKENS = 1024  # of a pass on a CPU
+TOLERANCE = 1e-3  # of a gradient's size in float32; Qwen2.5's differ by 5e-6, of rounding
+ROUNDED_TOLERANCE = 0.5  # in 16 bits; Qwen2.5's differ by 0.07
+# Of a model whose code cannot read what a batch is.
+MODEL_ERRORS = (
+    AttributeError,
+    LookupError,
+    NotImplementedError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
 KEY_SETTINGS = ("method", "steps")

@@ -7,7 +7,6 @@ from stages.distil.interface.method import WordsOf
 from stages.distil.language.chat import Chat
 from stages.distil.language.student_prompts import question_spans, question_text
 from stages.distil.language.teacher_prompts import Conversation
-from stages.distil.language.thinking import without_thought
 from stages.distil.language.words import find_words, owners
 from stages.distil.storage.examples import Example
 
@@ -53,33 +52,26 @@ def encode_prompt(
     question in the form of `question_text`.
     """
     text = scored_text(example)
-    tokenizer = chat.tokenizer
-    rendered = without_thought(chat.render(conversation))
-    if not chat.has_template:  # the label continues the cue
-        label = f" {label}"
-    start = rendered.rfind(text)
+    rendered = chat.without_thought(conversation)
+    start = rendered.text.rfind(text)
     if start < 0:
         raise UserError(
             "rationales.prompts.answer: expected the question and, on a line after it, "
             f'"Options: " and the options with ", " between them, found {conversation.user!r}'
         )
-    end = start + len(text)
-    text = scored_text(example, rationale)
-    rendered = rendered[:start] + text + rendered[end:]
+    if rationale:
+        rendered = chat.insert(rendered, start + len(text), f"\n{rationale}")
+        text = scored_text(example, rationale)
     parts = question_spans(example.question, example.options) if of != "rationale" else []
     if of != "question":
         parts.append((len(text) - len(rationale), len(text)))
-    encoded = tokenizer(
-        rendered,
-        add_special_tokens=not chat.has_template,
-        return_offsets_mapping=True,
-    )
-    spans = [(a - start, b - start) for a, b in encoded["offset_mapping"]]
+    ids, offsets = chat.tokens(rendered, offsets=True)
+    spans = [(a - start, b - start) for a, b in offsets]
     words = find_words(text, parts, spans)
     scored = [(i, word) for i, word in enumerate(owners(words, spans)) if word is not None]
     return Prompt(
-        ids=encoded["input_ids"],
-        label=tokenizer.encode(label, add_special_tokens=False),
+        ids=ids,
+        label=chat.reply_tokens(rendered, ids, label),
         tokens=[i for i, _ in scored],
         words=[word for _, word in scored],
         spans=words,

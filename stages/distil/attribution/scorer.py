@@ -1,6 +1,6 @@
 """What the attribution computes with the teacher's weights, one stored result after another."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,8 @@ from stages.distil.attribution.attributor import Attributor
 from stages.distil.attribution.prompts import Prompt
 from stages.distil.interface.method import Saliency
 from stages.distil.language.answers import parse_answer
+from stages.distil.language.chat import Chat
+from stages.distil.models.generation import end_tokens, generation_settings, missing_ends
 from stages.distil.models.loading import load_model
 from stages.distil.models.lora import with_adapter
 
@@ -45,9 +47,17 @@ class Questions(Batch):
 class Scorer:
     """A teacher that scores the words of prompts and predicts answers."""
 
-    def __init__(self, attributor: Attributor, tokenizer: PreTrainedTokenizerBase):
+    def __init__(
+        self,
+        attributor: Attributor,
+        tokenizer: PreTrainedTokenizerBase,
+        ends: Sequence[int] | None = None,
+    ):
+        """Take the tokens that end a predicted answer, by default the model's own."""
         self.attributor = attributor
         self._tokenizer = tokenizer
+        self._ends = ends
+        self._checked = False
 
     def complete(self, batches: Iterable[Batch]) -> Iterator[tuple[Batch, list[Any]]]:
         """Yield each batch with its result."""
@@ -55,8 +65,14 @@ class Scorer:
             yield batch, self.compute(batch)
 
     def compute(self, batch: Batch) -> list[Any]:
-        """Return the words' scores and the delta of each prompt, or each question's prediction."""
+        """Return the words' scores and the delta of each prompt, or each question's prediction.
+
+        Raises `UserError` if the first prompts show that the model cannot be scored in batches.
+        """
         self.attributor.share(batch.shared)
+        if batch.prompts and not self._checked:
+            self.attributor.check(batch.prompts)
+            self._checked = True
         if isinstance(batch, Questions):
             return self._predictions(batch)
         return [[scores.words, scores.delta] for scores in self.attributor.score(batch.prompts)]
@@ -76,7 +92,7 @@ class Scorer:
             if n not in best or mean > best[n][0]:
                 best[n] = (mean, option)
         open_ended = [prompt for _, prompt in questions.open_ended]
-        texts = self.attributor.continuations(open_ended, ANSWER_TOKENS)
+        texts = self.attributor.continuations(open_ended, ANSWER_TOKENS, self._ends)
         for (n, _), tokens in zip(questions.open_ended, texts, strict=True):
             text = self._tokenizer.decode(tokens, skip_special_tokens=True)
             best[n] = (0.0, parse_answer(text, []))
@@ -88,7 +104,11 @@ def load_scorer(folder: Path, settings: Saliency, dtype: str, adapter: Path | No
     model, tokenizer = load_model(folder, dtype)
     if adapter:
         model = with_adapter(model, adapter)
-    return Scorer(Attributor(model, settings, padding(tokenizer)), tokenizer)
+    attributor = Attributor(model, settings, padding(tokenizer))
+    ends = None
+    if missing := missing_ends(Chat(folder.name, tokenizer), folder).tokens:
+        ends = sorted({*missing, *end_tokens(generation_settings(folder), tokenizer)})
+    return Scorer(attributor, tokenizer, ends)
 
 
 def padding(tokenizer: PreTrainedTokenizerBase) -> int:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
+from transformers import AutoConfig
 
 from stages.distil.attribution.attributor import Attributor, Scores, random_scores
 from stages.distil.attribution.prompts import Prompt, encode_prompt, scored_text
@@ -24,6 +25,7 @@ from stages.distil.interface.parameters import Parameters
 from stages.distil.language.answers import same, without_conclusion
 from stages.distil.language.chat import Chat
 from stages.distil.language.teacher_prompts import PromptFile
+from stages.distil.models.generation import missing_ends
 from stages.distil.models.hardware import precision
 from stages.distil.storage.examples import Example
 from stages.distil.storage.rationales import accepted_rationales
@@ -60,7 +62,12 @@ class WordScores:
         self._dtype = precision(self._settings.dtype)
         self._tokenizer = load_tokenizer(self._folder)
         self._source = parameters.models[self._settings.teacher]
-        self._chat = Chat(self._settings.teacher, self._tokenizer, template_variables(self._source))
+        self._chat = Chat(
+            self._settings.teacher,
+            self._tokenizer,
+            template_variables(self._source),
+            AutoConfig.from_pretrained(self._folder).is_encoder_decoder,
+        )
         self.unexplained = 0
 
     @cached_property
@@ -259,7 +266,10 @@ class WordScores:
         ]
         every = prompts + [prompt for _, prompt in open_ended]
         self._attributor.cache_prefix(every)
-        key = self._attributor.key(f"{self._identity} predictions", every)
+        kind = "predictions"
+        if open_ended and (ends := missing_ends(self._chat, self._folder).tokens):
+            kind = f"predictions up to {ends}"
+        key = self._attributor.key(f"{self._identity} {kind}", every)
         ids = [example.id for example, _ in readings]
         return Questions(key, ids, self._attributor.shared, prompts, options, open_ended)
 

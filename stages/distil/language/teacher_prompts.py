@@ -1,6 +1,6 @@
 """Teachers' prompts: the user's Jinja files, filled with a question."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,6 +43,11 @@ class Conversation:
             first = f"{self.system}\n\n{messages[1]['content']}"
             return [{"role": "user", "content": first}, *messages[2:]]
         return messages
+
+    def with_texts(self, change: Callable[[str], str]) -> "Conversation":
+        """Return the conversation with each of its texts changed."""
+        shown = tuple((change(user), change(reply)) for user, reply in self.shown)
+        return Conversation(change(self.system), shown, change(self.user), change(self.cue))
 
     def text(self) -> str:
         """Return the conversation as plain text, for a model without a chat template."""

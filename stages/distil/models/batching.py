@@ -1,7 +1,7 @@
 """Group rows of tokens into batches and pad them."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice, pairwise
+from itertools import groupby, islice, pairwise
 from typing import TypeVar
 
 import numpy as np
@@ -42,6 +42,13 @@ def by_length(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
         cuts.append(int(last_start[cuts[-1]]))
     for start, end in pairwise(reversed(cuts)):
         yield order[start:end]
+
+
+def of_one_length(batches: Iterable[list[int]], lengths: Sequence[int]) -> Iterator[list[int]]:
+    """Cut batches of row indices, each sorted by length, so that no row needs padding."""
+    for batch in batches:
+        for _, rows in groupby(batch, key=lambda row: lengths[row]):
+            yield list(rows)
 
 
 def pad(rows: Sequence[Sequence[int]], value: int, left: bool = False) -> tuple[Tensor, Tensor]:

@@ -1,15 +1,46 @@
 """Texts written in this process; greedy ones in batches of similar lengths."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import GenerationConfig, PreTrainedModel
+from transformers import AutoConfig, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from stages.distil.models.batching import by_length, pad
+from stages.distil.language.chat import Chat, Ends
+from stages.distil.models.batching import by_length, of_one_length, pad
+from stages.distil.models.layers import carries_state
 
 TOKENS = ("bos", "eos", "pad", "decoder_start", "forced_bos")  # kept of a model's own settings
+
+
+def end_tokens(settings: GenerationConfig, tokenizer: PreTrainedTokenizerBase) -> set[int]:
+    """Return the tokens that end a text by a model's settings, or else by its tokenizer."""
+    declared = settings.eos_token_id
+    if declared is None:
+        declared = tokenizer.eos_token_id
+    tokens = declared if isinstance(declared, list) else [declared]
+    return {token for token in tokens if token is not None}
+
+
+def generation_settings(folder: Path) -> GenerationConfig:
+    """Return the settings with which a model's folder is loaded, without its weights."""
+    try:
+        return GenerationConfig.from_pretrained(folder)
+    except OSError:
+        return GenerationConfig.from_model_config(AutoConfig.from_pretrained(folder))
+
+
+def missing_ends(chat: Chat, folder: Path, of_tokenizer: bool = False) -> Ends:
+    """Return what ends a reply by a folder's chat template, but not by its generation settings.
+
+    With `of_tokenizer`, the tokenizer's own end-of-text also ends a text.
+    """
+    declared = end_tokens(generation_settings(folder), chat.tokenizer)
+    if of_tokenizer:
+        declared.add(chat.tokenizer.eos_token_id)
+    return chat.ends(declared)
 
 
 def generate(model: PreTrainedModel, **settings: Any) -> Tensor:
@@ -35,18 +66,22 @@ def continue_greedily(
     padding: int,
     budget: int,
     decoder_prefix: Sequence[int] = (),
-    end: int | None = None,
+    end: int | Sequence[int] | None = None,
 ) -> list[list[int]]:
     """Return the tokens that the model writes after each prompt, in the order of the prompts.
 
     `budget` limits the tokens of a batch, prompts and texts together. An encoder-decoder's text
-    continues the tokens `decoder_prefix`. `end` is the token that ends a text; by default the
-    model's own.
+    continues the tokens `decoder_prefix`. `end` is what ends a text, a token or several; by default
+    the model's own.
     """
     encoder_decoder = model.config.is_encoder_decoder
-    settings = {"eos_token_id": end} if end is not None else {}
+    settings: dict[str, Any] = {"eos_token_id": end} if end is not None else {}
     continuations: list[list[int]] = [[] for _ in prompts]
-    for batch in by_length([len(prompt) + max_tokens for prompt in prompts], budget):
+    lengths = [len(prompt) + max_tokens for prompt in prompts]
+    batches = by_length(lengths, budget)
+    if not encoder_decoder and carries_state(model):  # which padding on the left may change
+        batches = of_one_length(batches, lengths)
+    for batch in batches:
         ids, mask = pad([prompts[i] for i in batch], padding, left=not encoder_decoder)
         if encoder_decoder:
             first = [model.config.decoder_start_token_id, *decoder_prefix]

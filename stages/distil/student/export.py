@@ -3,8 +3,8 @@
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from stages.distil.interface.method import ANSWER, StudentPrompt
+from stages.distil.language.control_tokens import added_tokens
 from stages.distil.language.student_prompts import ANSWER_TASK, DEFAULT, text_before
-from stages.distil.student.samples import added_tokens
 
 
 def configure_inference(

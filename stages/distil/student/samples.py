@@ -10,6 +10,7 @@ from transformers import BatchEncoding, PreTrainedConfig, PreTrainedTokenizerBas
 
 from stages.distil.interface.errors import UserError
 from stages.distil.interface.method import ANSWER, SALIENCY, Student
+from stages.distil.language.control_tokens import added_tokens
 from stages.distil.language.student_prompts import (
     ANSWER_TASK,
     SALIENCY_TASK,
@@ -311,14 +312,6 @@ class Encoder:
         if not self._encoder_decoder:
             return len(branch.prefix) + len(branch.target)
         return 0 if self._shared else len(branch.prefix)
-
-
-def added_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
-    """Return the tokens that a tokenizer adds before and after every text."""
-    encoded = tokenizer("a", return_special_tokens_mask=True)
-    tokens, added = encoded["input_ids"], encoded["special_tokens_mask"]
-    start = added.index(0)
-    return tokens[:start], tokens[start + added.count(0) :]
 
 
 def _common_start(sequences: list[list[int]]) -> list[int]:

@@ -27,14 +27,15 @@ class Request:
     seed: int = 0
     reply: str | None = None
 
-    def key(self, teacher: str, render: Callable[[Conversation], str] | None = None) -> bytes:
+    def key(self, teacher: str, render: Callable[..., str] | None = None) -> bytes:
         """Return a digest of everything that determines the text.
 
-        `teacher` is its `identity`; `render` returns the prompt that it reads, None if only its
-        server knows.
+        `teacher` is its `identity`; `render` returns the prompt that it reads (`Chat.identify`),
+        None if only its server knows.
         """
+        asked = (self.conversation,) if self.reply is None else (self.conversation, self.reply)
         values = {
-            "conversation": render(self.conversation) if render else vars(self.conversation),
+            "conversation": render(*asked) if render else vars(self.conversation),
             "max_tokens": self.max_tokens,
             "temperature": self.temperature,
             "seed": self.seed if self.temperature else None,

@@ -92,7 +92,12 @@ def backend_of(choice: str, folder: Path) -> str:
         raise UserError(f"{folder}: no model there; `dvc repro` fetches it")
     if choice != "auto":
         return choice
-    return "transformers" if read_config(folder).get("is_encoder_decoder") else "vllm"
+    return "transformers" if is_encoder_decoder(folder) else "vllm"
+
+
+def is_encoder_decoder(folder: Path) -> bool:
+    """Return whether a fetched model has an encoder."""
+    return bool(read_config(folder).get("is_encoder_decoder"))
 
 
 def open_backend(name: str, parameters: Parameters, folder: Path) -> Backend:
@@ -136,11 +141,26 @@ def _describe(request: Request) -> str:
 
 def renderer(
     name: str, source: Model, settings: Rationales, folder: Path
-) -> Callable[[Conversation], str] | None:
-    """Return what renders a teacher's prompts; None for a server, which does it itself."""
+) -> Callable[..., str] | None:
+    """Return what identifies a teacher's prompts; None for a server, which renders them itself.
+
+    It takes a conversation and, if that is to be scored, a reply. Where a reply ends is part of a
+    prompt's identity if the generation settings lack the chat template's end of a turn.
+    """
     if isinstance(source, ServerModel):
         return None
-    backend_of(settings.backend, folder)  # raises if there is no model
-    from stages.distil.weights.architecture import load_tokenizer  # takes seconds
+    kind = backend_of(settings.backend, folder)  # raises if there is no model
+    from stages.distil.models.generation import missing_ends  # takes seconds
+    from stages.distil.weights.architecture import load_tokenizer
 
-    return Chat(name, load_tokenizer(folder), template_variables(source)).render
+    tokenizer = load_tokenizer(folder)
+    chat = Chat(name, tokenizer, template_variables(source), is_encoder_decoder(folder))
+    ends = missing_ends(chat, folder, of_tokenizer=kind == "vllm")
+    if not (chat.has_template and ends):
+        return chat.identify
+
+    def identify(conversation: Conversation, reply: str | None = None) -> str:
+        prompt = chat.identify(conversation, reply)
+        return json.dumps([prompt, vars(ends)]) if reply is None else prompt
+
+    return identify

@@ -9,9 +9,10 @@ import torch
 from torch.nn import functional
 
 from stages.distil.language.chat import Chat
-from stages.distil.models.batching import by_length, pad
-from stages.distil.models.generation import generate
+from stages.distil.models.batching import by_length, of_one_length, pad
+from stages.distil.models.generation import end_tokens, generate
 from stages.distil.models.hardware import explain_out_of_memory, pass_tokens
+from stages.distil.models.layers import carries_state, context_length
 from stages.distil.models.loading import load_model
 from stages.distil.models.logits import logits_at
 from stages.distil.teachers.backend import TOO_LONG, Completion, Request
@@ -39,12 +40,15 @@ class Generator:
         `bfloat16` or `float32`; `template` holds the variables of the chat template.
         """
         self._model, self._tokenizer = load_model(folder, dtype, gradients=False, quantised=True)
-        self._chat = Chat(folder.name, self._tokenizer, template)
         config = self._model.config
         self._encoder_decoder = config.is_encoder_decoder
+        self._chat = Chat(folder.name, self._tokenizer, template, self._encoder_decoder)
+        declared = end_tokens(self._model.generation_config, self._tokenizer)
+        self._ends = self._chat.ends(declared)
+        self._end_tokens = declared.union(self._ends.tokens)
         self._batch_tokens = pass_tokens("auto", BATCH_TOKENS, self._model, weight_bytes=0)
-        limits = [context, getattr(config.get_text_config(), "max_position_embeddings", None)]
-        limits.append(self._tokenizer.model_max_length)
+        self._pads = self._encoder_decoder or not carries_state(self._model)
+        limits = [context, context_length(config), self._tokenizer.model_max_length]
         self._context = min(limit for limit in limits if limit and limit < UNLIMITED)
 
     def complete(self, requests: Iterable[Request]) -> Iterator[tuple[Request, Completion]]:
@@ -71,7 +75,12 @@ class Generator:
                 yield from self._score([replies[n] for n in chosen])
             encoded.sort(key=lambda pair: (pair[0].temperature > 0, len(pair[1])))
             for batch in _batches(encoded, self._batch_tokens):
-                yield from self._generate(batch)
+                if self._pads:
+                    yield from self._generate(batch)
+                    continue
+                lengths = [len(tokens) for _, tokens, _ in batch]
+                for rows in of_one_length([list(range(len(batch)))], lengths):
+                    yield from self._generate([batch[row] for row in rows])
 
     @torch.inference_mode()
     def _score(self, batch: list[Reply]) -> Iterator[tuple[Request, Completion]]:
@@ -101,10 +110,9 @@ class Generator:
 
     @torch.inference_mode()
     def _generate(self, batch: list[Encoded]) -> Iterator[tuple[Request, Completion]]:
-        end_tokens = self._end_tokens()
         padding = self._tokenizer.pad_token_id
         if padding is None:
-            padding = min(end_tokens)
+            padding = min(self._end_tokens, default=0)
         ids, mask = pad([tokens for _, tokens, _ in batch], padding, left=not self._encoder_decoder)
         width = ids.shape[1]
         request = batch[0][0]
@@ -117,6 +125,8 @@ class Generator:
                 "top_k": 0,
                 "top_p": 1.0,
             }
+        if self._ends.tokens:
+            sampling["eos_token_id"] = sorted(self._end_tokens)
         advice = "lower rationales.context or choose a smaller teacher"
         with explain_out_of_memory(f"{len(batch)} prompts of {width} tokens", advice):
             output = generate(
@@ -129,23 +139,19 @@ class Generator:
             )
         texts = output[:, 1:] if self._encoder_decoder else output[:, width:]
         for (request, tokens, opening), row in zip(batch, texts.tolist(), strict=True):
-            end = next((index for index, token in enumerate(row) if token in end_tokens), None)
+            end = next(
+                (index for index, token in enumerate(row) if token in self._end_tokens), None
+            )
             stopped = end is not None and end < request.max_tokens
             written = row[: end if stopped else request.max_tokens]
             text = self._tokenizer.decode(written, skip_special_tokens=True)
             text = opening + self._chat.with_marks(text, written)
-            if not self._chat.has_template and "\n\n" in text.strip():
-                text, stopped = text.strip().split("\n\n")[0], True
+            if (cut := self._ends.cut(text)) is not None:
+                text, stopped = cut, True
             yield (
                 request,
                 Completion(text, "stop" if stopped else "length", len(tokens), len(written)),
             )
-
-    def _end_tokens(self) -> set[int]:
-        declared = self._model.generation_config.eos_token_id
-        if declared is None:
-            declared = self._tokenizer.eos_token_id
-        return set(declared) if isinstance(declared, list) else {declared}
 
 
 def _batches(encoded: list[Encoded], budget: int) -> Iterator[list[Encoded]]:

@@ -10,7 +10,9 @@ import psutil
 
 from stages.distil.interface.errors import UserError
 from stages.distil.language.chat import Chat
+from stages.distil.models.generation import missing_ends
 from stages.distil.models.hardware import device
+from stages.distil.models.layers import context_length
 from stages.distil.teachers.backend import TOO_LONG, Completion, Request
 from stages.distil.weights.architecture import check_model, load_config
 from stages.distil.weights.folders import count_parameters
@@ -23,6 +25,8 @@ CPU_DEFAULTS = {  # vLLM's own defaults suit GPUs
     "max_num_seqs": 64,
     "block_size": 32,  # of tokens; 128 leaves much of a short shared prefix uncached
 }
+# In messages about a model that vLLM does not run, or not on this device.
+UNSUPPORTED = ("architecture", "unsupported", "not supported", "object has no attribute")
 WAITING = 3  # requests that wait for each slot of a batch
 GIB = 2**30
 
@@ -49,10 +53,11 @@ class Engine:
         `template` the variables of the chat template.
         """
         self._folder = folder
-        self._context = min(context, _context_length(folder))
+        self._context = min(context, _context_length(folder) or context)
         llm = start_vllm(folder, self._context, dtype, arguments or {})
         self._engine = llm.llm_engine
         self._chat = Chat(folder.name, llm.get_tokenizer(), template)
+        self._ends = missing_ends(self._chat, folder, of_tokenizer=True)
         slots = self._engine.vllm_config.scheduler_config.max_num_seqs
         self._in_flight = slots * (1 + WAITING)
 
@@ -78,7 +83,8 @@ class Engine:
                     temperature=request.temperature,
                     seed=request.seed if request.temperature else None,
                     max_tokens=request.max_tokens,
-                    stop=None if self._chat.has_template else ["\n\n"],
+                    stop=list(self._ends.texts) or None,
+                    stop_token_ids=list(self._ends.tokens) or None,
                     prompt_logprobs=0 if reply else None,  # 0: of the tokens that are there
                     output_kind=RequestOutputKind.FINAL_ONLY,
                 )
@@ -90,7 +96,7 @@ class Engine:
                 return
             try:
                 outputs = self._engine.step()
-            except RuntimeError as error:
+            except Exception as error:  # of the kernels of any model
                 raise UserError(f"{self._folder}: vLLM stopped: {_advice(error)}") from error
             limit = self._in_flight
             for output in outputs:
@@ -140,7 +146,7 @@ def start_vllm(folder: Path, context: int, dtype: str, arguments: dict[str, Any]
             | (CPU_DEFAULTS if on_cpu else {})
             | arguments,
         )
-    except (ValueError, TypeError, AssertionError, RuntimeError, MemoryError) as error:
+    except Exception as error:  # of the kernels of any model
         raise UserError(f"{folder}: vLLM does not start: {_advice(error)}") from error
 
 
@@ -157,8 +163,8 @@ def _use_whole_machine(folder: Path, dtype: str, workers: int) -> None:
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(max(1, min(16, int(free / 4 / GIB)))))
 
 
-def _context_length(folder: Path) -> int:
-    return load_config(folder).get_text_config().max_position_embeddings
+def _context_length(folder: Path) -> int | None:
+    return context_length(load_config(folder))
 
 
 def _advice(error: BaseException) -> str:
@@ -174,6 +180,6 @@ def _advice(error: BaseException) -> str:
             "VLLM_CPU_KVCACHE_SPACE sets the cache's GiB, on a GPU "
             "rationales.engine.gpu_memory_utilization its share)"
         )
-    elif "architecture" in message.lower():
+    elif any(words in message.lower() for words in UNSUPPORTED):
         advice = "set rationales.backend to transformers"
     return f"{message}; {advice}"

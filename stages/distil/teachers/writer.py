@@ -75,7 +75,7 @@ class CachedWriter:
         teacher: str,
         start: Callable[[], Backend],
         store: Generations,
-        render: Callable[[Conversation], str] | None = None,
+        render: Callable[..., str] | None = None,
     ):
         """Take the teacher's `identity`, a function that starts its backend, and the store.
 

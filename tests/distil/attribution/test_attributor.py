@@ -65,7 +65,7 @@ def log_probability(model, embeddings: torch.Tensor, label: list[int]) -> torch.
     else:
         label_embeddings = model.get_input_embeddings()(target[:-1])
         inputs = torch.cat([embeddings, label_embeddings])[None]
-        logits = model(inputs_embeds=inputs).logits[0, len(embeddings) - 1 :]
+        logits = model(inputs_embeds=inputs, use_cache=False).logits[0, len(embeddings) - 1 :]
     return logits.log_softmax(-1)[torch.arange(len(label)), target].sum()
 
 

@@ -5,7 +5,7 @@ from transformers import AutoTokenizer
 
 from stages.distil.interface.errors import UserError
 from stages.distil.language import chat
-from stages.distil.language.chat import Chat
+from stages.distil.language.chat import Chat, Ends
 from stages.distil.language.teacher_prompts import Conversation
 
 TURNS = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
@@ -112,3 +112,47 @@ def test_marks_that_are_special_tokens_are_kept(tiny_model):
     assert plain == "So.tea"
     assert Chat("far", tokenizer).with_marks(plain, tokens) == "[THINK]So.[/THINK]tea"
     assert Chat("far", tokenizer).with_marks("tea", tokens[-2:-1]) == "tea"
+
+
+MISSING = "far: its chat template ends a turn with '<|im_end|>', its generation settings with "
+
+
+def test_the_end_of_a_turn_that_the_settings_lack_ends_a_reply(make_chat, capsys):
+    teacher = make_chat(TURNS)
+    text, turn = teacher.tokenizer.convert_tokens_to_ids(["<|endoftext|>", "<|im_end|>"])
+    assert not teacher.ends({turn})
+    assert not teacher.ends({text, turn})
+    assert capsys.readouterr().err == ""
+    assert teacher.ends({text}) == teacher.ends({text}) == Ends(tokens=(turn,))
+    assert capsys.readouterr().err.count(f"{MISSING}<|endoftext|>; a reply ends") == 1
+    assert teacher.ends(set()) == Ends(tokens=(turn,))
+    assert f"{MISSING}nothing; a reply ends" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("template", "ends"),
+    [
+        (None, Ends(texts=("\n\n",))),
+        (REFUSING, Ends()),
+        ("{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}", Ends()),
+        (
+            "{% for m in messages %}{{ m.role }}: {{ m.content }}</turn>\n{% endfor %}",
+            Ends(texts=("</turn>",)),
+        ),
+        # One of the tokens after a reply is declared: the others are part of it.
+        ("{% for m in messages %}{{ m.content }}<|im_end|><|endoftext|>{% endfor %}", Ends()),
+        ("{% for m in messages %}{{ m.content }}{% endfor %}<|im_start|>", None),
+    ],
+)
+def test_where_a_template_ends_a_turn(make_chat, template, ends):
+    teacher = make_chat(template)
+    text, start = teacher.tokenizer.convert_tokens_to_ids(["<|endoftext|>", "<|im_start|>"])
+    assert teacher.ends({text}) == (Ends(tokens=(start,)) if ends is None else ends)
+
+
+def test_a_text_is_cut_at_its_first_end():
+    ends = Ends(texts=("</turn>", "\n\n"))
+    assert ends.cut("\n\nIt is tea.\n\nWhy?</turn>") == "It is tea."
+    assert ends.cut("It is tea.</turn>\n\nWhy?") == "It is tea."
+    assert ends.cut("It is tea.") is None
+    assert Ends().cut("a\n\nb") is None

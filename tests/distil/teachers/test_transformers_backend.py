@@ -1,17 +1,22 @@
 """The transformers backend on tiny models: an encoder-decoder of FLAN-T5's shape, a Llama."""
 
 import json
+import shutil
 
 import pytest
 import torch
+from transformers import AutoTokenizer
 
 from stages.distil.interface.catalogue import FolderModel
 from stages.distil.interface.method import Rationales
+from stages.distil.language.chat import Chat
 from stages.distil.language.teacher_prompts import Conversation
 from stages.distil.storage import tables
+from stages.distil.teachers import transformers_backend
 from stages.distil.teachers.backend import TOO_LONG, Request
-from stages.distil.teachers.selection import backend_of, identity
+from stages.distil.teachers.selection import backend_of, identity, renderer
 from stages.distil.teachers.transformers_backend import BATCH_TOKENS, Generator, _batches
+from tests import families
 from tests.conftest import question, write_jsonl
 
 
@@ -41,6 +46,83 @@ def test_a_sampled_text_depends_only_on_its_seed(request, family):
     together = dict(generator.complete(iter([make_request(5), two, make_request(1), one])))
     assert together[one] == alone[one]
     assert together[one].text != together[two].text
+
+
+@pytest.mark.parametrize("name", families.FAMILIES)
+def test_a_text_of_any_family_is_what_its_prompt_gets_alone(name, tiny_model, monkeypatch):
+    """Also of models whose state the padding of a batch would change."""
+    model, tokenizer = families.build(name), AutoTokenizer.from_pretrained(tiny_model)
+    monkeypatch.setattr(transformers_backend, "load_model", lambda *_, **__: (model, tokenizer))
+    generator = Generator(tiny_model, 200, "float32")
+    requests = [make_request(n) for n in (4, 0, 2)]
+    expected = {}
+    for request in requests:
+        prompt, _ = generator._chat.encode(request.conversation)
+        ids = list(prompt)
+        with torch.no_grad():
+            for _ in range(request.max_tokens):
+                logits = model(input_ids=torch.tensor([ids]), use_cache=False).logits
+                ids.append(int(logits[0, -1].argmax()))
+        expected[request] = tokenizer.decode(ids[len(prompt) :], skip_special_tokens=True)
+    done = dict(generator.complete(iter(requests)))
+    assert {request: done[request].text for request in requests} == expected
+
+
+TURNS = "It is tea.<|im_end|>\n<|im_start|>user\nIs it?<|im_end|>\n"
+
+
+@pytest.fixture
+def ends_with(tiny_model, tmp_path):
+    """Return a tiny model's folder whose generation settings declare one end-of-text token."""
+
+    def make(end: str):
+        folder = tmp_path / "model"
+        shutil.copytree(tiny_model, folder, dirs_exist_ok=True)
+        number = AutoTokenizer.from_pretrained(tiny_model).convert_tokens_to_ids(end)
+        settings = json.dumps({"eos_token_id": number})
+        (folder / "generation_config.json").write_text(settings)
+        return folder
+
+    return make
+
+
+@pytest.mark.parametrize("end", ["<|endoftext|>", "<|im_end|>"])
+def test_a_reply_ends_with_its_turn(ends_with, end, monkeypatch):
+    """Whatever of the two tokens the generation settings declare."""
+    generator = Generator(ends_with(end), 400, "float32")
+    tokenizer = generator._tokenizer
+    passed = {}
+
+    def generate(model, input_ids, **settings):
+        passed.update(settings)
+        written = torch.tensor([tokenizer.encode(TURNS)] * len(input_ids))
+        return torch.cat([input_ids, written], dim=1)
+
+    monkeypatch.setattr(transformers_backend, "generate", generate)
+    request = Request(Conversation("", (), "Which drink is hot?", "So:"), 64)
+    [(_, done)] = generator.complete(iter([request]))
+    assert (done.text, done.finish_reason) == ("It is tea.", "stop")
+    assert done.output_tokens == len(tokenizer.encode("It is tea."))
+    both = sorted(tokenizer.convert_tokens_to_ids(["<|endoftext|>", "<|im_end|>"]))
+    assert passed.get("eos_token_id") == (both if end == "<|endoftext|>" else None)
+
+
+def test_where_replies_end_is_part_of_the_key_only_if_the_settings_lack_it(
+    ends_with, tiny_model, parameter_values
+):
+    source = FolderModel(source="folder", path="anywhere")
+    request = make_request(1)
+
+    def key(folder, backend: str) -> bytes:
+        values = parameter_values["rationales"] | {"backend": backend}
+        settings = Rationales.model_validate(values)
+        return request.key("teacher", renderer("tiny", source, settings, folder))
+
+    chat = Chat("tiny", AutoTokenizer.from_pretrained(tiny_model))
+    plain = request.key("teacher", chat.render)  # as before replies ended with their turns
+    assert key(ends_with("<|im_end|>"), "transformers") == plain
+    assert key(ends_with("<|endoftext|>"), "transformers") != plain
+    assert key(ends_with("<|endoftext|>"), "vllm") == plain  # vLLM stops at the tokenizer's token
 
 
 def test_a_prompt_beyond_the_context_is_skipped(tiny_t5):

@@ -1,12 +1,14 @@
 """vLLM's arguments, error messages and environment; test_end_to_end.py runs the engine."""
 
+import json
 import os
+import shutil
 from types import SimpleNamespace
 
 import pytest
 import torch
 from safetensors.torch import save_file
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, BloomConfig, LlamaConfig, MambaConfig, MptConfig
 
 from stages.distil.interface.errors import UserError
 from stages.distil.interface.parameters import load_parameters
@@ -133,6 +135,73 @@ def test_a_replys_score_is_the_mean_of_its_tokens_in_the_prompt(tiny_model, monk
     assert done[long].finish_reason == TOO_LONG
 
 
+@pytest.mark.parametrize(
+    ("config", "context"),
+    [
+        (BloomConfig(), 300),
+        (MambaConfig(), 300),
+        (MptConfig(max_seq_len=77), 77),
+        (LlamaConfig(max_position_embeddings=99), 99),
+    ],
+)
+def test_a_model_without_a_limit_reads_rationales_context(
+    tmp_path, tiny_model, monkeypatch, config, context
+):
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    llm = SimpleNamespace(llm_engine=FakeEngine(), get_tokenizer=lambda: tokenizer)
+    started = []
+    monkeypatch.setattr(engine, "start_vllm", lambda *own: started.append(own) or llm)
+    config.save_pretrained(tmp_path)
+    Engine(tmp_path, 300, "float32")
+    assert [length for _, length, *_ in started] == [context]
+
+
+def test_a_reply_ends_with_its_turn_if_neither_settings_nor_tokenizer_say_so(
+    tiny_model, tmp_path, monkeypatch
+):
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    text, turn = tokenizer.convert_tokens_to_ids(["<|endoftext|>", "<|im_end|>"])
+    settings = json.dumps({"eos_token_id": text})
+    shutil.copytree(tiny_model, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "generation_config.json").write_text(settings)
+    asked = Request(Conversation("", (), "Who?", "So:"), 1)
+
+    def sampling(**changes):
+        for name, value in changes.items():
+            setattr(tokenizer, name, value)
+        fake = FakeEngine()
+        add = fake.add_request
+        seen = []
+        fake.add_request = lambda *own: seen.append(own[2]) or add(*own)
+        llm = SimpleNamespace(llm_engine=fake, get_tokenizer=lambda: tokenizer)
+        monkeypatch.setattr(engine, "start_vllm", lambda *_: llm)
+        list(Engine(tmp_path, 300, "float32").complete(iter([asked])))
+        return seen[0].stop_token_ids, seen[0].stop
+
+    assert sampling() == ([], [])  # the tokenizer's end-of-text is the end of the turn
+    assert sampling(eos_token="<|endoftext|>") == ([turn], [])
+    template = "{% for m in messages %}{{ m.content }}</turn>\n{% endfor %}"
+    assert sampling(chat_template=template) == ([], ["</turn>"])
+    assert sampling(chat_template=None) == ([], ["\n\n"])
+
+
+@pytest.mark.parametrize("error", [AttributeError("no selective_scan"), KeyError("x")])
+def test_whatever_stops_the_engine_is_one_line(tiny_model, monkeypatch, error):
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    fake = FakeEngine()
+
+    def fail():
+        raise error
+
+    fake.step = fail
+    llm = SimpleNamespace(llm_engine=fake, get_tokenizer=lambda: tokenizer)
+    monkeypatch.setattr(engine, "start_vllm", lambda *_: llm)
+    teacher = Engine(tiny_model, 300, "float32")
+    with pytest.raises(UserError, match="vLLM stopped: ") as found:
+        list(teacher.complete(iter([Request(Conversation("", (), "Who?", "So:"), 1)])))
+    assert "\n" not in str(found.value)
+
+
 def test_a_validation_error_names_argument_and_reason():
     refusal = ValueError(
         "1 validation error for CacheConfig\ngpu_memory_utilization\n  Input should be less than "
@@ -157,6 +226,10 @@ def test_by_default_no_arguments_are_set():
         ("No available memory for the cache blocks.", "VLLM_CPU_KVCACHE_SPACE"),
         (
             "Model architectures ['NoSuchModel'] are not supported for now.",
+            "set rationales.backend to transformers",
+        ),
+        (
+            "'_OpNamespace' '_C' object has no attribute 'selective_scan_fwd'",
             "set rationales.backend to transformers",
         ),
         ("something else\nsecond line", "something else second line; see rationales.engine"),
