@@ -9,6 +9,7 @@ from jinja2 import StrictUndefined, Template, TemplateError, TemplateSyntaxError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from stages.distil.interface.errors import UserError
+from stages.distil.language.student_prompts import letters
 from stages.distil.storage.examples import Example
 
 BLOCKS = ("system", "user", "assistant", "cue")
@@ -54,8 +55,8 @@ class Conversation:
 class PromptFile:
     """A Jinja file with the blocks `system`, `user`, `assistant` and `cue`.
 
-    They can use `question`, `options` (a list, empty if the answer is free-form), `answer` and, in
-    `assistant`, `rationale`. The template runs in a sandbox.
+    They can use `question`, `options` (a list, empty if the answer is free-form), `letters` (of the
+    options: a, b …), `answer` and, in `assistant`, `rationale`. The template runs in a sandbox.
     """
 
     def __init__(self, path: Path):
@@ -111,4 +112,9 @@ class PromptFile:
 
 
 def _values(example: Example) -> dict[str, Any]:
-    return {"question": example.question, "options": example.options, "answer": example.answer}
+    return {
+        "question": example.question,
+        "options": example.options,
+        "letters": letters(len(example.options)),
+        "answer": example.answer,
+    }

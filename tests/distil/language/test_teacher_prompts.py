@@ -76,3 +76,13 @@ def test_a_missing_file_or_block_is_named(tmp_path):
     (tmp_path / "half.jinja").write_text(BLOCKS)
     with pytest.raises(UserError, match="half.jinja: expected .* missing: user, assistant"):
         PromptFile(tmp_path / "half.jinja")
+
+
+def test_the_papers_prompt_letters_any_number_of_options():
+    options = [f"class {n}" for n in range(30)]
+    example = Example("1", "train", "Which?", options, "class 27")
+    user = PromptFile(PROMPTS / "tinyllm.jinja").conversation(example).user
+    assert "Options:\n(a) class 0\n(b) class 1\n" in user
+    assert "(z) class 25\n(aa) class 26\n(ab) class 27\n" in user
+    assert user.startswith("Question:\nWhich?\n")
+    assert "\nAnswer:\nab\nRationale:" in user
