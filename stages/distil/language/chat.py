@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from jinja2 import TemplateError
 
 from stages.distil.interface.errors import UserError
+from stages.distil.interface.escaping import for_terminal
 from stages.distil.language.teacher_prompts import Conversation, Messages
 from stages.distil.language.thinking import MARKS, opened_thought, without_thought
 
@@ -123,4 +124,4 @@ def _left_out(messages: Messages, text: str) -> str:
 
 @cache
 def _tell_once(line: str) -> None:
-    print(line, file=sys.stderr)
+    print(for_terminal(line), file=sys.stderr)
