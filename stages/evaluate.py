@@ -16,6 +16,7 @@ from stages.distil.evaluation.statistics import by_class, score
 from stages.distil.interface.command import keep_rate, run_stage
 from stages.distil.interface.parameters import Parameters
 from stages.distil.language.answers import is_correct, parse_answer
+from stages.distil.language.appearance import as_text
 from stages.distil.language.quality import STATUSES
 from stages.distil.storage import tables
 from stages.distil.storage.csv_files import csv_text
@@ -55,7 +56,8 @@ def evaluate(parameters: Parameters) -> None:
             start = time.monotonic()
             answers = answer_questions(model, tokenizer, encoder, rows, max_tokens, dtype)
             seconds += time.monotonic() - start
-            for (example, row), (text, scores) in zip(part, answers, strict=True):
+            for (example, row), (written, scores) in zip(part, answers, strict=True):
+                text = as_text(written)
                 table.write(
                     {
                         "id": example.id,

@@ -173,13 +173,16 @@ def test_the_students_prompt_changes_the_context_alone(drawn, prompt):
         assert after == before | {"context": expected}
 
 
-def test_more_options_than_letters_are_refused(drawn):
+def test_letters_go_on_where_there_are_many_options(drawn):
     row = drawn["examples"]["train-1"]
-    row["options"] = [str(n) for n in range(27)]
+    row["options"] = [f"choice {n}" for n in range(30)]
     tables.write_table(tables.EXAMPLES, drawn["examples"].values())
-    message = "question 'train-1': 27 options, more than there are letters; set student.prompt"
-    with pytest.raises(UserError, match=message):
-        list(join_targets("train", TEACHERS, SETTINGS, SALIENCY, Counter(), (), None, PROMPTS[0]))
+    joined = join_targets("train", TEACHERS, SETTINGS, SALIENCY, Counter(), (), None, PROMPTS[0])
+    contexts = {r["id"]: r["context"] for table in joined for r in table.to_pylist()}
+    assert contexts["train-1"] == student_context(row["question"], row["options"], PROMPTS[0])
+    assert contexts["train-1"].endswith(
+        "\n(z) choice 25\n(aa) choice 26\n(ab) choice 27\n(ac) choice 28\n(ad) choice 29"
+    )
 
 
 def test_without_the_options_words_of_question_and_rationale_are_chosen(drawn):

@@ -91,7 +91,27 @@ BAD = [
     (YES_NO | {"id": ""}, "id: empty"),
     (YES_NO | {"id": {"n": 1}}, "id: expected a text, found dict"),
     (YES_NO | {"id": "train-0"}, "id 'train-0' is already used on an earlier row"),
-    (YES_NO | {"id": "test-0"}, "id 'test-0' is already used on an earlier row"),
+    (YES_NO | {"question": "\u200b\ufeff"}, "question: nothing but invisible characters"),
+    (YES_NO | {"id": "\u00ad"}, "id: nothing but invisible characters"),
+    (YES_NO | {"question": "Is \x9b31m it?"}, "question: contains U+009B"),
+    (
+        YES_NO | {"options": ["yes", "no", "no\u200b"]},
+        "two options read the same: 'no' and 'no\\u2",
+    ),
+    (
+        YES_NO | {"options": ["yes", "é", "e\u0301"]},
+        "two options read the same: '\\xe9' and 'e\\u0",
+    ),
+    (YES_NO | {"answer": "9" * 5000}, "answer '999"),
+    (f'{{"id": "x", "question": "Is it?", "answer": {"9" * 5000}}}', "answer: a number of 5,000"),
+    (
+        '{"id": "x", "question": "Is it?", "answer": "a", "answer": "b"}',
+        "key 'answer' occurs twice",
+    ),
+    (
+        '{"id": "x", "question": "Is it?", "answer": {"a": "b", "a": "b"}}',
+        "answer: key 'a' occurs twice",
+    ),
     (YES_NO | {"options": "yes"}, "options: expected a list of texts, found str"),
     (YES_NO | {"options": ["yes", None]}, "options[1]: expected a text, found NoneType"),
     (YES_NO | {"options": ["yes", " "]}, "options[1]: empty"),

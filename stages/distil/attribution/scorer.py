@@ -11,6 +11,7 @@ from stages.distil.attribution.attributor import Attributor
 from stages.distil.attribution.prompts import Prompt
 from stages.distil.interface.method import Saliency
 from stages.distil.language.answers import parse_answer
+from stages.distil.language.appearance import as_text
 from stages.distil.language.chat import Chat
 from stages.distil.models.generation import end_tokens, generation_settings, missing_ends
 from stages.distil.models.loading import load_model
@@ -94,7 +95,7 @@ class Scorer:
         open_ended = [prompt for _, prompt in questions.open_ended]
         texts = self.attributor.continuations(open_ended, ANSWER_TOKENS, self._ends)
         for (n, _), tokens in zip(questions.open_ended, texts, strict=True):
-            text = self._tokenizer.decode(tokens, skip_special_tokens=True)
+            text = as_text(self._tokenizer.decode(tokens, skip_special_tokens=True))
             best[n] = (0.0, parse_answer(text, []))
         return [best[n][1] for n in range(len(best))]
 

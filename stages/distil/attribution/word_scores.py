@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
-from transformers import AutoConfig
 
 from stages.distil.attribution.attributor import Attributor, Scores, random_scores
 from stages.distil.attribution.prompts import Prompt, encode_prompt, scored_text
@@ -30,7 +29,11 @@ from stages.distil.models.hardware import precision
 from stages.distil.storage.examples import Example
 from stages.distil.storage.rationales import accepted_rationales
 from stages.distil.storage.store import Store
-from stages.distil.weights.architecture import load_tokenizer, model_without_weights
+from stages.distil.weights.architecture import (
+    load_config,
+    load_tokenizer,
+    model_without_weights,
+)
 from stages.distil.weights.checking import refuse_quantised
 from stages.distil.weights.folders import ADAPTER, digest, fingerprint, model_folder
 
@@ -66,7 +69,7 @@ class WordScores:
             self._settings.teacher,
             self._tokenizer,
             template_variables(self._source),
-            AutoConfig.from_pretrained(self._folder).is_encoder_decoder,
+            load_config(self._folder).is_encoder_decoder,
         )
         self.unexplained = 0
 

@@ -8,6 +8,7 @@ from typing import Any
 import duckdb
 
 from stages.distil.interface.catalogue import Hub
+from stages.distil.interface.escaping import for_markdown
 from stages.distil.interface.parameters import Parameters
 from stages.distil.storage import tables
 
@@ -69,7 +70,7 @@ def describe(parameters: Parameters, lengths: dict[str, Lengths]) -> str:
         s: _select_one(f"SELECT count(*) FROM '{tables.distill_table(s)}/*.parquet'")
         for s in splits
     }
-    licence = settings.licence or "not stated"
+    licence = for_markdown(settings.licence or "not stated")
     origin: str = settings.source
     if isinstance(settings, Hub) and settings.id:
         origin = f"hub, {settings.id} at {settings.revision}"
@@ -151,11 +152,12 @@ def _rejected() -> str:
     ).fetchall()
     if not counts:
         return "None.\n"
-    return _table(["reason", "rows"], [[kind.replace("|", "\\|"), f"{n:,}"] for kind, n in counts])
+    return _table(["reason", "rows"], [[kind, f"{n:,}"] for kind, n in counts])
 
 
 def _table(header: list[str], rows: list[list[str]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
+    """Return a table; its cells hold texts from outside, such as answers and reasons."""
+    lines = [header, ["---"] * len(header), *(map(for_markdown, row) for row in rows)]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 

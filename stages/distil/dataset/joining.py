@@ -17,8 +17,8 @@ from stages.distil.language.quality import CONTRADICTS, OK
 from stages.distil.language.student_prompts import (
     CHOICES,
     DEFAULT,
-    MARKS,
     OPTIONS,
+    option_marks,
     text_before,
 )
 from stages.distil.language.words import salient_words
@@ -79,7 +79,6 @@ def join_targets(
     in their order), and a question that none of them answered is left out. The teacher `scorer`
     adds its OPTION_SCORES. The context is `student_context`, by `prompt`. `tally` counts what
     questions lack. A thread reads and joins the next rows while the caller handles the last ones.
-    Raises `UserError` if a question has more options than there are letters for them.
     """
     return ahead(_join(split, teachers, settings, saliency, tally, labellers, scorer, prompt))
 
@@ -342,15 +341,9 @@ def _marked(questions: pa.Table) -> pa.ListArray:
     """Return the options of each question, each after its mark."""
     options = questions["options"].combine_chunks()
     counts = pc.list_value_length(options).to_numpy()
-    if (most := counts.max(initial=0)) > len(MARKS):
-        id = questions["id"][int(counts.argmax())]
-        raise UserError(
-            f"question {id.as_py()!r}: {most} options, more than there are letters; set "
-            "student.prompt.options to listed"
-        )
     ends = np.concatenate([[0], np.cumsum(counts)])
     numbers = np.arange(ends[-1]) - np.repeat(ends[:-1], counts)
-    marks = pa.array(MARKS, pa.string()).take(pa.array(numbers))
+    marks = pa.array(option_marks(counts.max(initial=0)), pa.string()).take(pa.array(numbers))
     texts = pc.binary_join_element_wise(marks, options.flatten(), "")
     return pa.ListArray.from_arrays(pa.array(ends, pa.int32()), texts)
 

@@ -2,6 +2,7 @@
 
 from stages.distil.experiments.compare import Rows, changed_questions
 from stages.distil.experiments.plan import MAIN, Grid
+from stages.distil.interface.escaping import for_markdown
 
 SHOWN = 4  # questions for each side of the case study
 
@@ -36,9 +37,9 @@ def case_study(grid: Grid, answers: dict[str, list[Rows]]) -> str:
             row = ours[0][n]
             options = f" ({', '.join(row['options'])})" if row["options"] else ""
             parts += [
-                f"**{_escape(row['id'])}** {_escape(row['question'] + options)}",
+                f"**{for_markdown(row['id'])}** {for_markdown(row['question'] + options)}",
                 "",
-                f"The answer is {_escape(row['answer'])}.",
+                f"The answer is {for_markdown(row['answer'])}.",
                 "",
                 f"| method | {' | '.join(f'seed {s}' for s in grid.figures[MAIN].seeds)} |",
                 f"|---{'|---' * len(ours)}|",
@@ -46,14 +47,9 @@ def case_study(grid: Grid, answers: dict[str, list[Rows]]) -> str:
             for name, by_seed in answers.items():
                 predictions = [rows[n] for rows in by_seed]
                 cells = [
-                    ("✓ " if p["correct"] else "✗ ") + _escape(p["prediction"]) for p in predictions
+                    ("✓ " if p["correct"] else "✗ ") + for_markdown(p["prediction"])
+                    for p in predictions
                 ]
-                parts.append(f"| {name} | {' | '.join(cells)} |")
+                parts.append(f"| {for_markdown(name)} | {' | '.join(cells)} |")
             parts.append("")
     return "\n".join(parts).rstrip() + "\n"
-
-
-def _escape(text: str) -> str:
-    """Return a text on one line, escaped for Markdown."""
-    marks = {ord(mark): f"\\{mark}" for mark in "\\`*_[]<>|#~&$"}
-    return " ".join(text.split()).translate(marks)

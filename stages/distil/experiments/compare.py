@@ -18,6 +18,7 @@ from scipy import stats
 
 from stages.distil.evaluation.statistics import wilson_interval
 from stages.distil.interface.errors import UserError, report_errors
+from stages.distil.interface.escaping import for_terminal
 from stages.distil.storage import tables
 from stages.distil.storage.csv_files import csv_text
 
@@ -174,8 +175,9 @@ def compare(name_a: str, name_b: str) -> None:
     tables.write_text(CHANGED, csv_text(columns, changed))
     print(f"\n{len(changed)} questions with one correct side, all in {CHANGED}")
     for row in changed[:SHOWN]:
-        print(f"\n{row['id']}, {row['right']} is correct: {row['question']}")
-        print(f"  answer {row['answer']}; A: {row['A']}; B: {row['B']}")
+        shown = {name: for_terminal(str(value)) for name, value in row.items()}
+        print(f"\n{shown['id']}, {shown['right']} is correct: {shown['question']}")
+        print(f"  answer {shown['answer']}; A: {shown['A']}; B: {shown['B']}")
 
 
 def main() -> None:

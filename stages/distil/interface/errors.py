@@ -2,7 +2,10 @@
 
 import signal
 import sys
+import traceback
 from collections.abc import Callable
+
+from stages.distil.interface.escaping import for_terminal
 
 
 class UserError(Exception):
@@ -21,7 +24,8 @@ def report_errors(name: str, debug: bool, action: Callable[[], None]) -> int:
         action()
     except (UserError, OSError) as error:
         if debug:
-            raise
+            print(for_terminal(traceback.format_exc(), lines=True), end="", file=sys.stderr)
+            return 1
         print(f"{name}: error: {one_line(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -34,8 +38,9 @@ def report_errors(name: str, debug: bool, action: Callable[[], None]) -> int:
 
 
 def one_line(error: BaseException) -> str:
-    """Return an error's message as one line."""
+    """Return an error's message as one line, in which nothing acts on a terminal."""
+    message = str(error)
     if isinstance(error, OSError) and error.strerror:
         where = f"{error.filename}: " if error.filename else ""
-        return f"{where}{error.strerror}"
-    return " ".join(str(error).split()) or type(error).__name__
+        message = f"{where}{error.strerror}"
+    return for_terminal(message) or type(error).__name__

@@ -1,7 +1,9 @@
-"""Where the folders and files are that parameters name."""
+"""Where the folders and files are that parameters name, and how small ones are read."""
 
 import os
 from pathlib import Path
+
+from stages.distil.interface.errors import UserError
 
 LOCK = Path("dvc.lock")  # where DVC notes what every stage read and wrote
 EXPERIMENTS = Path(".dvc/tmp/exps")  # DVC runs queued and temporary experiments in copies there
@@ -18,3 +20,20 @@ def locate(path: Path) -> Path:
     if project is None or (path.exists() and not outside):
         return path
     return project / path
+
+
+LONGEST_TEXT = 2**20  # bytes of a file of settings or of a prompt
+
+
+def read_text(path: str | Path) -> str:
+    """Read a text file that a person wrote, such as parameters or a prompt.
+
+    Raises `UserError` if it is a device or a pipe, which might never end, or too long.
+    """
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise UserError(f"{path}: expected a file, found a folder, device or pipe")
+    with open(path, "rb") as file:
+        content = file.read(LONGEST_TEXT + 1)
+    if len(content) > LONGEST_TEXT:
+        raise UserError(f"{path}: longer than {LONGEST_TEXT // 2**20} MiB; is it the right file?")
+    return content.decode()

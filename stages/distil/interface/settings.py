@@ -19,6 +19,7 @@ from pydantic import (
 from ruamel.yaml import YAML, YAMLError
 
 from stages.distil.interface.errors import UserError
+from stages.distil.interface.paths import read_text
 
 EXPECTED = {  # what a value should be, by the type and context of pydantic's error
     "bool_parsing": "true or false",
@@ -45,6 +46,11 @@ EXPECTED = {  # what a value should be, by the type and context of pydantic's er
 }
 OTHER_TYPE = ("_type", "_parsing", "int_from_float", "literal_error")  # ends of types of errors
 MANY = 20  # a message lists no more names
+LONGEST_FOUND = 100  # characters of a value in a message
+MOST_NODES = 100_000  # of a YAML file; the committed params.yaml has some hundreds
+# What ruamel raises: its own errors, and those of Python for an impossible date, a number of more
+# digits than Python converts, or a tag whose value does not fit.
+PARSER_ERRORS = (YAMLError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
 Keys = tuple[Any, ...]  # keys of mappings and indices of lists
 
 
@@ -91,15 +97,36 @@ def load_settings(path: str | Path, kind: type[AnySettings]) -> AnySettings:
 def read_yaml(path: str | Path) -> dict[str, Any]:
     """Read a YAML file that holds a mapping; raise `UserError` if it does not."""
     try:
-        with open(path, encoding="utf-8") as file:
-            values = YAML(typ="safe", pure=True).load(file)
+        text = read_text(path)
+        if "&" in text:  # anchors, which an alias may repeat without end
+            _check_size(YAML(typ="safe", pure=True).compose(text), path)
+        values = YAML(typ="safe", pure=True).load(text)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; run from the project's folder") from None
-    except (YAMLError, UnicodeDecodeError) as error:
+    except RecursionError:
+        raise UserError(f"{path}: not valid YAML: it is nested too deeply") from None
+    except PARSER_ERRORS as error:
         raise UserError(f"{path}: not valid YAML: {error}") from None
     if not isinstance(values, dict):
         raise UserError(f"{path}: expected a mapping of parameters, found {type(values).__name__}")
     return values
+
+
+def _check_size(root: Any, path: str | Path) -> None:
+    """Raise `UserError` if a YAML file has more than MOST_NODES values, its aliases written out."""
+    nodes, count = [root], 0
+    while nodes:
+        count += 1
+        if count > MOST_NODES:
+            raise UserError(
+                f"{path}: more than {MOST_NODES:,} values, with its aliases written out; write "
+                "fewer, and none inside what it repeats"
+            )
+        value = getattr(nodes.pop(), "value", None)
+        if isinstance(value, list):  # of nodes, or of a mapping's pairs of them
+            nodes += [
+                node for entry in value for node in (entry if isinstance(entry, tuple) else [entry])
+            ]
 
 
 def check_settings(
@@ -193,7 +220,11 @@ def _expected(details: Any) -> str:
 def _found(details: Any) -> str:
     """Return what was found and, if that is clear, how to write what was meant."""
     value, kind = details["input"], details["type"]
+    if isinstance(value, int) and value.bit_length() > LONGEST_FOUND:
+        return "found a number that is too large"  # and for Python to write, perhaps
     text = repr(value) if isinstance(value, str) else str(value)
+    if len(text) > LONGEST_FOUND:
+        text = f"{text[:LONGEST_FOUND]} …"
     text = {"None": "null", "True": "true", "False": "false"}.get(text, text)
     if isinstance(value, dict):
         return "found a mapping"

@@ -10,6 +10,7 @@ from typing import Any
 
 import regex
 
+from stages.distil.language.appearance import appearance
 from stages.distil.language.words import UNSPACED
 
 # Digits with or without commas at the thousands, and decimals.
@@ -23,6 +24,7 @@ QUANTITY = re.compile(
 )
 LONGEST_UNIT = 3  # words
 SHORT_UNIT = 2  # characters: such a unit keeps its case (`mg`, `Mg`)
+LONGEST_QUANTITY = 1000  # characters; Python makes integers of 4,300 digits at most
 NUMBER_IN_TEXT = re.compile(rf"(?<![\w.,/-])[-+]?[$€£]?(?:{DIGITS})(?:/\d+)?(?![\w/-])", re.ASCII)
 
 NOT_RAISED = re.compile(r"[^\u00b2\u00b3\u00b9\u2070-\u209f]+")
@@ -54,7 +56,7 @@ def normalise(text: str) -> str:
     Milder than SQuAD's exact match (Rajpurkar et al., EMNLP 2016): the inside of the text
     is kept, so that `mother-in-law` keeps its hyphens, `1.5` its point and `vitamin A` its A.
     """
-    text = " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+    text = " ".join(unicodedata.normalize("NFKC", appearance(text)).casefold().split())
     return ARTICLE.sub("", text.strip(string.punctuation + " "))
 
 
@@ -80,7 +82,7 @@ def same(a: str, b: str, options: Sequence[str] = ()) -> bool:
 def choose_option(text: str, options: Sequence[str]) -> str | None:
     """Return the option that a text is, or None.
 
-    The text is compared exactly, then without regard to white space, then with its quotes and
+    The text is compared exactly, then by what a reader sees of it, then with its quotes and
     final punctuation stripped, then without regard to case, then as a number or normalised. A
     comparison that takes two of the options for each other (`BB` and `bb`, `C++` and `C#`, `$5` and
     `€5`) is left out.
@@ -98,13 +100,9 @@ def _by_form(options: Sequence[str], form: Callable[[str], Any]) -> dict[Any, st
     return by_form if len(by_form) == len(options) and "" not in by_form else {}
 
 
-def _spaced(text: str) -> str:
-    return " ".join(unicodedata.normalize("NFC", text).split())
-
-
 def _bare(text: str) -> str:
     """Strip quotes and emphasis around a text, and the punctuation that ends a sentence."""
-    return _spaced(text).strip(QUOTES).rstrip(".,;:!?").strip(QUOTES)
+    return appearance(text).strip(QUOTES).rstrip(".,;:!?").strip(QUOTES)
 
 
 def _folded(text: str) -> str:
@@ -112,7 +110,7 @@ def _folded(text: str) -> str:
 
 
 def _without_article(text: str) -> str:
-    return ARTICLE.sub("", _folded(text)) or _spaced(text)
+    return ARTICLE.sub("", _folded(text)) or appearance(text)
 
 
 def _canonical(text: str) -> Decimal | str:
@@ -123,13 +121,19 @@ def _canonical(text: str) -> Decimal | str:
     return folded if _number(folded) is None else "".join(text.split())
 
 
-FORMS: tuple[Callable[[str], Any], ...] = (str.strip, _spaced, _bare, _folded, _canonical)
+FORMS: tuple[Callable[[str], Any], ...] = (
+    str.strip,
+    appearance,
+    _bare,
+    _folded,
+    _canonical,
+)
 # The forms in which a text names an option: of the option, of the text.
 NAMED: tuple[tuple[Callable[[str], str], Callable[[str], str]], ...] = (
-    (normalise, lambda text: unicodedata.normalize("NFKC", _spaced(text).casefold())),
-    (_folded, lambda text: _spaced(text).casefold()),
-    (_bare, _spaced),
-    (_spaced, _spaced),
+    (normalise, lambda text: unicodedata.normalize("NFKC", appearance(text).casefold())),
+    (_folded, lambda text: appearance(text).casefold()),
+    (_bare, appearance),
+    (appearance, appearance),
     (str.strip, str.strip),
 )
 
@@ -152,6 +156,8 @@ def _quantity(text: str) -> tuple[Fraction, str] | None:
     The text may be in quotes, emphasis or `$` of LaTeX, a fraction may be `\frac{1}{2}`. A unit is
     the currency, or the words after the number, LONGEST_UNIT at most, without a further number.
     """
+    if len(text.strip()) > LONGEST_QUANTITY:
+        return None
     text = re.sub(r"\\[dt]?frac\{(\d+)\}\{(\d+)\}", r"\1/\2", _plain(text))
     match = QUANTITY.fullmatch(_bare(re.sub(r"^\$(.*[^\\])\$$", r"\1", text.strip())))
     if match is None:
@@ -159,10 +165,11 @@ def _quantity(text: str) -> tuple[Fraction, str] | None:
     unit = (match["unit"] or "").strip()
     if len(unit) > SHORT_UNIT:
         unit = normalise(unit) or unit
-    if len(unit.split()) > LONGEST_UNIT or match["divisor"] == "0":
+    divisor = int(match["divisor"] or 1)
+    if len(unit.split()) > LONGEST_UNIT or not divisor:
         return None
     value = Fraction(match["sign"] + match["digits"].replace(",", ""))
-    return value / int(match["divisor"] or 1), unit or match["currency"]
+    return value / divisor, unit or match["currency"]
 
 
 def final_value(text: str) -> str | None:
@@ -179,8 +186,8 @@ def final_value(text: str) -> str | None:
             depth += {"{": 1, "}": -1}.get(text[place], 0)
             if not depth:
                 return text[start + len("\\boxed{") : place].strip() or None
-    mark = re.search(r"(?:^|\n)####[ \t]*(\S.*)\s*$", text)
-    return mark[1].strip() if mark else None
+    last_line = text.rstrip().rpartition("\n")[2]
+    return last_line.removeprefix("####").strip() or None if last_line.startswith("####") else None
 
 
 def find_options(text: str, options: Sequence[str]) -> list[str]:
@@ -223,7 +230,7 @@ def find_options(text: str, options: Sequence[str]) -> list[str]:
 
 def _becomes_number(option: str, name: str) -> bool:
     """Return whether a form makes an option such as `5%`, `3!` or `10²` a bare number."""
-    return _number(name) is not None and name != _spaced(option).casefold()
+    return _number(name) is not None and name != appearance(option).casefold()
 
 
 def _bounded(name: str) -> str:

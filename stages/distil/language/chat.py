@@ -10,14 +10,23 @@ from typing import TYPE_CHECKING, Any
 from jinja2 import TemplateError
 
 from stages.distil.interface.errors import UserError
+from stages.distil.interface.escaping import for_terminal
 from stages.distil.language.control_tokens import ControlTokens, Quotes, Span
+from stages.distil.language.rendering import limited_rendering
 from stages.distil.language.teacher_prompts import Conversation, Messages
 from stages.distil.language.thinking import MARKS, opened_thought, without_thought
 
 if TYPE_CHECKING:  # importing transformers takes seconds
     from transformers import PreTrainedTokenizerBase
 
-PYTHON_ERRORS = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
+PYTHON_ERRORS = (
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
 TEMPLATE_ERRORS = (TemplateError, *PYTHON_ERRORS)
 BLANK_LINE = "\n\n"  # ends the reply of a model without a chat template
 PROBE = "zebra"  # a reply that no chat template contains
@@ -264,12 +273,13 @@ class Chat:
         return "" if lead.strip() else lead, after if reply else ""
 
     def _apply(self, messages: Messages, add_generation_prompt: bool = True) -> str:
-        return self.tokenizer.apply_chat_template(
-            messages,
-            tokenize=False,
-            add_generation_prompt=add_generation_prompt,
-            **self._settings,
-        )
+        with limited_rendering():
+            return self.tokenizer.apply_chat_template(
+                messages,
+                tokenize=False,
+                add_generation_prompt=add_generation_prompt,
+                **self._settings,
+            )
 
 
 def _left_out(messages: Messages, text: str) -> str:
@@ -280,4 +290,4 @@ def _left_out(messages: Messages, text: str) -> str:
 
 @cache
 def _tell_once(line: str) -> None:
-    print(line, file=sys.stderr)
+    print(for_terminal(line), file=sys.stderr)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from stages.distil.interface.method import STATUSES
 from stages.distil.language.answers import conclusion, final_value, normalise, same
+from stages.distil.language.appearance import appearance
 from stages.distil.language.words import spread
 
 OK, EMPTY, TRUNCATED, REPETITIVE, CONTRADICTS, INCONCLUSIVE, TOO_LONG = STATUSES
@@ -30,7 +31,7 @@ def rationale_status(
     """
     if finish_reason == TOO_LONG:
         return TOO_LONG
-    if finish_reason != "length" and not rationale.strip():
+    if finish_reason != "length" and not appearance(rationale):
         return EMPTY
     if is_repetitive(rationale):
         return REPETITIVE

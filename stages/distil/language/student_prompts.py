@@ -12,8 +12,22 @@ from stages.distil.interface.method import ANSWER, StudentPrompt
 QUESTION = "Question: "
 OPTIONS = "\nOptions: "
 CHOICES = "\nAnswer Choices:"
-MARKS = [f"\n({letter}) " for letter in ascii_lowercase]
 DEFAULT = StudentPrompt()
+
+
+def letters(count: int) -> list[str]:
+    """Return the letters of so many options: a to z, then aa, ab and so on."""
+    return [_letter(number) for number in range(1, count + 1)]
+
+
+def _letter(number: int) -> str:
+    before, last = divmod(number - 1, len(ascii_lowercase))
+    return (_letter(before) if before else "") + ascii_lowercase[last]
+
+
+def option_marks(count: int) -> list[str]:
+    """Return what is written before each of so many lettered options."""
+    return [f"\n({letter}) " for letter in letters(count)]
 
 
 def question_text(question: str, options: Sequence[str], prompt: StudentPrompt = DEFAULT) -> str:
@@ -30,7 +44,8 @@ def options_text(options: Sequence[str], prompt: StudentPrompt = DEFAULT) -> str
         return ""
     if prompt.options == "listed":
         return f"{OPTIONS}{', '.join(options)}"
-    return CHOICES + "".join(f"{MARKS[n]}{option}" for n, option in enumerate(options))
+    marks = option_marks(len(options))
+    return CHOICES + "".join(f"{m}{option}" for m, option in zip(marks, options, strict=True))
 
 
 def question_spans(question: str, options: Sequence[str]) -> list[tuple[int, int]]:

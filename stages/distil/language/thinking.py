@@ -33,7 +33,8 @@ WRAPPING = re.compile(
 
 _PATTERNS = [
     (
-        re.compile(rf"^\s*{re.escape(opening)}", re.IGNORECASE | re.MULTILINE),
+        # Not `\s*`, which would read the rest of many empty lines at each of them.
+        re.compile(rf"^[^\S\n]*{re.escape(opening)}", re.IGNORECASE | re.MULTILINE),
         re.compile(re.escape(closing), re.IGNORECASE),
         (opening, closing) in PHRASES,
     )

@@ -6,11 +6,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoConfig, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from stages.distil.language.chat import Chat, Ends
 from stages.distil.models.batching import by_length, of_one_length, pad
 from stages.distil.models.layers import carries_state
+from stages.distil.weights.architecture import load_config
 
 TOKENS = ("bos", "eos", "pad", "decoder_start", "forced_bos")  # kept of a model's own settings
 
@@ -29,7 +30,7 @@ def generation_settings(folder: Path) -> GenerationConfig:
     try:
         return GenerationConfig.from_pretrained(folder)
     except OSError:
-        return GenerationConfig.from_model_config(AutoConfig.from_pretrained(folder))
+        return GenerationConfig.from_model_config(load_config(folder))
 
 
 def missing_ends(chat: Chat, folder: Path, of_tokenizer: bool = False) -> Ends:

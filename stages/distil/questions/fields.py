@@ -11,11 +11,16 @@ from typing import Any
 from stages.distil.interface.catalogue import Fields, Files, Hub
 from stages.distil.interface.errors import UserError
 from stages.distil.language.answers import choose_option, final_value
+from stages.distil.language.appearance import appearance
 from stages.distil.storage.examples import Example, Record, Rejected, Unreadable
 
 PATH = re.compile(r"\{([^{}]+)\}")
+INDEX = re.compile(r"-?\d{1,18}", re.ASCII)
 OPTION_FIELD = re.compile(r"(?i)option|choice|candidate|alternative|ending")
-CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ufffd\ud800-\udfff]")
+# Control characters but for white space (tab, line breaks, U+0085), and marks of a failed decoding.
+CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f\ufffd\ud800-\udfff]")
+LONGEST_REASON = 500  # characters
+LONGEST_SHOWN = 10_000  # characters of a refused row
 
 
 class BadRowError(ValueError):
@@ -29,12 +34,17 @@ class _RepeatedError(BadRowError):
 class Questions:
     """Turn the records of a data set into questions, one split after the other.
 
-    Pass the test split first and train last: an id or a question that occurred earlier is refused,
-    so a question in two splits is removed from train. `tally` counts skipped records and the forms
-    of answers.
+    Pass the test split first and train last: a question that occurred earlier is refused, so one in
+    two splits is removed from train; so is an id that occurred earlier in its split. Questions are
+    the same if they read the same (`appearance`). `tally` counts skipped records and the forms of
+    answers.
     """
 
     def __init__(self, settings: Files | Hub, max_characters: int, tally: Counter[str]):
+        try:
+            _check_options(settings.fields.fixed_options)
+        except BadRowError as error:
+            raise UserError(f"datasets.*.fields.fixed_options: {error}") from None
         self._settings = settings
         self._max_characters = max_characters
         self._tally = tally
@@ -48,9 +58,11 @@ class Questions:
         number = 0
         for record in records:
             if record.error:
-                yield Rejected(record.source, record.row, record.error, record.text)
+                yield _rejected(record, record.error)
                 continue
             try:
+                if isinstance(record.value, Unreadable):
+                    raise BadRowError(record.value.reason)
                 if not isinstance(record.value, Mapping):
                     kind = type(record.value).__name__
                     raise BadRowError(f"expected an object with fields, found {kind}")
@@ -60,8 +72,7 @@ class Questions:
                 example, kind = to_example(record.value, settings.fields, record, number)
                 self._check(example)
             except BadRowError as error:
-                repeated = isinstance(error, _RepeatedError)
-                yield Rejected(record.source, record.row, str(error), record.text, repeated)
+                yield _rejected(record, str(error), isinstance(error, _RepeatedError))
                 continue
             number += 1
             self._tally[f"answer by {kind}"] += 1
@@ -80,12 +91,12 @@ class Questions:
                 f"{length:,} characters in question and options; data.max_characters is "
                 f"{self._max_characters:,}"
             )
-        id_digest = _digest(example.id)
+        id_digest = _digest(example.split, example.id)
         if id_digest in self._ids:
-            raise BadRowError(f"id {example.id!r} is already used on an earlier row")
-        question = _digest(
-            *(" ".join(text.split()) for text in [example.question, *sorted(example.options)])
-        )
+            raise BadRowError(
+                f"id {example.id!r} is already used on an earlier row of {example.split}"
+            )
+        question = _digest(appearance(example.question), *sorted(map(appearance, example.options)))
         if split := self._questions.get(question):
             where = "on an earlier row" if split == example.split else f"in {split}"
             raise _RepeatedError(f"the same question is also {where}")
@@ -126,11 +137,37 @@ def _options(value: Mapping[str, Any], fields: Fields) -> list[str]:
     if not isinstance(raw, list | tuple):
         raise BadRowError(f"options: expected a list of texts, found {type(raw).__name__}")
     options = [_text(option, f"options[{index}]") for index, option in enumerate(raw)]
-    if len(set(options)) < len(options):
-        raise BadRowError("two options are equal")
+    _check_options(options)
     if len(options) == 1:
         raise BadRowError("only one option; a question has two or more, or none if it is free-form")
     return options
+
+
+def _check_options(options: list[str]) -> None:
+    """Raise `BadRowError` if a reader cannot tell two options apart."""
+    if len(set(options)) < len(options):
+        raise BadRowError("two options are equal")
+    by_form: dict[str, str] = {}
+    for option in options:
+        # Options may be code, in which lines and their indentation count.
+        other = by_form.setdefault(appearance(option, lines=True), option)
+        if other != option:
+            raise BadRowError(f"two options read the same: {ascii(other)} and {ascii(option)}")
+
+
+def _rejected(record: Record, reason: str, repeated: bool = False) -> Rejected:
+    """Return a refused row; a long reason and a long text are cut."""
+    return Rejected(
+        record.source,
+        record.row,
+        _cut(reason, LONGEST_REASON),
+        _cut(record.text, LONGEST_SHOWN),
+        repeated,
+    )
+
+
+def _cut(text: str, length: int) -> str:
+    return text if len(text) <= length else f"{text[:length]} …"
 
 
 def _answer(
@@ -208,9 +245,10 @@ def _by_name(key: str, value: Any, fields: Fields, options: list[str]) -> str | 
     names = _required(value, fields.option_names or "")
     if not isinstance(names, list) or len(names) != len(options):
         raise BadRowError(f"{fields.option_names}: expected one name for each option")
-    names = [str(name).strip() for name in names]
+    names = [appearance(str(name)) for name in names]
     if len(set(names)) < len(names):
         raise BadRowError(f"{fields.option_names}: two options have the same name")
+    key = appearance(key)
     return options[names.index(key)] if key in names else None
 
 
@@ -220,7 +258,7 @@ def _by_letter(key: str, value: Any, fields: Fields, options: list[str]) -> str 
 
 
 def _by_index(key: str, value: Any, fields: Fields, options: list[str]) -> str | None:
-    index = int(key) - fields.first_index if re.fullmatch(r"-?\d+", key, re.ASCII) else -1
+    index = int(key) - fields.first_index if INDEX.fullmatch(key) else -1
     return options[index] if 0 <= index < len(options) else None
 
 
@@ -294,8 +332,10 @@ def _text(value: Any, name: str, empty: bool = False) -> str:
     if isinstance(value, float) and not isfinite(value):
         raise BadRowError(f"{name}: expected a text, found {value}, which marks a missing value")
     text = str(value).strip()
-    if not text and not empty:
-        raise BadRowError(f"{name}: empty")
+    if not appearance(text):
+        if empty:
+            return ""
+        raise BadRowError(f"{name}: nothing but invisible characters" if text else f"{name}: empty")
     if control := CONTROL.search(text):
         raise BadRowError(
             f"{name}: contains U+{ord(control[0]):04X}, a sign of a wrong encoding or a binary file"

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, get_args
+from typing import IO, Any, get_args
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -21,7 +21,10 @@ FORMATS = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2"}
 # The mark of UTF-32-LE begins with that of UTF-16-LE.
 OTHER_BOMS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_BE)
-BATCH = 1024  # rows of a Parquet file in memory at once
+BATCH = 64  # rows of a Parquet file in memory at once, each perhaps of LONGEST_ROW
+MIB = 2**20
+LONGEST_JSON = 256 * MIB  # bytes of a .json file, which is read as a whole
+LONGEST_DIGITS = 4300  # of an integer; Python converts no longer one
 
 
 def read(settings: Files, split: Split) -> Iterator[Record]:
@@ -89,7 +92,10 @@ def _read_file(path: Path, split: Split, rows: str | None) -> Iterator[Record]:
             f"{path}: unknown format {kind or path.name!r}; expected {', '.join(FORMATS)}, "
             f"followed by {', '.join(COMPRESSIONS)} if compressed"
         )
-    with pa.input_stream(str(locate(path)), compression=compression) as stream:
+    located = locate(path)
+    if located.exists() and not located.is_file():
+        raise UserError(f"{path}: expected a file, found a device, pipe or socket; remove it")
+    with pa.input_stream(str(located), compression=compression) as stream:
         for row in _rows(stream, path, kind, rows):
             yield Record(split, str(path), *row)
 
@@ -99,7 +105,7 @@ Row = tuple[int, str, Any, str]  # number, text, value, error
 
 def _rows(stream: pa.NativeFile, path: Path, kind: str, rows: str | None) -> Iterator[Row]:
     if kind == ".parquet":
-        return _parquet(stream if stream.seekable() else pa.BufferReader(stream.read()), path)
+        return _parquet(stream, path)
     text = io.BufferedReader(stream)
     if text.peek(4).startswith(OTHER_BOMS):
         raise UserError(
@@ -107,14 +113,14 @@ def _rows(stream: pa.NativeFile, path: Path, kind: str, rows: str | None) -> Ite
             "such as with iconv -f UTF-16 -t UTF-8"
         )
     if kind == ".jsonl":
-        return _json_lines(text)
+        return _json_lines(text, path)
     if kind == ".json":
         return _json(text, path, rows)
     return delimited.read(text, path, "\t" if kind == ".tsv" else ",")
 
 
-def _json_lines(stream: io.BufferedReader) -> Iterator[Row]:
-    for number, line in enumerate(stream, start=1):
+def _json_lines(stream: io.BufferedReader, path: Path) -> Iterator[Row]:
+    for number, line in enumerate(delimited.lines(stream, path), start=1):
         if number == 1:
             line = line.removeprefix(codecs.BOM_UTF8)
         if line.strip():
@@ -123,7 +129,8 @@ def _json_lines(stream: io.BufferedReader) -> Iterator[Row]:
 
 
 def _json(stream: io.BufferedReader, path: Path, rows: str | None) -> Iterator[Row]:
-    value, error = _parse_json(stream.read().removeprefix(codecs.BOM_UTF8))
+    text = _read_whole(stream, path, "convert it to JSON lines, which are read row by row")
+    value, error = _parse_json(text.removeprefix(codecs.BOM_UTF8))
     for key in rows.split(".") if rows else []:
         value = value.get(key) if isinstance(value, dict) else None
     if error.startswith("not UTF-8"):
@@ -139,29 +146,65 @@ def _json(stream: io.BufferedReader, path: Path, rows: str | None) -> Iterator[R
             f"{path}: its {where} is not a list of rows; set datasets.*.rows to the list's path"
         )
     for number, row in enumerate(value, start=1):
-        yield number, json.dumps(row, ensure_ascii=False), row, ""
+        yield number, _json_text(row), row, ""
+
+
+def _read_whole(stream: IO[bytes], path: Path, advice: str) -> bytes:
+    """Read a file that cannot be read row by row; raise `UserError` if it is too long for that."""
+    content = stream.read(LONGEST_JSON + 1)
+    if len(content) > LONGEST_JSON:
+        raise UserError(f"{path}: more than {LONGEST_JSON // MIB} MiB, uncompressed; {advice}")
+    return content
 
 
 def _parse_json(text: bytes) -> tuple[Any, str]:
     """Return the value and an empty text, or None and the error."""
     try:
-        return json.loads(text.decode()), ""
+        return json.loads(text.decode(), object_pairs_hook=_object, parse_int=_integer), ""
     except UnicodeDecodeError as error:
         return None, f"not UTF-8 at byte {error.start + 1}"
     except (ValueError, RecursionError) as error:
         return None, f"not JSON: {error}"
 
 
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any] | Unreadable:
+    """Return a JSON object; one with a key twice is unreadable, since either value may be meant."""
+    value = dict(pairs)
+    if len(value) == len(pairs):
+        return value
+    keys = [key for key, _ in pairs]
+    key = next(key for key in keys if keys.count(key) > 1)
+    text = ", ".join(f"{_json_text(key)}: {_json_text(field)}" for key, field in pairs)
+    return Unreadable(f"key {key!r} occurs twice in an object", f"{{{text}}}")
+
+
+def _json_text(value: Any) -> str:
+    if isinstance(value, Unreadable):
+        return str(value)
+    return json.dumps(value, default=str, ensure_ascii=False)
+
+
+def _integer(digits: str) -> int | Unreadable:
+    if len(digits) > LONGEST_DIGITS:
+        return Unreadable(f"a number of {len(digits):,} digits", digits)
+    return int(digits)
+
+
 def _parquet(stream: pa.NativeFile, path: Path) -> Iterator[Row]:
     number = 0
+    if not stream.seekable():
+        stream = pa.BufferReader(_read_whole(stream, path, "unpack it"))
     with pq.ParquetFile(stream) as file:
         names = file.schema_arrow.names
         if len(set(names)) < len(names):
             raise UserError(f"{path}: a column name is repeated; rename one of the columns")
+        for group in map(file.metadata.row_group, range(file.num_row_groups)):
+            if group.total_byte_size > delimited.LONGEST_ROW * max(1, group.num_rows):
+                raise UserError(f"{path}: {delimited.TOO_LONG} on average; leave the column out")
         for batch in file.iter_batches(BATCH):
             for row in _batch_rows(batch):
                 number += 1
-                yield number, json.dumps(row, default=str, ensure_ascii=False), row, ""
+                yield number, _json_text(row), row, ""
 
 
 def _batch_rows(batch: pa.RecordBatch) -> Iterable[dict[str, Any]]:

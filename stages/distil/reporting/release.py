@@ -20,6 +20,7 @@ from stages.distil.interface.catalogue import (
     ServerModel,
 )
 from stages.distil.interface.errors import UserError, report_errors
+from stages.distil.interface.escaping import for_markdown
 from stages.distil.interface.parameters import Parameters
 from stages.distil.interface.paths import LOCK
 from stages.distil.interface.settings import check_settings, read_yaml
@@ -107,6 +108,7 @@ def model_card(
         f"| {name} | {s['accuracy']:.3f} | {s['low']:.3f} to {s['high']:.3f} |" for name, s in rows
     ]
     lines = "\n".join
+    licence = for_markdown(data.licence or "not stated")
     loss = "L_answer + Σ α L_rationale + λ L_saliency"
     if parameters.soft_labels.teacher:
         loss += " + w L_soft"
@@ -159,7 +161,7 @@ Parameters:
 ## Licence
 
 The student derives from its base model and learnt from the teachers' texts and from the data, so
-the licences of all of them apply. Data: {data.licence or "not stated"}. The models' own cards
+the licences of all of them apply. Data: {licence}. The models' own cards
 state theirs.
 """
 
@@ -171,7 +173,9 @@ def _origin(model: Model) -> str:
         return f"{model.package}, sha256 {model.sha256}"
     if isinstance(model, FolderModel):
         return "a local folder"
-    return f"{model.model} behind a server" if isinstance(model, ServerModel) else "in the data set"
+    if isinstance(model, ServerModel):
+        return f"{for_markdown(model.model)} behind a server"
+    return "in the data set"
 
 
 if __name__ == "__main__":

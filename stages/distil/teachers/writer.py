@@ -13,6 +13,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from stages.distil.language.appearance import as_text
 from stages.distil.language.teacher_prompts import Conversation
 from stages.distil.storage.store import Store
 from stages.distil.teachers.backend import TOO_LONG, Backend, Completion, Request
@@ -33,13 +34,14 @@ class Generations(Store):
         super().__init__(path, "generations", COLUMNS)
 
     def get(self, key: bytes) -> Completion | None:
-        """Return the completion of a key, or None."""
+        """Return the completion of a key, or None; its text as `as_text` leaves it."""
         row = self.select(key)
-        return Completion(*row) if row else None
+        return Completion(as_text(row[0]), *row[1:]) if row else None
 
     def put(self, key: bytes, completion: Completion) -> None:
-        """Store a completion; if another process was first, keep its text."""
-        self.insert(key, [getattr(completion, name) for name in COLUMNS])
+        """Store a completion, its text by `as_text`; if another process was first, keep its own."""
+        values = vars(completion) | {"text": as_text(completion.text)}
+        self.insert(key, [values[name] for name in COLUMNS])
 
 
 @dataclass(frozen=True)

@@ -430,3 +430,52 @@ def test_prefixes_may_name_teachers_that_are_not_in_use(write_params):
     changes = SEPARATE | {"student/prompt/prefixes": PREFIXES, "teachers": ["qwen-coder-0b5"]}
     parameters = load_parameters(write_params(changes))
     assert parameters.student.prompt.prefixes == PREFIXES
+
+
+def bomb(first: str, other: str) -> str:
+    """Return YAML whose aliases stand for ten times as many values with each line."""
+    lines = [f"a0: &a0 {first}"]
+    for n in range(1, 10):
+        lines.append(f"a{n}: &a{n} " + other.format(", ".join([f"*a{n - 1}"] * 10)))
+    return "\n".join(lines)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (bomb("[x, y]", "[{}]"), "more than 100,000 values, with its aliases written out"),
+        (bomb("{x: 1}", "{{<<: [{}]}}"), "more than 100,000 values, with its aliases written out"),
+        ("a: &a [*a]", "more than 100,000 values"),
+        ("a: " + "[" * 2000, "not valid YAML: it is nested too deeply"),
+        (f"seed: {'9' * 5000}", "not valid YAML: Exceeds the limit"),
+        ("seed: 2020-13-45", "not valid YAML: month must be"),
+        ("seed: !!int x", "not valid YAML: invalid literal"),
+        ("seed: !!python/object/apply:os.getcwd []", "not valid YAML: could not determine"),
+        ("seed: \0", "not valid YAML: unacceptable character"),
+    ],
+    ids=lambda text: text[:20],
+)
+def test_a_file_that_yaml_cannot_hold_is_an_error(tmp_path, text, message):
+    path = tmp_path / "params.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError, match=f"params.yaml: {message}"):
+        read_yaml(path)
+
+
+def test_aliases_that_repeat_little_are_read(tmp_path):
+    path = tmp_path / "params.yaml"
+    path.write_text("a: &a {x: 1}\nb: {<<: *a, y: [*a, *a]}")
+    assert read_yaml(path) == {"a": {"x": 1}, "b": {"x": 1, "y": [{"x": 1}, {"x": 1}]}}
+
+
+@pytest.mark.parametrize(
+    ("value", "found"),
+    [("0x" + "f" * 5000, "a number that is too large"), ("x" * 200, f"'{'x' * 99} …")],
+)
+def test_a_message_shows_a_long_value_in_short(write_params, tmp_path, value, found):
+    path = tmp_path / "params.yaml"
+    text = PARAMS.read_text(encoding="utf-8").replace("\nseed: 0", f"\nseed: {value}")
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(UserError) as error:
+        load_parameters(path)
+    assert str(error.value).endswith(f"found {found}")

@@ -10,7 +10,7 @@ from ruamel.yaml import YAML
 from stages.distil.interface.catalogue import Files, FolderModel, Hub
 from stages.distil.interface.errors import UserError
 from stages.distil.interface.parameters import load_parameters
-from stages.distil.interface.paths import locate
+from stages.distil.interface.paths import LONGEST_TEXT, locate, read_text
 from stages.distil.questions import files, hub
 from stages.distil.weights.fetching import fetch_model
 from stages.train import launch
@@ -141,3 +141,19 @@ def test_an_experiment_in_a_copy_gives_what_the_workspace_gives(tmp_path):
 def sums(lock: str) -> dict[str, str]:
     stages = YAML(typ="safe").load(lock)["stages"]
     return {out["path"]: out["md5"] for stage in stages.values() for out in stage["outs"]}
+
+
+def test_a_text_file_is_read_up_to_a_limit(tmp_path):
+    path = tmp_path / "settings.yaml"
+    path.write_text("größe: 1\n", encoding="utf-8")
+    assert read_text(path) == "größe: 1\n"
+    path.write_text("#" * (LONGEST_TEXT + 1))
+    with pytest.raises(UserError, match="settings.yaml: longer than 1 MiB"):
+        read_text(path)
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, lambda path: os.symlink("/dev/zero", path)])
+def test_only_a_file_is_read(tmp_path, make):
+    make(tmp_path / "settings.yaml")
+    with pytest.raises(UserError, match="settings.yaml: expected a file, found a folder, device"):
+        read_text(tmp_path / "settings.yaml")

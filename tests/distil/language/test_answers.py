@@ -396,6 +396,36 @@ def test_a_free_form_answer_is_read_by_its_number_or_its_text(text, gold, expect
     assert is_correct(text, {"options": [], "answer": gold}) is expected
 
 
+LONG = "9" * 6000  # more digits than Python turns into an integer
+ENDLESS = ["0." + "3" * 6000, LONG, f"-{LONG}", f"1/{LONG}", f"{LONG}/7", f"{LONG} apples", "1/00"]
+ENDLESS += [rf"\frac{{1}}{{{LONG}}}", f"${LONG}", "1,234," * 2000, f"x = {LONG}"]
+
+
+@pytest.mark.parametrize("text", ENDLESS, ids=lambda text: text[:8])
+@pytest.mark.parametrize("options", [[], ["0.5", "2"]], ids=len)
+def test_a_number_of_any_length_is_wrong_unless_it_is_the_gold_one(text, options):
+    assert not is_correct(text, {"options": options, "answer": "0.5"})
+    assert is_correct(text, {"options": [], "answer": text})
+    assert not same(text, "0.5", options)
+    assert split_answer(f"One by two.\nAnswer: {text}", [])[1] == parse_answer(text, [])
+    expected = "inconclusive" if options else "ok"
+    assert rationale_status(f"So it is {text}", "stop", options, "0.5") in (expected, "contradicts")
+
+
+def test_an_option_may_be_a_number_of_any_length():
+    question = {"options": [LONG, f"-{LONG}", "2"], "answer": LONG}
+    assert [is_correct(option, question) for option in question["options"]] == [True, False, False]
+    assert conclusion(f"So it is -{LONG}.", question["options"]) == f"-{LONG}"
+
+
+@pytest.mark.parametrize("written", ["au\u00adnt", "aunt\u200b", "\ufeffThe aunt."])
+def test_an_answer_is_right_if_it_reads_like_the_gold_one(written):
+    question = {"options": ["aunt", "uncle"], "answer": "aunt"}
+    assert is_correct(written, question)
+    assert is_correct(written, question | {"options": []})
+    assert conclusion(f"So she is the {written}", question["options"]) == "aunt"
+
+
 def test_repetition_is_found_in_scripts_without_spaces():
     assert is_repetitive("因为她是姐姐，" * 6)
     assert not is_repetitive("红茶比牛奶热，因为水在炉子上烧开了很久。")

@@ -156,3 +156,14 @@ def test_a_text_is_cut_at_its_first_end():
     assert ends.cut("It is tea.</turn>\n\nWhy?") == "It is tea."
     assert ends.cut("It is tea.") is None
     assert Ends().cut("a\n\nb") is None
+
+
+def test_a_template_whose_loops_never_end_is_refused(make_chat):
+    loops = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
+    with pytest.raises(UserError, match="its chat template refuses .*its loops are too long"):
+        make_chat(f"{loops}{TURNS}").render(TALK)
+
+
+def test_a_template_that_is_nested_too_deeply_is_refused(make_chat):
+    with pytest.raises(UserError, match="its chat template refuses the conversation"):
+        make_chat(TURNS + "{{ " + "(" * 5000 + "1" + ")" * 5000 + " }}").render(TALK)

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stages.distil.interface.catalogue import Files
-from stages.distil.questions import files
+from stages.distil.interface.errors import UserError
+from stages.distil.questions import delimited, files
 from stages.distil.storage.examples import Record
 
 HEADER = "id,question,answer"
@@ -103,6 +104,21 @@ def test_many_open_quotes_take_linear_time(tmp_path, line, monkeypatch):
     assert [record.row for record in records] == list(range(2, 2_002))
     assert all(record.error for record in records)
     assert count <= 3 * 2_001
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"{HEADER}\n1,q,a\n2,{'x' * 200},a\n",
+        f'{HEADER}\n1,q,a\n2,"q,a\n' + "3,q,a\n" * 40,
+        f'{HEADER}\n1,q,a\n2,"q,a\n' + '","x\n' * 40,
+    ],
+    ids=["a line", "a cell", "many cells"],
+)
+def test_a_row_longer_than_the_limit_is_named(tmp_path, text, monkeypatch):
+    monkeypatch.setattr(delimited, "LONGEST_ROW", 100)
+    with pytest.raises(UserError, match=r"train\.csv, row 3: a row is longer than 16 MiB"):
+        read(tmp_path, text)
 
 
 def test_a_wrong_byte_in_a_cell_of_two_lines_costs_one_row(tmp_path):

@@ -1,3 +1,4 @@
+import unicodedata
 from collections import Counter
 
 import pytest
@@ -160,6 +161,67 @@ def test_white_space_does_not_hide_a_repeated_question():
     first, second = read([ROW, ROW | {"id": "2", "question": " Who?  "}])
     assert isinstance(first, Example)
     assert "the same question" in second.reason
+
+
+def split_rows(**questions: list[dict]) -> list[Example | Rejected]:
+    """Read rows of several splits, in the order of the keyword arguments."""
+    reader = Questions(Files(source="files", folder="."), 1_000, Counter())
+    return [
+        row
+        for split, rows in questions.items()
+        for row in reader.accept(Record(split, split, n, "", row) for n, row in enumerate(rows, 1))
+    ]
+
+
+def test_an_id_is_unique_with_its_split():
+    test, train, again = split_rows(
+        test=[ROW | {"id": 0}],
+        train=[ROW | {"id": 0, "question": "Who else?"}, ROW | {"id": 0, "question": "Why?"}],
+    )
+    assert [(row.split, row.id) for row in (test, train)] == [("test", "0"), ("train", "0")]
+    assert again.reason == "id '0' is already used on an earlier row of train"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda text: unicodedata.normalize("NFD", text),
+        lambda text: f"\ufeff{text}",
+        lambda text: text.replace(" ", " \u200b"),
+        lambda text: text.replace(" ", "\u00a0"),
+        lambda text: text.replace("Café", "Ca\u00adfé"),
+        lambda text: f"{text}\u200e",
+        lambda text: text.replace("-", "\u2011"),
+    ],
+)
+def test_a_train_question_that_reads_like_one_of_test_is_refused(change):
+    asked = "Who is in Zoë's Café, her mother-in-law?"
+    options = ["Zoë", "René"]
+    row = {"question": asked, "options": options, "answer": "René"}
+    other = {"question": change(asked), "options": [change(option) for option in options[::-1]]}
+    assert other["question"] != asked
+    _, train = split_rows(test=[row | {"id": 1}], train=[row | other | {"id": 2, "answer": "A"}])
+    assert train.reason == "the same question is also in test"
+
+
+def test_options_that_differ_in_the_indentation_of_code_are_accepted():
+    options = ["if x:\n    a()\n    b()", "if x:\n    a()\nb()"]
+    (example,) = read([{"id": 1, "question": "Which?", "options": options, "answer": "B"}])
+    assert example.options == options
+
+
+def test_fixed_options_that_read_the_same_are_a_wrong_parameter():
+    fields = {"fixed_options": ["yes", "yes\u200b"]}
+    with pytest.raises(UserError, match=r"fixed_options: two options read the same: 'yes' and"):
+        read([], fields=fields)
+
+
+def test_the_reason_and_the_text_of_a_refused_row_are_cut():
+    (row,) = read([ROW | {"answer": "x" * 900}])
+    assert row.reason == f"answer '{'x' * 492} …"
+    records = [Record("train", "f", 1, "x" * 20_000, error="not JSON")]
+    (row,) = Questions(Files(source="files", folder="."), 9, Counter()).accept(records)
+    assert row.text == "x" * 10_000 + " …"
 
 
 def test_a_question_that_differs_in_case_is_another():

@@ -6,7 +6,9 @@ import csv
 import gzip
 import io
 import json
+import os
 import time
+import tracemalloc
 from collections import Counter
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,7 +22,7 @@ from hypothesis import strategies as st
 from stages.distil.interface.catalogue import Files, Gym, Hub
 from stages.distil.interface.errors import UserError
 from stages.distil.interface.parameters import load_parameters
-from stages.distil.questions import files, hub
+from stages.distil.questions import delimited, files, hub
 from stages.distil.questions.fields import Questions
 from stages.distil.questions.reading import read, warning
 from stages.distil.storage import tables
@@ -167,6 +169,75 @@ def test_a_link_to_a_missing_file_is_named(tmp_path):
     (tmp_path / "train-1.jsonl").symlink_to(tmp_path / "elsewhere.jsonl")
     with pytest.raises(UserError, match=r"train-1\.jsonl: cannot be read"):
         values(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["train.jsonl", "train.csv", "train.json", "train.parquet"])
+def test_a_pipe_or_a_device_is_no_file(tmp_path, name):
+    os.mkfifo(tmp_path / name)  # reading it would wait for ever
+    with pytest.raises(UserError, match=f"{name}: expected a file, found a device, pipe or socket"):
+        values(tmp_path)
+    (tmp_path / name).unlink()
+    (tmp_path / name).symlink_to("/dev/zero")
+    with pytest.raises(UserError, match=f"{name}: expected a file, found a device, pipe or socket"):
+        values(tmp_path)
+
+
+TEXT = b"a" * 2**20
+
+
+def test_a_file_that_unpacks_to_one_long_row_is_refused_before_it_is_read(tmp_path):
+    with gzip.open(tmp_path / "train.jsonl.gz", "wb") as file:
+        file.write(b'{"id": "1", "question": "')
+        for _ in range(64):
+            file.write(TEXT)
+    tracemalloc.start()
+    with pytest.raises(UserError, match=r"train\.jsonl\.gz, row 1: a row is longer than 16 MiB"):
+        values(tmp_path)
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < 3 * delimited.LONGEST_ROW
+
+
+def test_a_file_that_unpacks_to_far_more_than_its_size_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(delimited, "UNPACKED", 10_000)
+    (tmp_path / "train.jsonl.gz").write_bytes(gzip.compress(b"\n" * 10**6))
+    with pytest.raises(UserError, match="it unpacks to more than 200 times its size"):
+        values(tmp_path)
+
+
+def test_a_json_file_is_read_up_to_a_limit(tmp_path, monkeypatch):
+    (tmp_path / "train.json.gz").write_bytes(gzip.compress(json.dumps(ROWS).encode()))
+    assert values(tmp_path) == ROWS
+    monkeypatch.setattr(files, "LONGEST_JSON", 100)
+    with pytest.raises(UserError, match=r"train\.json\.gz: more than .* convert it to JSON lines"):
+        values(tmp_path)
+
+
+def test_a_parquet_file_of_huge_rows_is_refused_before_it_is_read(tmp_path):
+    table = pa.table({"id": ["1"], "question": ["a" * 17 * 2**20]})
+    pq.write_table(table, tmp_path / "train.parquet", compression="zstd")
+    with pytest.raises(UserError, match=r"train\.parquet: a row is longer than 16 MiB"):
+        values(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["json", "jsonl"])
+def test_a_key_that_occurs_twice_costs_its_row_only_where_it_is_used(tmp_path, kind):
+    rows = [
+        '{"id": "1", "question": "Who?", "answer": "a", "answer": "b"}',
+        '{"id": "2", "question": "What?", "answer": "a", "note": {"x": 1, "x": 2}}',
+        f'{{"id": "3", "question": "When?", "answer": "a", "note": {"9" * 5000}}}',
+        f'{{"id": "4", "question": "Where?", "answer": {"9" * 5000}}}',
+    ]
+    text = f"[{', '.join(rows)}]" if kind == "json" else "\n".join(rows)
+    (tmp_path / f"train.{kind}").write_text(text)
+    data_set = Files(source="files", folder=tmp_path)
+    one, two, three, four = Questions(data_set, 1_000, Counter()).accept(
+        files.read(data_set, "train")
+    )
+    assert (two.id, three.id) == ("2", "3")
+    assert one.reason == "key 'answer' occurs twice in an object"
+    assert one.text == rows[0]
+    assert four.reason == "answer: a number of 5,000 digits"
 
 
 @pytest.mark.parametrize("pattern", ["/data/train.csv", ""])

@@ -9,7 +9,7 @@ from stages.distil.teachers.backend import Completion
 from stages.distil.teachers.writer import GENERATIONS, Generations
 from tests.conftest import ROOT
 
-TEXT = Completion("naïve \n\x00 日本 text", "stop", 7, 3)
+TEXT = Completion("naïve \n\t 日本 text", "stop", 7, 3)
 
 
 @pytest.fixture(autouse=True)
@@ -25,6 +25,20 @@ def test_a_stored_text_is_read_by_another_connection():
         with Generations() as other:
             assert other.get(b"key") == TEXT
             assert other.get(b"other") is None
+
+
+def test_escape_codes_and_halves_of_characters_stay_outside():
+    hostile = Completion(
+        "\x1b[31mred\x1b[0m \x00\x9b1mand\x1b]0;title\x07 \ud83dgreen", "stop", 7, 3
+    )
+    with Generations() as store:
+        store.put(b"new", hostile)
+        assert store.get(b"new") == Completion("red and green", "stop", 7, 3)
+        store.insert(b"kept before", ["\x1b[31mred\x1b[0m\r\nblue", "stop", 7, 3])
+        assert store.get(b"kept before") == Completion("red\nblue", "stop", 7, 3)
+    with sqlite3.connect(GENERATIONS) as database:
+        query = "SELECT text FROM generations WHERE key = ?"
+        assert database.execute(query, [b"new"]).fetchone() == ("red and green",)
 
 
 def test_the_first_text_of_a_key_is_kept():
