@@ -19,7 +19,7 @@ def sources(parameters: Parameters) -> None:
     An entry that is not used is not looked at: its disk may not be there.
     """
     for folder in (tables.RATIONALES, tables.USEFULNESS):
-        tables.write_text(folder / ".keep", "")
+        tables.write_text(folder / ".keep", "One table per teacher.\n")
     for name, model in parameters.models.items():
         used = name in parameters.used_models
         _write("models", name, used, model_content(model) if used else {})

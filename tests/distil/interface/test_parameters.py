@@ -213,7 +213,6 @@ SERVER = {"source": "server", "url": "http://host/v1", "model": "m"}
         ),
         ({"teachers": "oracle"}, "teachers: expected a list, found 'oracle'; write [oracle]"),
         ({"teachers": [7]}, "teachers[0]: expected a text, found 7; write it in quotes"),
-        ({"teachers": []}, "teachers: expected at least 1 entry, found []"),
         (
             {"data/name": "ARC"},
             "data.name: unknown data set in `datasets` 'ARC'; did you mean 'arc'?",
