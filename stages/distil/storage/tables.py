@@ -218,7 +218,8 @@ def open_table(path: Path) -> pq.ParquetFile:
         return pq.ParquetFile(path)
     except (pa.ArrowInvalid, OSError) as error:
         raise UserError(
-            f"{path}: not a Parquet table ({error}); delete it and run `dvc repro`"
+            f"{path}: not a Parquet table ({error}); run `make mend`, which removes damaged files, "
+            "then `dvc repro`"
         ) from None
 
 
