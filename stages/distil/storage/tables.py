@@ -4,7 +4,6 @@ A table is written under a temporary name and renamed, so a reader never sees a 
 bytes depend only on its rows.
 """
 
-import json
 import os
 import shutil
 from collections import Counter
@@ -219,7 +218,8 @@ def open_table(path: Path) -> pq.ParquetFile:
         return pq.ParquetFile(path)
     except (pa.ArrowInvalid, OSError) as error:
         raise UserError(
-            f"{path}: not a Parquet table ({error}); delete it and run `dvc repro`"
+            f"{path}: not a Parquet table ({error}); run `make mend`, which removes damaged files, "
+            "then `dvc repro`"
         ) from None
 
 
@@ -301,14 +301,6 @@ def count_examples() -> Counter[str]:
     for group in scan_row_groups(EXAMPLES, ["split"]):
         counts.update(group["split"].to_pylist())
     return counts
-
-
-def read_metrics() -> dict[str, Any]:
-    """Read the metrics that `evaluate` wrote; raise `UserError` if it has not run."""
-    try:
-        return json.loads(METRICS.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{METRICS}: no such file; `dvc repro` makes it") from None
 
 
 def write_text(path: Path, text: str) -> None:
