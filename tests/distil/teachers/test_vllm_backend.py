@@ -152,6 +152,7 @@ def test_a_model_without_a_limit_reads_rationales_context(
     started = []
     monkeypatch.setattr(engine, "start_vllm", lambda *own: started.append(own) or llm)
     config.save_pretrained(tmp_path)
+    shutil.copy(tiny_model / "model.safetensors", tmp_path)
     Engine(tmp_path, 300, "float32")
     assert [length for _, length, *_ in started] == [context]
 
