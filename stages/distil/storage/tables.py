@@ -8,7 +8,7 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -135,7 +135,8 @@ class TableWriter:
 
     def __enter__(self) -> "TableWriter":
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = _writer(self._temporary, self._schema)
+        with _removed_on_error(self._temporary):
+            self._file = _writer(self._temporary, self._schema)
         return self
 
     def write(self, row: Mapping[str, Any]) -> None:
@@ -307,8 +308,9 @@ def write_text(path: Path, text: str) -> None:
     """Write a text file atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+    with _removed_on_error(temporary):
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(path)
 
 
 def rationale_table(teacher: str) -> Path:
@@ -319,6 +321,16 @@ def rationale_table(teacher: str) -> Path:
 def distill_table(split: str) -> Path:
     """Return the folder of a split of the assembled data set; its files form one table."""
     return DISTILL / split
+
+
+@contextmanager
+def _removed_on_error(temporary: Path) -> Iterator[None]:
+    """Remove a file that could not be written, or whose writing was interrupted."""
+    try:
+        yield
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def _other_columns(path: Path, expected: Sequence[str], found: Sequence[str]) -> UserError:

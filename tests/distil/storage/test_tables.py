@@ -1,3 +1,6 @@
+import errno
+from pathlib import Path
+
 import pytest
 
 from stages.distil.interface.errors import UserError
@@ -76,3 +79,21 @@ def test_every_nth_row_is_read_across_row_groups_and_files(tmp_path, monkeypatch
     for step in (1, 2, 5, 7, 20):
         rows = tables.scan_table(tmp_path / tables.REJECTED.name, step=step)
         assert [row["row"] for row in rows] == list(range(0, 12, step))
+
+
+def full(file, *_, **__) -> None:
+    """Fail as on a full disk: the file is there, and empty."""
+    Path(file).touch()
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_full_disk_leaves_no_temporary_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(tables.pq, "ParquetWriter", full)
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(OSError, match="No space left"):
+        tables.write_table(tmp_path / tables.REJECTED, [ROW])
+    with pytest.raises(OSError, match="No space left"):
+        tables.write_text(tmp_path / "folder/text", "text")
+    with pytest.raises(OSError, match="No space left"):
+        tables.write_shards(tmp_path / "shards", [], tables.SCHEMAS[tables.REJECTED])
+    assert [path for path in tmp_path.rglob("*") if path.is_file() or "tmp" in path.name] == []
