@@ -49,7 +49,7 @@ browser: $(VENV)/browser  ## Install Playwright to test the report (needs Chromi
 repro: setup  ## Run the stages that have changed and print the results
 	@$(BIN)/python -m stages.distil.interface.parameters params.yaml
 	@head -n 1 $(VENV)/device
-	@$(BIN)/dvc config core.no_scm >/dev/null 2>&1 || git rev-parse --git-dir >/dev/null || { echo "make: error: DVC needs a git repository; see docs/installation.md, \"Without a repository\"" >&2; exit 1; }
+	@grep -qs '^ *no_scm = true' .dvc/config .dvc/config.local || git rev-parse --git-dir >/dev/null || { echo 'make: error: DVC needs a git repository that is yours; see docs/installation.md, "Without a repository"' >&2; exit 1; }
 	$(BIN)/dvc repro
 	@$(BIN)/python -m stages.distil.reporting.summary
 

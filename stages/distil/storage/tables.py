@@ -8,7 +8,7 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ PREDICTIONS = Path("results/predictions.parquet")
 METRICS = Path("results/metrics.json")
 FIGURES = Path("results/figures")  # one folder per scale of `make figures`
 CARD = Path("data/README.md")  # the data card; `datasets` reads it too
+MEND = "run `make mend`, which removes damaged files, then `dvc repro`"
 ROW_GROUP = 16_384  # rows
 SHARD = 16 * ROW_GROUP  # rows of a file of `distill`
 
@@ -135,7 +136,8 @@ class TableWriter:
 
     def __enter__(self) -> "TableWriter":
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = _writer(self._temporary, self._schema)
+        with _removed_on_error(self._temporary):
+            self._file = _writer(self._temporary, self._schema)
         return self
 
     def write(self, row: Mapping[str, Any]) -> None:
@@ -217,10 +219,7 @@ def open_table(path: Path) -> pq.ParquetFile:
     try:
         return pq.ParquetFile(path)
     except (pa.ArrowInvalid, OSError) as error:
-        raise UserError(
-            f"{path}: not a Parquet table ({one_line(error)}); run `make mend`, which removes damaged "
-            "files, then `dvc repro`"
-        ) from None
+        raise UserError(f"{path}: not a Parquet table ({one_line(error)}); {MEND}") from None
 
 
 def read_metadata(path: Path) -> dict[str, str]:
@@ -282,9 +281,7 @@ def _read_group(file: pq.ParquetFile, path: Path, number: int, columns: Sequence
         group = file.read_row_group(number, list(columns))
         group.validate(full=True)
     except (pa.ArrowException, OSError) as error:
-        raise UserError(
-            f"{path}: damaged ({one_line(error)}); delete it and run `dvc repro`"
-        ) from error
+        raise UserError(f"{path}: damaged ({one_line(error)}); {MEND}") from error
     return group
 
 
@@ -319,8 +316,9 @@ def write_text(path: Path, text: str) -> None:
     """Write a text file atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+    with _removed_on_error(temporary):
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(path)
 
 
 def rationale_table(teacher: str) -> Path:
@@ -331,6 +329,16 @@ def rationale_table(teacher: str) -> Path:
 def distill_table(split: str) -> Path:
     """Return the folder of a split of the assembled data set; its files form one table."""
     return DISTILL / split
+
+
+@contextmanager
+def _removed_on_error(temporary: Path) -> Iterator[None]:
+    """Remove a file that could not be written, or whose writing was interrupted."""
+    try:
+        yield
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def _other_columns(path: Path, expected: Sequence[str], found: Sequence[str]) -> UserError:

@@ -188,7 +188,10 @@ def committed_text(path: Path, revision: str) -> str:
     if run.returncode:
         for cause in ("dubious ownership", "not a git repository"):
             if cause in run.stderr:
-                raise UserError(f"git: {cause}; see docs/installation.md")
+                raise UserError(
+                    f'git: {cause}; see docs/installation.md, "Without a repository" (git\'s '
+                    "safe.directory)"
+                )
         raise UserError(
             f"{path}: not committed at {revision}; commit it after a run to compare with"
         )

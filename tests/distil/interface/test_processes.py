@@ -14,7 +14,7 @@ import psutil
 import pytest
 from ruamel.yaml import YAML
 
-from stages.distil.interface import processes
+from stages.distil.interface import command, processes
 from stages.distil.interface.errors import UserError
 from stages.distil.interface.processes import item_of_dvc, run_alone
 from tests.conftest import ROOT, default_values, write_values
@@ -194,6 +194,14 @@ def test_a_stage_whose_dvc_has_already_ended_ends(project):
     )
     assert done.returncode == 128 + signal.SIGTERM
     assert not (project / "started").exists()
+
+
+def test_a_stage_whose_time_cannot_be_kept_is_done(tmp_path, monkeypatch, capsys):
+    """Its results are written, and a failure would make DVC run it again."""
+    monkeypatch.chdir(tmp_path)
+    Path("results").write_text("a file in place of the folder")
+    command.keep_rate("student", 3, 1.0)
+    assert "answers@student: warning: its time is not kept: results" in capsys.readouterr().err
 
 
 HOSTILE = [

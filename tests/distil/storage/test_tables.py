@@ -1,3 +1,6 @@
+import errno
+from pathlib import Path
+
 import pytest
 
 from stages.distil.interface.errors import UserError
@@ -87,7 +90,23 @@ def test_a_table_that_is_damaged_inside_is_named(tmp_path, read):
     content = bytearray(path.read_bytes())
     content[4:-2000] = b"\0" * (len(content) - 2004)
     path.write_bytes(content)
-    with pytest.raises(
-        UserError, match="rejected.parquet: damaged .*; delete it and run `dvc repro`"
-    ):
+    with pytest.raises(UserError, match="rejected.parquet: damaged .*; run `make mend`, which"):
         read(path)
+
+
+def full(file, *_, **__) -> None:
+    """Fail as on a full disk: the file is there, and empty."""
+    Path(file).touch()
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_full_disk_leaves_no_temporary_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(tables.pq, "ParquetWriter", full)
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(OSError, match="No space left"):
+        tables.write_table(tmp_path / tables.REJECTED, [ROW])
+    with pytest.raises(OSError, match="No space left"):
+        tables.write_text(tmp_path / "folder/text", "text")
+    with pytest.raises(OSError, match="No space left"):
+        tables.write_shards(tmp_path / "shards", [], tables.SCHEMAS[tables.REJECTED])
+    assert [path for path in tmp_path.rglob("*") if path.is_file() or "tmp" in path.name] == []
