@@ -26,8 +26,8 @@ def print_summary() -> None:
             size = f"{entry['parameters'] / 1e6:,.0f} M" if "parameters" in entry else ""
             share = f"{entry['student_share']:.1%}" if "student_share" in entry else ""
             timing = times.get(f"answers@{name}")
-            measured = timing is not None and timing["seconds"] > 0  # 0.0: too fast to measure
-            rate = f"{timing['answers'] / timing['seconds']:.1f}" if timing and measured else ""
+            timed = timing is not None and timing["seconds"] > 0  # 0.0: too fast to measure
+            rate = f"{timing['answers'] / timing['seconds']:.1f}" if timing and timed else ""
             scores = f"{entry['accuracy']:8.3f}  {interval:15} {size:>10} {share:>10}"
             print(f"{label:28} {scores} {rate:>9}")
     print(f"{student['questions']} test questions of {parameters.data.name}")
