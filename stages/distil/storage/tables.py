@@ -217,11 +217,8 @@ def open_table(path: Path) -> pq.ParquetFile:
     check_exists(path)
     try:
         return pq.ParquetFile(path)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise UserError(
-            f"{path}: not a Parquet table ({error}); run `make mend`, which removes damaged files, "
-            "then `dvc repro`"
-        ) from None
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise _damaged(path, error) from None
 
 
 def read_metadata(path: Path) -> dict[str, str]:
@@ -249,11 +246,11 @@ def scan_row_groups(
             raise _other_columns(path, columns, file.schema_arrow.names)
         for number in range(file.num_row_groups):
             if split is None:
-                yield file.read_row_group(number, list(columns))
+                yield _read_group(path, file, number, columns)
                 continue
-            in_split = pc.equal(file.read_row_group(number, ["split"])["split"], split)
+            in_split = pc.equal(_read_group(path, file, number, ["split"])["split"], split)
             if pc.any(in_split).as_py():
-                group = file.read_row_group(number, list(columns))
+                group = _read_group(path, file, number, columns)
                 yield group if pc.all(in_split).as_py() else group.filter(in_split)
 
 
@@ -272,7 +269,7 @@ def scan_table(
             if expected is not None and declared != expected.names:
                 raise _other_columns(file, expected.names, columns)
             for number in range(rows.num_row_groups):
-                group = rows.read_row_group(number)
+                group = _read_group(file, rows, number)
                 yield from group[start::step].to_pylist()
                 start = (start - len(group)) % step
 
@@ -331,6 +328,25 @@ def _removed_on_error(temporary: Path) -> Iterator[None]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def _read_group(
+    path: Path, file: pq.ParquetFile, number: int, columns: Sequence[str] | None = None
+) -> pa.Table:
+    try:
+        group = file.read_row_group(number, None if columns is None else list(columns))
+        group.validate(full=True)  # texts are UTF-8
+        return group
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise _damaged(path, error) from None
+
+
+def _damaged(path: Path, error: Exception) -> UserError:
+    reason = " ".join(str(error).split())[:200]
+    return UserError(
+        f"{path}: not a Parquet table ({reason}); run `make mend`, which removes damaged files, "
+        "then `dvc repro`"
+    )
 
 
 def _other_columns(path: Path, expected: Sequence[str], found: Sequence[str]) -> UserError:
