@@ -218,7 +218,7 @@ def open_table(path: Path) -> pq.ParquetFile:
     check_exists(path)
     try:
         return pq.ParquetFile(path)
-    except (pa.ArrowInvalid, OSError) as error:
+    except (pa.ArrowException, OSError, ValueError) as error:
         raise UserError(f"{path}: not a Parquet table ({one_line(error)}); {MEND}") from None
 
 
@@ -279,8 +279,8 @@ def _read_group(file: pq.ParquetFile, path: Path, number: int, columns: Sequence
     """Read columns of a row group; raise `UserError` if it is damaged."""
     try:
         group = file.read_row_group(number, list(columns))
-        group.validate(full=True)
-    except (pa.ArrowException, OSError) as error:
+        group.validate(full=True)  # texts are UTF-8
+    except (pa.ArrowException, OSError, ValueError) as error:
         raise UserError(f"{path}: damaged ({one_line(error)}); {MEND}") from error
     return group
 

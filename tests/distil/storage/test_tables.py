@@ -110,3 +110,20 @@ def test_a_full_disk_leaves_no_temporary_file(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="No space left"):
         tables.write_shards(tmp_path / "shards", [], tables.SCHEMAS[tables.REJECTED])
     assert [path for path in tmp_path.rglob("*") if path.is_file() or "tmp" in path.name] == []
+
+
+def test_damage_inside_a_table_is_named(tmp_path):
+    """Whatever byte it is: rows are read, or one line says what to do."""
+    path = tmp_path / tables.REJECTED
+    tables.write_table(path, [ROW | {"row": number} for number in range(50)])
+    content = path.read_bytes()
+    named = 0
+    for place in range(0, len(content), 7):
+        path.write_bytes(content[:place] + bytes([content[place] ^ 255]) + content[place + 1 :])
+        try:
+            tables.read_table(path)
+        except UserError as error:
+            named += 1
+            assert str(error).startswith(f"{path}: ")
+            assert "dvc repro" in str(error)
+    assert named > 20
