@@ -159,5 +159,5 @@ def test_the_case_study_shows_where_methods_differ_most():
     assert "taught does better on 2 of 4, worse on 1." in text
     assert text.index("test-1") < text.index("test-0") < text.index("test-2")
     assert "test-3" not in text
-    assert "| plain | ✗ no \\| \\<script\\> | ✗ no \\| \\<script\\> | ✓ yes |" in text
-    assert "Is \\*1\\* \\<b\\>one\\</b\\>? Say. (yes, no)" in text
+    assert "| plain | ✗ no \\| &lt;script&gt; | ✗ no \\| &lt;script&gt; | ✓ yes |" in text
+    assert "Is \\*1\\* &lt;b&gt;one&lt;/b&gt;? Say. (yes, no)" in text

@@ -83,7 +83,7 @@ def test_a_text_in_markdown_is_shown_as_it_is(text):
     assert shown == " ".join(text.split())
 
 
-FORMULAS = ["=1+1", "+1+1", "-1+cmd|' /C calc'!A0", "@SUM(A1)", "\t=1", "\r=1", "\n=1", "＝1+1"]
+FORMULAS = ["=1+1", "+1+1", "-1+cmd|' /C calc'!A0", "@SUM(A1)", "\t=1", "\n=1", "＝1+1"]
 
 
 @pytest.mark.parametrize("text", FORMULAS)
@@ -91,6 +91,11 @@ def test_no_cell_is_a_formula(text):
     table = csv_text(["answer", "n"], [{"answer": text, "n": -1}])
     _, (cell, number) = csv.reader(io.StringIO(table, newline=""))
     assert (cell, number) == (f"'{text}", "-1")
+
+
+def test_a_carriage_return_does_not_end_a_row():
+    table = csv_text(["answer"], [{"answer": "one\r=1+1\x1b[31m"}])
+    assert list(csv.reader(io.StringIO(table, newline=""))) == [["answer"], ["one\\r=1+1\\x1b[31m"]]
 
 
 @pytest.mark.parametrize(
