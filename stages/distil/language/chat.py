@@ -9,13 +9,21 @@ from jinja2 import TemplateError
 
 from stages.distil.interface.errors import UserError
 from stages.distil.interface.escaping import for_terminal
+from stages.distil.language.rendering import limited_rendering
 from stages.distil.language.teacher_prompts import Conversation, Messages
 from stages.distil.language.thinking import MARKS, opened_thought, without_thought
 
 if TYPE_CHECKING:  # importing transformers takes seconds
     from transformers import PreTrainedTokenizerBase
 
-PYTHON_ERRORS = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
+PYTHON_ERRORS = (
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
 TEMPLATE_ERRORS = (TemplateError, *PYTHON_ERRORS)
 
 
@@ -111,9 +119,10 @@ class Chat:
         return self.tokenizer.decode([token for token in tokens if token not in special])
 
     def _apply(self, messages: Messages) -> str:
-        return self.tokenizer.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=True, **self._settings
-        )
+        with limited_rendering():
+            return self.tokenizer.apply_chat_template(
+                messages, tokenize=False, add_generation_prompt=True, **self._settings
+            )
 
 
 def _left_out(messages: Messages, text: str) -> str:

@@ -6,13 +6,18 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import StrictUndefined, Template, TemplateError, TemplateSyntaxError
+from jinja2.exceptions import SecurityError
+from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from stages.distil.interface.errors import UserError
+from stages.distil.interface.paths import read_text
+from stages.distil.language.rendering import limited_rendering
 from stages.distil.language.student_prompts import letters
 from stages.distil.storage.examples import Example
 
 BLOCKS = ("system", "user", "assistant", "cue")
+LONGEST_PROMPT = 10_000_000  # characters of a block
 Messages = list[dict[str, str]]
 
 
@@ -61,17 +66,19 @@ class PromptFile:
 
     def __init__(self, path: Path):
         self._path = path
-        environment = ImmutableSandboxedEnvironment(
+        environment = _Sandbox(
             undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False
         )
         try:
-            self._template: Template = environment.from_string(path.read_text(encoding="utf-8"))
+            self._template: Template = environment.from_string(read_text(path))
         except FileNotFoundError:
             raise UserError(f"{path}: no such prompt file; see rationales.prompts") from None
         except TemplateSyntaxError as error:
             raise UserError(f"{path}, line {error.lineno}: {error.message}") from None
         except (TemplateError, UnicodeDecodeError) as error:
             raise UserError(f"{path}: {error}") from None
+        except RecursionError:
+            raise UserError(f"{path}: it is nested too deeply") from None
         self._solved: dict[tuple[str, str], tuple[str, str]] = {}  # rendered, by id and rationale
         missing = [name for name in BLOCKS if name not in self._template.blocks]
         if missing:
@@ -105,10 +112,36 @@ class PromptFile:
 
     def _fill(self, block: str, values: Mapping[str, Any]) -> str:
         context = self._template.new_context(dict(values))
+        parts: list[str] = []
+        length = 0
         try:
-            return "".join(self._template.blocks[block](context)).strip()
+            with limited_rendering():
+                for part in self._template.blocks[block](context):
+                    parts.append(part)
+                    length += len(part)
+                    _check_length(length)
+            return "".join(parts).strip()
         except Exception as error:  # any fault of the user's file
             raise UserError(f"{self._path}, block {block}: {error}") from error
+
+
+class _Sandbox(ImmutableSandboxedEnvironment):
+    """Jinja's sandbox, in which no product is longer than a prompt may be."""
+
+    intercepted_binops = frozenset(("*", "**"))
+
+    def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
+        if operator == "**":
+            raise SecurityError("** is not available in a prompt")
+        for repeated, times in ((left, right), (right, left)):
+            if isinstance(repeated, str | list | tuple) and isinstance(times, int):
+                _check_length(len(repeated) * times)
+        return super().call_binop(context, operator, left, right)
+
+
+def _check_length(length: int) -> None:
+    if length > LONGEST_PROMPT:
+        raise SecurityError(f"it writes more than {LONGEST_PROMPT:,} characters")
 
 
 def _values(example: Example) -> dict[str, Any]:

@@ -112,3 +112,14 @@ def test_marks_that_are_special_tokens_are_kept(tiny_model):
     assert plain == "So.tea"
     assert Chat("far", tokenizer).with_marks(plain, tokens) == "[THINK]So.[/THINK]tea"
     assert Chat("far", tokenizer).with_marks("tea", tokens[-2:-1]) == "tea"
+
+
+def test_a_template_whose_loops_never_end_is_refused(make_chat):
+    loops = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
+    with pytest.raises(UserError, match="its chat template refuses .*its loops are too long"):
+        make_chat(f"{loops}{TURNS}").render(TALK)
+
+
+def test_a_template_that_is_nested_too_deeply_is_refused(make_chat):
+    with pytest.raises(UserError, match="its chat template refuses the conversation"):
+        make_chat(TURNS + "{{ " + "(" * 5000 + "1" + ")" * 5000 + " }}").render(TALK)

@@ -1,3 +1,5 @@
+import os
+
 import pytest
 
 from stages.distil.interface.errors import UserError
@@ -86,3 +88,53 @@ def test_the_papers_prompt_letters_any_number_of_options():
     assert "(z) class 25\n(aa) class 26\n(ab) class 27\n" in user
     assert user.startswith("Question:\nWhich?\n")
     assert "\nAnswer:\nab\nRationale:" in user
+
+
+NESTED = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
+
+
+@pytest.mark.parametrize(
+    ("user", "message"),
+    [
+        (NESTED, "it runs more than 1,000,000 lines"),
+        (
+            "{% for a in question %}{% for b in question %}{% for c in question %}{% for d in "
+            "question %}{% for e in question %}{% endfor %}{% endfor %}{% endfor %}{% endfor %}"
+            "{% endfor %}",
+            "it runs more than 1,000,000 lines",
+        ),
+        (
+            "{% macro twice(n) %}{{ twice(n + 1) if n < 40 }}{{ twice(n + 1) if n < 40 }}"
+            "{% endmacro %}{{ twice(0) }}",
+            "it runs more than 1,000,000 lines",
+        ),
+        ("{% macro more() %}{{ more() }}{% endmacro %}{{ more() }}", "maximum recursion depth"),
+        ("{{ 'x' * 10 ** 12 }}", "** is not available"),
+        ("{{ 'x' * 1000000000000 }}", "it writes more than 10,000,000 characters"),
+        (
+            "{% for a in range(9999) %}{{ 'x' * 9999 }}{% endfor %}",
+            "it writes more than 10,000,000",
+        ),
+        ("{{ range(1000000) | list }}", "Range too big"),
+    ],
+)
+def test_a_prompt_that_never_ends_is_an_error(tmp_path, user, message):
+    path = write_prompt_file(tmp_path, user=user)
+    with pytest.raises(UserError, match=r"mine.jinja, block user: ") as error:
+        PromptFile(path).conversation(EXAMPLE)
+    assert message in str(error.value)
+
+
+def test_a_line_of_signs_in_a_prompt_is_fine(tmp_path):
+    path = write_prompt_file(tmp_path, user="{{ '=' * 20 }}\n{{ question }}")
+    assert PromptFile(path).conversation(EXAMPLE).user == f"{'=' * 20}\n{EXAMPLE.question}"
+
+
+def test_a_prompt_file_that_is_no_text_file_is_named(tmp_path):
+    deep = write_prompt_file(tmp_path, user="{{ " + "(" * 5000 + "1" + ")" * 5000 + " }}")
+    with pytest.raises(UserError, match="mine.jinja: it is nested too deeply"):
+        PromptFile(deep)
+    deep.unlink()
+    os.mkfifo(deep)
+    with pytest.raises(UserError, match="mine.jinja: expected a file, found a folder, device"):
+        PromptFile(deep)
