@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from stages.distil.interface.errors import UserError
+from stages.distil.interface.errors import UserError, one_line
 from stages.distil.storage.examples import Example
 
 EXAMPLES = Path("data/examples.parquet")
@@ -219,7 +219,7 @@ def open_table(path: Path) -> pq.ParquetFile:
         return pq.ParquetFile(path)
     except (pa.ArrowInvalid, OSError) as error:
         raise UserError(
-            f"{path}: not a Parquet table ({error}); delete it and run `dvc repro`"
+            f"{path}: not a Parquet table ({one_line(error)}); delete it and run `dvc repro`"
         ) from None
 
 
@@ -248,11 +248,11 @@ def scan_row_groups(
             raise _other_columns(path, columns, file.schema_arrow.names)
         for number in range(file.num_row_groups):
             if split is None:
-                yield file.read_row_group(number, list(columns))
+                yield _read_group(file, path, number, columns)
                 continue
-            in_split = pc.equal(file.read_row_group(number, ["split"])["split"], split)
+            in_split = pc.equal(_read_group(file, path, number, ["split"])["split"], split)
             if pc.any(in_split).as_py():
-                group = file.read_row_group(number, list(columns))
+                group = _read_group(file, path, number, columns)
                 yield group if pc.all(in_split).as_py() else group.filter(in_split)
 
 
@@ -271,9 +271,21 @@ def scan_table(
             if expected is not None and declared != expected.names:
                 raise _other_columns(file, expected.names, columns)
             for number in range(rows.num_row_groups):
-                group = rows.read_row_group(number)
+                group = _read_group(rows, file, number, columns)
                 yield from group[start::step].to_pylist()
                 start = (start - len(group)) % step
+
+
+def _read_group(file: pq.ParquetFile, path: Path, number: int, columns: Sequence[str]) -> pa.Table:
+    """Read columns of a row group; raise `UserError` if it is damaged."""
+    try:
+        group = file.read_row_group(number, list(columns))
+        group.validate(full=True)
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(
+            f"{path}: damaged ({one_line(error)}); delete it and run `dvc repro`"
+        ) from error
+    return group
 
 
 def read_examples(*splits: str) -> list[Example]:

@@ -76,3 +76,18 @@ def test_every_nth_row_is_read_across_row_groups_and_files(tmp_path, monkeypatch
     for step in (1, 2, 5, 7, 20):
         rows = tables.scan_table(tmp_path / tables.REJECTED.name, step=step)
         assert [row["row"] for row in rows] == list(range(0, 12, step))
+
+
+@pytest.mark.parametrize(
+    "read", [tables.read_table, lambda p: list(tables.scan_row_groups(p, ["text"]))]
+)
+def test_a_table_that_is_damaged_inside_is_named(tmp_path, read):
+    path = tmp_path / tables.REJECTED
+    tables.write_table(path, [ROW | {"text": f"{n} {n * n}" * 50} for n in range(100)])
+    content = bytearray(path.read_bytes())
+    content[4:-2000] = b"\0" * (len(content) - 2004)
+    path.write_bytes(content)
+    with pytest.raises(
+        UserError, match="rejected.parquet: damaged .*; delete it and run `dvc repro`"
+    ):
+        read(path)
