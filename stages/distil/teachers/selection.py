@@ -70,7 +70,22 @@ def identity(name: str, source: Model, settings: Rationales, folder: Path) -> st
     arguments = settings.engine_of(name) if kind == "vllm" else {}
     if deciding := {k: v for k, v in arguments.items() if k not in SPEED_ONLY}:
         parts.append(deciding)
+    if kind == "transformers" and _unpadded(folder, dtype):
+        parts.append("without padding")
     return json.dumps(parts, sort_keys=True)
+
+
+def _unpadded(folder: Path, dtype: str) -> bool:
+    """Return whether a teacher's texts are written in batches without padding.
+
+    Before, they were padded, and some models' texts were wrong.
+    """
+    if is_encoder_decoder(folder):
+        return False
+    from stages.distil.models.layers import carries_state
+    from stages.distil.models.loading import model_without_weights
+
+    return carries_state(model_without_weights(folder, dtype))
 
 
 def _engine(kind: str) -> tuple[str, str]:
