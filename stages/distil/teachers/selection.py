@@ -43,7 +43,22 @@ def identity(name: str, source: Model, settings: Rationales, folder: Path) -> st
     parts: list[Any] = [versions.TEXTS, *_engine(kind), dtype, fingerprint(source, folder)]
     if kind == "vllm" and (deciding := settings.deciding_engine(name)):
         parts.append(deciding)
+    if kind == "transformers" and _unpadded(folder, dtype):
+        parts.append("without padding")
     return json.dumps(parts, sort_keys=True)
+
+
+def _unpadded(folder: Path, dtype: str) -> bool:
+    """Return whether a teacher's texts are written in batches without padding.
+
+    Before, they were padded, and some models' texts were wrong.
+    """
+    if is_encoder_decoder(folder):
+        return False
+    from stages.distil.models.layers import carries_state
+    from stages.distil.models.loading import model_without_weights
+
+    return carries_state(model_without_weights(folder, dtype))
 
 
 def _engine(kind: str) -> tuple[str, str]:
