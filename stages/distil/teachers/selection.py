@@ -56,7 +56,7 @@ def _unpadded(folder: Path, dtype: str) -> bool:
     if is_encoder_decoder(folder):
         return False
     from stages.distil.models.layers import carries_state
-    from stages.distil.models.loading import model_without_weights
+    from stages.distil.weights.architecture import model_without_weights
 
     return carries_state(model_without_weights(folder, dtype))
 
