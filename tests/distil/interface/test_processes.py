@@ -252,3 +252,33 @@ def test_dvc_executes_no_name(tmp_path, where):
     )
     assert done.returncode != 0
     assert not list(tmp_path.glob("X*"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("where", ["models", "teachers", "data"])
+def test_no_name_leads_dvc_to_another_folder(tmp_path, where):
+    """DVC removes a stage's outputs before it runs the stage."""
+    name = "../kept"
+    values = PARAMETERS | CATALOGUES
+    values["models"] = values["models"] | {name: {"source": "provided"}}
+    if where == "teachers":
+        values["teachers"] = [name]
+    if where == "data":
+        values["datasets"] = values["datasets"] | {name: {"source": "kinship"}}
+        values["data"] = {"name": name}
+    make_project(tmp_path, values)
+    kept = [tmp_path / "kept/file", tmp_path / "data/kept.parquet", tmp_path / "data/kept/file"]
+    for file in kept:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("kept")
+    environment = os.environ | {"STAGES_PYTHON": interpreter()}
+    for target in ([], [f"fetch@{name}"], ["prepare"]):
+        done = subprocess.run(
+            [DVC, "repro", "--keep-going", *target],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode != 0
+        assert [file for file in kept if not file.exists()] == [], done.stdout + done.stderr
