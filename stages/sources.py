@@ -18,7 +18,7 @@ def sources(parameters: Parameters) -> None:
 
     An entry that is not used is not looked at: its disk may not be there.
     """
-    # What else DVC runs depends on this file: it removes a stage's outputs before it runs the stage,
+    # All other stages come after this file: DVC removes a stage's outputs before it runs the stage,
     # and a name such as `../x` would make that a folder elsewhere.
     tables.write_text(SOURCES / "checked", "The parameters have been checked.\n")
     for folder in (tables.RATIONALES, tables.USEFULNESS):

@@ -47,10 +47,6 @@ def test_every_documented_make_target_exists():
     assert documented <= targets
 
 
-def test_the_readme_is_short():
-    assert len((ROOT / "README.md").read_text(encoding="utf-8").split()) < 1000
-
-
 def test_every_link_leads_somewhere():
     links = [
         (page, link)

@@ -13,9 +13,10 @@ from stages.distil.interface.method import Saliency
 from stages.distil.language.answers import parse_answer
 from stages.distil.language.appearance import as_text
 from stages.distil.language.chat import Chat
-from stages.distil.models.generation import end_tokens, generation_settings, missing_ends
+from stages.distil.models.generation import end_tokens, missing_ends
 from stages.distil.models.loading import load_model
 from stages.distil.models.lora import with_adapter
+from stages.distil.weights.architecture import generation_settings
 
 ANSWER_TOKENS = 32  # of the prediction for a question without options
 

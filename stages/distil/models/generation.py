@@ -11,7 +11,7 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 from stages.distil.language.chat import Chat, Ends
 from stages.distil.models.batching import by_length, of_one_length, pad
 from stages.distil.models.layers import carries_state
-from stages.distil.weights.architecture import load_config
+from stages.distil.weights.architecture import generation_settings
 
 TOKENS = ("bos", "eos", "pad", "decoder_start", "forced_bos")  # kept of a model's own settings
 
@@ -23,14 +23,6 @@ def end_tokens(settings: GenerationConfig, tokenizer: PreTrainedTokenizerBase) -
         declared = tokenizer.eos_token_id
     tokens = declared if isinstance(declared, list) else [declared]
     return {token for token in tokens if token is not None}
-
-
-def generation_settings(folder: Path) -> GenerationConfig:
-    """Return the settings with which a model's folder is loaded, without its weights."""
-    try:
-        return GenerationConfig.from_pretrained(folder)
-    except OSError:
-        return GenerationConfig.from_model_config(load_config(folder))
 
 
 def missing_ends(chat: Chat, folder: Path, of_tokenizer: bool = False) -> Ends:

@@ -214,7 +214,7 @@ def check_tokenizer(
     rows = len(model.get_input_embeddings().weight)
     for file, settings in (
         (CONFIG, model.config.get_text_config()),
-        (GENERATION, _generation_settings(folder)),
+        (GENERATION, generation_settings(folder)),
     ):
         for name in TOKENS:
             declared = getattr(settings, name, None)
@@ -246,10 +246,13 @@ def check_tokenizer(
         )
 
 
-def _generation_settings(folder: Path) -> GenerationConfig:
+def generation_settings(folder: Path) -> GenerationConfig:
+    """Return the settings with which a model's folder is loaded, without its weights."""
     file = folder / GENERATION
+    if not file.is_file():
+        return GenerationConfig.from_model_config(load_config(folder))
     with explain_unreadable(str(file)):
-        return GenerationConfig.from_dict(read_mapping(file) if file.is_file() else {})
+        return GenerationConfig.from_dict(read_mapping(file))
 
 
 def check_finite(

@@ -17,7 +17,7 @@ from ruamel.yaml import YAML
 from stages.distil.interface import command, processes
 from stages.distil.interface.errors import UserError
 from stages.distil.interface.processes import item_of_dvc, run_alone
-from tests.conftest import ROOT, default_values, write_values
+from tests.conftest import ROOT, default_values, write_jsonl, write_values
 from tests.test_pipeline import DVC, PARAMETERS, make_project
 from tests.warm_python import interpreter
 
@@ -157,9 +157,11 @@ def test_dvc_names_the_item_of_a_stage(monkeypatch, name):
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory) -> Path:
-    """A project whose first stage waits."""
+def project(tmp_path_factory, tiny_model) -> Path:
+    """A project whose stage `prepare` waits."""
     folder = tmp_path_factory.mktemp("project")
+    shutil.copytree(tiny_model, folder / "tiny")
+    write_jsonl(folder / "balls")
     make_project(folder, PARAMETERS | CATALOGUES)
     (folder / "stages/prepare.py").write_text(WAITING)
     (folder / ".venv").symlink_to(sys.prefix)

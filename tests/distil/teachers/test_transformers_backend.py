@@ -218,7 +218,7 @@ def test_an_encoder_decoder_teacher_runs_through_the_stage(
 def test_texts_that_padding_changed_have_another_key(
     tmp_path, parameter_values, name, backend, unpadded
 ):
-    families.build(name).config.save_pretrained(tmp_path)
+    families.build(name).save_pretrained(tmp_path)
     settings = Rationales.model_validate(parameter_values["rationales"] | {"backend": backend})
     source = FolderModel(source="folder", path="anywhere")
     parts = json.loads(identity("tiny", source, settings, tmp_path))
