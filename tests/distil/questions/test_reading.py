@@ -21,13 +21,12 @@ from hypothesis import strategies as st
 
 from stages.distil.interface.catalogue import Files, Gym, Hub
 from stages.distil.interface.errors import UserError
-from stages.distil.interface.parameters import load_parameters
 from stages.distil.questions import delimited, files, hub
 from stages.distil.questions.fields import Questions
 from stages.distil.questions.reading import read, warning
 from stages.distil.storage import tables
 from stages.distil.storage.examples import Example, Rejected
-from tests.conftest import PARAMS, ROOT, question, write_jsonl
+from tests.conftest import ROOT, question, write_jsonl
 from tests.hub import REVISION, serve
 
 ROWS = [{"id": str(n), "question": f"Größe {n}?\nTell", "answer": f"a{n}"} for n in range(5)]
@@ -438,21 +437,23 @@ configs:
 """
 
 
-@pytest.mark.parametrize("name", ["arc", "obqa"])
+# How many questions have equal options, and how many more rows are refused.
+SHARED = {"arc": (0, 1), "obqa": (3, 0), "cqa": (146, 0)}
+
+
+@pytest.mark.parametrize("name", SHARED)
 def test_the_shared_data_sets_have_only_known_bad_rows(name):
-    data = load_parameters(PARAMS).datasets[name]
-    folder = ROOT / data.folder
+    folder = ROOT.parent / "shared/datasets" / name
     if not folder.is_dir():
-        pytest.skip(f"{data.folder} does not exist")
-    data = data.model_copy(
-        update={
-            "folder": folder,
-            "sizes": data.sizes.model_copy(update={"validation": None, "test": None}),
-        }
-    )
-    rows = list(read(data, 0, 50_000, Counter()))
+        pytest.skip(f"{folder} does not exist")
+    data = Files(source="files", folder=folder, fields={"answer_is": "text"})
+    data = data.model_copy(update={"hold_out": 0 if (folder / "validation.jsonl").exists() else 9})
+    tally: Counter[str] = Counter()
+    rows = list(read(data, 0, 50_000, tally))
     lines = sum(len(file.read_bytes().splitlines()) for file in folder.glob("*.jsonl"))
     assert len(rows) == lines
     bad = Counter(row.reason for row in rows if isinstance(row, Rejected) and not row.repeated)
     control = "question: contains U+0002, a sign of a wrong encoding or a binary file"
-    assert bad == ({control: 1} if name == "arc" else {"two options are equal": 3})
+    equal, refused = SHARED[name]
+    assert bad == ({control: refused} if refused else {})
+    assert tally["with equal options"] == equal
