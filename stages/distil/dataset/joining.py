@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from stages.distil.interface.errors import UserError
 from stages.distil.interface.method import ANSWER, Assemble, Saliency, StudentPrompt
-from stages.distil.language.answers import conclusion, same
+from stages.distil.language.answers import concludes, same
 from stages.distil.language.quality import CONTRADICTS, OK
 from stages.distil.language.student_prompts import (
     CHOICES,
@@ -279,8 +279,7 @@ def _against_labels(
     for status, text, answer, place in zip(*columns, places, strict=True):
         label = taught[place]
         if status == OK and label is not None:
-            concluded = answer or conclusion(text, options[place])
-            if concluded is not None and not same(concluded, label, options[place]):
+            if concludes(text, options[place], label, answer or None) is False:
                 status = CONTRADICTS
         statuses.append(status)
     return pa.array(statuses, pa.string())

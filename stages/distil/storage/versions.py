@@ -12,4 +12,4 @@ ATTRIBUTION = 3  # encoding a prompt and its words, and their scores
 USEFULNESS = 1  # what a rationale says before its conclusion, log p(answer) with and without it
 TARGETS = 4  # the quality gate, votes, joining a question with its targets, its salient words
 TRAINING = 3  # encoding the student's samples, loss, order, schedule, the best epoch
-EVALUATION = 3  # answering, reading an answer, counting
+EVALUATION = 4  # answering, reading an answer, counting
