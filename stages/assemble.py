@@ -24,7 +24,7 @@ FEW = 0.1  # of a teacher's rationales
 # What helps if most rationales have a status.
 ADVICE = {
     OK: "add ok to assemble.statuses",
-    EMPTY: "see models.*.max_completion_tokens for a teacher that thinks, or choose another teacher",
+    EMPTY: "see models.*.max_completion_tokens if it thinks, or choose another teacher",
     TRUNCATED: "raise rationales.max_tokens",
     REPETITIVE: "set rationales.on_bad to retry, or choose another teacher",
     CONTRADICTS: "set rationales.teacher_forcing to true, or choose another teacher",

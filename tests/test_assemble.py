@@ -36,7 +36,7 @@ def drawn(tmp_path, monkeypatch) -> dict[str, dict]:
         for n in range(size):
             name = f"{split}-{n}"
             words = rng.choice(["Ann", "ann", "cat", "dog", "été", "x-ray"], 6)
-            options = [] if n % 5 == 0 else ["yes", "no"]
+            options = [[], ["yes", "no"], ["yes", "no", "é, never"], ["yes", "no"]][n % 4]
             held["examples"][name] = {
                 "id": name,
                 "split": split,
