@@ -176,7 +176,7 @@ Split = Literal["train", "validation", "test"]
 
 
 class FileSizes(Settings):
-    """How many questions to read from the start of each split; null reads all."""
+    """How many questions to draw from each split, by `seed`; null takes all."""
 
     train: Count | None = None
     validation: Count | None = None
@@ -187,7 +187,7 @@ class _Records(_DataSet):
     sizes: FileSizes = FileSizes()
     fields: Fields = Fields()
     hold_out: Integer = Field(
-        0, ge=0, description="questions moved from the start of train to validation"
+        0, ge=0, description="questions to draw from train, by `seed`, for validation"
     )
     where: dict[str, str | int | bool] = Field({}, description="path: value; skip other records")
     conclude: bool | dict[Name, bool] = Field(

@@ -5,7 +5,7 @@ result for the same input. Source files are not part of any key: other changes i
 tests/test_versions.py pins a small result to each version.
 """
 
-QUESTIONS = 4  # drawing, reading and choosing questions
+QUESTIONS = 5  # drawing, reading and choosing questions
 TEXTS = 3  # encoding a teacher's prompt, generating the text
 TUNING = 1  # fine-tuning a teacher before its attribution
 ATTRIBUTION = 3  # encoding a prompt and its words, and their scores
