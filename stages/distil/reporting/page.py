@@ -7,6 +7,7 @@ script only and fetch nothing.
 import base64
 import csv
 import hashlib
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from stages.distil.interface.parameters import Parameters
 from stages.distil.language.answers import parse_answer, same
 from stages.distil.language.words import salient_words
 from stages.distil.reporting.plots import draw_curves
+from stages.distil.storage.tables import DATA_SETS
 
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -99,16 +101,29 @@ def read_curves(folder: Path) -> dict[str, list[tuple[int, float]]]:
     return curves
 
 
-def read_methods(folder: Path) -> list[Methods]:
-    """Read the tables and plots of each scale of `make figures` below this folder."""
+def read_methods(folder: Path, data: str) -> list[Methods]:
+    """Read the tables and plots of each scale of `make figures` below this folder.
+
+    Only those figures are read whose runs all have this data set.
+    """
     scales: dict[str, Methods] = {}
     for table in sorted(folder.glob("*/*.csv"), key=lambda file: (file.stem != "methods", file)):
+        if _data_sets(table) != [data]:
+            continue
         with table.open(encoding="utf-8", newline="") as lines:
             rows: list[Row] = list(csv.DictReader(lines))
         plot = _element(table.with_suffix(".svg").read_text(encoding="utf-8"))
         scale = table.parent.name
         scales.setdefault(scale, Methods(scale, {})).figures[table.stem] = (rows, plot)
     return list(scales.values())
+
+
+def _data_sets(table: Path) -> list[str]:
+    """Return the names of the data sets of a figure's runs."""
+    noted = table.with_name(DATA_SETS)
+    if not noted.is_file():  # drawn before they were noted
+        return ["kinship"]
+    return json.loads(noted.read_text(encoding="utf-8")).get(table.stem, [])
 
 
 def _figure(curves: dict[str, list[tuple[int, float]]], label: str) -> str:
