@@ -14,8 +14,10 @@ LISTS := requirements.txt requirements-gpu.txt \
     $(addprefix requirements/,install uv.txt torch-cpu.txt torch-cuda.txt)
 # Keep compiled modules even if the shell says not to: without them each stage starts ten seconds later.
 export PYTHONDONTWRITEBYTECODE :=
+# A cluster's packages, perhaps for another Python, would come before those of .venv.
+unexport PYTHONPATH
 
-.PHONY: help setup lock gym ray browser harness repro summary compare figures release verify check gpu-check test lint format clean distclean
+.PHONY: help setup lock gym ray browser harness repro summary compare figures release verify mend check gpu-check test lint format clean distclean
 
 help:  ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 14
@@ -47,6 +49,7 @@ browser: $(VENV)/browser  ## Install Playwright to test the report (needs Chromi
 repro: setup  ## Run the stages that have changed and print the results
 	@$(BIN)/python -m stages.distil.interface.parameters params.yaml
 	@head -n 1 $(VENV)/device
+	@grep -qs '^ *no_scm = true' .dvc/config .dvc/config.local || git rev-parse --git-dir >/dev/null || { echo 'make: error: DVC needs a git repository that is yours; see docs/installation.md, "Without a repository"' >&2; exit 1; }
 	$(BIN)/dvc repro
 	@$(BIN)/python -m stages.distil.reporting.summary
 
@@ -64,6 +67,9 @@ release: setup  ## Put the student and its model card into models/release
 
 verify: setup  ## Compare this run with the committed one, or two commits [SINCE=main]
 	@$(BIN)/python -m stages.distil.verification.verify $(if $(SINCE),--since $(SINCE))
+
+mend: setup  ## Remove results that were damaged after they were written; `dvc repro` makes them again
+	@$(BIN)/python -m stages.distil.verification.cache
 
 check: setup  ## Run a small pipeline and compare it with results/check [KEEP=yes]
 	@head -n 1 $(VENV)/device

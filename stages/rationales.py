@@ -20,7 +20,7 @@ from stages.distil.storage import tables
 from stages.distil.teachers.backend import Completion
 from stages.distil.teachers.selection import identity, open_backend, renderer
 from stages.distil.teachers.texts import TeacherTexts, rationale_row
-from stages.distil.teachers.writer import CachedWriter, Generations
+from stages.distil.teachers.writer import MOST_ASKED, CachedWriter, Generations
 from stages.distil.weights.folders import count_parameters, model_folder
 
 
@@ -77,6 +77,12 @@ def _generated(
     finally:
         if store.hits or store.written:
             print(f"{teacher}: {store.summary()}", file=sys.stderr)
+    if writer.lacking:
+        print(
+            f"{teacher}: {writer.lacking:,} replies came without a whole text (a filter, a refusal "
+            f"or an overload); each is asked for in {MOST_ASKED} runs at most: `dvc repro --force "
+            f"--single-item rationales@{teacher}` asks again"
+        )
     return texts.rows()
 
 

@@ -18,8 +18,11 @@ def sources(parameters: Parameters) -> None:
 
     An entry that is not used is not looked at: its disk may not be there.
     """
+    # What else DVC runs depends on this file: it removes a stage's outputs before it runs the stage,
+    # and a name such as `../x` would make that a folder elsewhere.
+    tables.write_text(SOURCES / "checked", "The parameters have been checked.\n")
     for folder in (tables.RATIONALES, tables.USEFULNESS):
-        tables.write_text(folder / ".keep", "")
+        tables.write_text(folder / ".keep", "One table per teacher.\n")
     for name, model in parameters.models.items():
         used = name in parameters.used_models
         _write("models", name, used, model_content(model) if used else {})

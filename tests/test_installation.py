@@ -59,10 +59,11 @@ def test_a_folder_inside_the_project_uses_its_environment(project, folder):
     environment(project / ".venv", "ours")
     (project / folder).mkdir(parents=True)
     assert wrapper(project / folder).stdout == "ours unset\n"
-    generations = project / folder / ".cache/generations"
-    assert generations.is_symlink() == folder.startswith(".dvc")
-    if generations.is_symlink():
-        assert generations.resolve(strict=True) == project / ".cache/generations"
+    for name in ("attributions", "datasets", "generations", "usefulness"):
+        kept = project / folder / ".cache" / name
+        assert kept.is_symlink() == folder.startswith(".dvc")
+        if kept.is_symlink():
+            assert kept.resolve(strict=True) == project / ".cache" / name
 
 
 def test_the_user_can_choose_another_interpreter(project, tmp_path):
@@ -94,6 +95,28 @@ def test_cpu_settings_apply_only_to_an_environment_for_cpus(project):
     assert variables["MALLOC_MMAP_MAX_"] == "0"
     assert variables["THP_MEM_ALLOC_ENABLE"] == "1"
     assert "MALLOC_MMAP_MAX_=7" in wrapper(project, MALLOC_MMAP_MAX_="7").stdout
+
+
+@pytest.mark.parametrize("name", ["my project", "a:b"])
+def test_a_separator_in_the_path_does_not_hide_the_runtime(project, name):
+    """LD_PRELOAD is a list, which cannot hold such a path."""
+    folder = project.rename(project.with_name(name))
+    script(folder / ".venv/bin/python", "env")
+    (folder / ".venv/lib").mkdir()
+    library = Path(shutil.copy(shutil.which("true"), folder / ".venv/lib/libiomp5.so"))
+    for _ in range(2):
+        variables = dict(line.split("=", 1) for line in wrapper(folder).stdout.splitlines())
+        assert not set(" :") & set(variables["LD_PRELOAD"])
+        assert Path(variables["LD_PRELOAD"]).samefile(library)
+    Path(variables["LD_PRELOAD"]).unlink()
+
+
+def test_packages_of_a_cluster_are_left_out(project):
+    script(project / ".venv/bin/python", "env")
+    assert "PYTHONPATH" not in wrapper(project, PYTHONPATH="/opt/cluster").stdout
+    (project / "Makefile").write_text(f"include {ROOT}/Makefile\nshow:\n\tenv\n")
+    shown = run(project, "make", "show", PYTHONPATH="/opt/cluster", DEVICE="cpu").stdout
+    assert "PATH=" in shown and "PYTHONPATH" not in shown
 
 
 def python(folder: Path, version: str) -> Path:

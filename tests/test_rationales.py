@@ -300,6 +300,55 @@ def test_a_failing_request_ends_the_stage_but_completions_are_kept(project):
     assert len(table()) == TRAIN + TEST
 
 
+BAD_MINUTES = {
+    "filter": ({"content": None}, "content_filter", "empty"),
+    "refusal": ({"content": None, "refusal": "I cannot help with that."}, "stop", "empty"),
+    "overload": ({"content": ""}, "stop", "empty"),
+    "cut": ({"content": "It is so. It is gr"}, "content_filter", "truncated"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD_MINUTES)
+def test_a_bad_minute_of_a_server_is_not_kept(project, kind):
+    """A reply without a whole text is asked for again in the next run, and only that."""
+    message, reason, status = BAD_MINUTES[kind]
+
+    def fault(number, body):
+        if "ball number 7?" not in body["messages"][-1]["content"]:
+            return None
+        choice = {"message": {"role": "assistant"} | message, "finish_reason": reason}
+        return 200, json.dumps({"choices": [choice]}).encode(), {}
+
+    with serve(Teacher(fault)) as url:
+        done = project(url)
+        row = next(row for row in table() if row["id"] == "train-7")
+        assert (row["status"], row["finish_reason"]) == (status, reason)
+        assert row["rationale"] == ("It is so." if kind == "cut" else "")
+        assert "dvc repro --force --single-item rationales@far` asks again" in done.stdout
+    teacher = Teacher()
+    with serve(teacher) as url:
+        done = project(url, prepare=False)
+    assert {"ball number 7?" in body["messages"][-1]["content"] for body in teacher.requests} == {
+        True
+    }
+    assert {row["status"] for row in table() if row["split"] == "train"} == {"ok"}
+    assert "asks again" not in done.stdout
+
+
+def test_two_servers_with_a_model_of_one_name_each_write_their_own_texts(project):
+    first, second = Teacher(), Teacher()
+    with serve(first) as one, serve(second) as two:
+        project(one)
+        far = {"source": "server", "url": two, "model": "m"}
+        again = project(one, prepare=False, models__far=far | {"url": one, "identity": "other"})
+        assert "0 found" in again.stderr
+        near = {"source": "server", "url": two, "model": "m"}
+        refused = project(one, prepare=False, code=1, models__near=near)
+        assert "models.near.identity" in refused.stderr and len(refused.stderr.splitlines()) == 1
+        project(one, prepare=False, models__near=near | {"identity": "near"})
+    assert not second.requests
+
+
 def test_too_few_solved_examples_are_reported(project, tmp_path):
     write_jsonl(tmp_path / "mine", train=[question(n) for n in range(2)])
     with serve(Teacher()) as url:

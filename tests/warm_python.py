@@ -29,7 +29,7 @@ LIBRARIES = (
     "datasets",
     "duckdb",
     "dvclive",
-    "openai",
+    "httpx2",
     "pandas",
     "peft",
     "pydantic",

@@ -29,6 +29,9 @@ SETTINGS = {  # of Ray in this process
     "RAY_ENABLE_AUTO_CONNECT": "0",  # or a thread that outlives the run would start a cluster
     "RAY_USAGE_STATS_ENABLED": "0",
 }
+# Ray's setting for systems on which it has no clusters: its servers listen on 127.0.0.1 alone.
+# Otherwise they listen on all interfaces, and their metrics answer without a token.
+LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 ANSWER_TIMEOUT = 10  # seconds to wait for the address
 RELEASE_TIMEOUT = 30  # seconds to wait for what a program that has just ended leaves behind
 
@@ -44,6 +47,7 @@ def connect(cluster: Cluster) -> None:
         # Others on this machine must not run code in it.
         os.environ["RAY_AUTH_MODE"] = "token"
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+        os.environ |= LOOPBACK
     elif cluster.address != "auto":
         _require_answer(cluster.address)
     import ray

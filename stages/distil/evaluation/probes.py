@@ -15,10 +15,11 @@ from stages.distil.interface.method import ANSWER, SALIENCY
 from stages.distil.language.answers import normalise
 from stages.distil.language.student_prompts import SALIENCY_TASK, rationale_task
 from stages.distil.models.batching import by_length
+from stages.distil.models.layers import attention_span
 from stages.distil.student.answering import decode, generate_answers, inference_tokens
 from stages.distil.student.collator import IGNORED, Collator
 from stages.distil.student.loss import autocast, target_logits
-from stages.distil.student.samples import Encoder, Sample
+from stages.distil.student.samples import Encoder, Sample, separate_tasks
 
 
 class ReadOption(NamedTuple):
@@ -75,6 +76,7 @@ def read_options(
     `questions` are samples of `Encoder.options`; `dtype` is the precision. Raises `UserError` if
     a log-probability is not finite.
     """
+    questions = _readable(model, questions)
     samples = [s for of_question in questions for s in of_question if s.branches]
     read: list[list[ReadOption]] = [[] for _ in samples]
     collate = Collator(model, tokenizer, [ANSWER])
@@ -103,6 +105,19 @@ def read_options(
         [option for s in of_question if s.branches for option in next(by_sample)]
         for of_question in questions
     ]
+
+
+def _readable(
+    model: PreTrainedModel, questions: Sequence[Sequence[Sample]]
+) -> Sequence[Sequence[Sample]]:
+    """Return one sample per option if the model cannot read a question once for all of them.
+
+    It cannot if a layer carries a state, or has a sliding window shorter than a sample.
+    """
+    shared = [s.length for of_question in questions for s in of_question if len(s.branches) > 1]
+    if not shared or model.config.is_encoder_decoder or max(shared) <= attention_span(model):
+        return questions
+    return [separate_tasks(of_question) for of_question in questions]
 
 
 def explanation_scores(

@@ -20,6 +20,8 @@ def dvc(*arguments: str, threads: int | None = None, show: bool = False) -> str:
     if done.returncode:
         lines = [line for line in (done.stderr or "").splitlines() if line.startswith("ERROR: ")]
         reason = lines[0].removeprefix("ERROR: ") if lines else "see its output above"
+        if "not owned by current user" in reason or "not a git repository" in reason:
+            reason += '; see docs/installation.md, "Without a repository" (git\'s safe.directory)'
         raise UserError(f"`dvc {' '.join(arguments[:2])}` failed: {reason}")
     return done.stdout or ""
 

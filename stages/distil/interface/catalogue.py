@@ -70,6 +70,9 @@ class ServerModel(_Generator):
     )
     model: str = Field(min_length=1, description="the model's name on the server")
     revision: str | None = Field(None, description="change it when the server's weights change")
+    identity: str | None = Field(
+        None, min_length=1, description="tells it from another entry with a model of the same name"
+    )
     chat: bool = Field(True, description="false: a base model, prompted with plain text")
     key: Annotated[str, matching(r"\w+", "the name of an environment variable")] = Field(
         "OPENAI_API_KEY", description="environment variable that holds the key"
@@ -77,10 +80,14 @@ class ServerModel(_Generator):
     temperature: bool = Field(
         True, description="false: none is sent, as servers of reasoning models require"
     )
+    seed: bool = Field(True, description="false: none is sent, for servers that refuse it")
     in_flight: Count = Field(32, description="concurrent requests to each server")
-    timeout: Number = Field(120, gt=0, description="seconds to wait for an answer")
+    timeout: Number = Field(120, gt=0, description="seconds to wait for a whole answer")
     tries: Count = Field(6, description="attempts at a request that fails temporarily")
 
+
+# Fields of a server's entry that its texts do not depend on.
+TRANSPORT = {"url", "timeout", "in_flight", "tries", "key", "seed"}
 
 Model = Annotated[
     HubModel | FolderModel | PackageModel | ProvidedModel | ServerModel,
@@ -91,6 +98,15 @@ Model = Annotated[
 def template_variables(model: Model) -> dict[str, Any]:
     """Return the variables that a model's entry sets for its chat template."""
     return {} if isinstance(model, ProvidedModel) else model.chat_template_kwargs
+
+
+def determining_fields(model: Model) -> dict[str, Any]:
+    """Return the fields of a model's entry that its texts depend on, as JSON values.
+
+    A server is known by the name and revision of its model and by `identity`, not by its address.
+    """
+    excluded = TRANSPORT if isinstance(model, ServerModel) else set()
+    return model.model_dump(mode="json", exclude=excluded, exclude_defaults=True)
 
 
 class KinshipSizes(Settings):

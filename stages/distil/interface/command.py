@@ -8,10 +8,10 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
-from stages.distil.interface.errors import report_errors
+from stages.distil.interface.errors import one_line, report_errors
 from stages.distil.interface.parameters import Parameters, load_parameters
 from stages.distil.interface.processes import (
     end_on_signals,
@@ -99,6 +99,14 @@ def keep_rate(name: str, answers: int, seconds: float) -> None:
 
 
 def _keep_time(label: str, seconds: float, **counts: int) -> None:
-    TIMES.mkdir(parents=True, exist_ok=True)
     text = json.dumps({"seconds": round(seconds, 1)} | counts)
-    (TIMES / f"{label}.json").write_text(text + "\n")
+    file = TIMES / f"{label}.json"
+    temporary = file.with_name(f"{file.name}.tmp")
+    try:
+        TIMES.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(text + "\n")
+        temporary.replace(file)
+    except OSError as error:  # the stage's results are written, and count
+        with suppress(OSError):
+            temporary.unlink()
+        print(f"{label}: warning: its time is not kept: {one_line(error)}", file=sys.stderr)

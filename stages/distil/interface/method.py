@@ -14,7 +14,7 @@ from stages.distil.interface.settings import (
     Settings,
     matching,
 )
-from stages.distil.interface.vllm_arguments import engine_arguments
+from stages.distil.interface.vllm_arguments import SPEED_ONLY, engine_arguments
 
 # Of a rationale; `language.quality` defines them.
 STATUSES = (
@@ -87,6 +87,11 @@ class Rationales(Settings):
             return {}
         shared = {name: v for name, v in self.engine.items() if name in engine_arguments()}
         return shared | self.engine.get(teacher, {})
+
+    def deciding_engine(self, teacher: str) -> dict[str, Any]:
+        """Return those of a teacher's vLLM arguments that its texts depend on."""
+        arguments = self.engine_of(teacher)
+        return {name: value for name, value in arguments.items() if name not in SPEED_ONLY}
 
 
 class Finetune(Settings):

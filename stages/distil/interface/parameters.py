@@ -7,7 +7,17 @@ from pathlib import Path
 
 from pydantic import model_validator
 
-from stages.distil.interface.catalogue import NO_WEIGHTS, DataSet, Files, Gym, Hub, Kinship, Model
+from stages.distil.interface.catalogue import (
+    NO_WEIGHTS,
+    DataSet,
+    Files,
+    Gym,
+    Hub,
+    Kinship,
+    Model,
+    ServerModel,
+    determining_fields,
+)
 from stages.distil.interface.errors import report_errors
 from stages.distil.interface.method import (
     ANSWER,
@@ -98,6 +108,7 @@ class Parameters(Settings):
         self._check_labels()
         self._check_soft_labels()
         self._check_engine()
+        self._check_identities()
         self._check_words()
         self._check_prefixes()
         if self.train.mutual_information and not any(map(self.teacher_weight, self.teachers)):
@@ -105,6 +116,40 @@ class Parameters(Settings):
                 "train.mutual_information: it needs rationales, but alpha is 0; raise alpha"
             )
         return self
+
+    def _check_identities(self) -> None:
+        """Refuse two models with the same stored texts, of which one would copy the other.
+
+        Two teachers may not be the same model. A teacher behind a server may not share the identity
+        of any server elsewhere, since the texts that the other wrote would count as its own.
+        """
+        for teacher in self.teachers:
+            model = self.models[teacher]
+            for other, its in self.models.items():
+                if other == teacher or not self._share_texts(teacher, other):
+                    continue
+                if not (isinstance(model, ServerModel) and isinstance(its, ServerModel)):
+                    if other in self.teachers:
+                        raise ValueError(
+                            f"teachers: {teacher!r} and {other!r} are the same model with the same "
+                            "settings, so that one would copy the other; remove one of them"
+                        )
+                elif other in self.teachers or its.url != model.url:
+                    raise ValueError(
+                        f"models.{other}: it shares the stored texts of {teacher!r}, since both "
+                        f"entries name the model {model.model!r}; if it is another model, set "
+                        f"models.{other}.identity to a name of its own, otherwise remove it (one "
+                        "entry can list several url)"
+                    )
+
+    def _share_texts(self, one: str, other: str) -> bool:
+        """Return whether two models have the same texts in the store."""
+        fields = [determining_fields(self.models[name]) for name in (one, other)]
+        if fields[0] != fields[1] or fields[0]["source"] == "provided":
+            return False
+        on_server = fields[0]["source"] == "server"
+        settings = self.rationales
+        return on_server or settings.deciding_engine(one) == settings.deciding_engine(other)
 
     def _check_engine(self) -> None:
         """Refuse unknown vLLM arguments, and those that other parameters set."""

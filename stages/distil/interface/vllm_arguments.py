@@ -18,6 +18,36 @@ SET_ELSEWHERE = {  # arguments that rationales.engine must not set
     "seed": "set seed",
 }
 
+# vLLM arguments that affect only speed and placement: changing them keeps stored texts.
+SPEED_ONLY = {
+    "async_scheduling",
+    "attention_backend",
+    "block_size",
+    "compilation_config",
+    "cpu_offload_gb",
+    "cudagraph_capture_sizes",
+    "data_parallel_size",
+    "disable_custom_all_reduce",
+    "disable_log_stats",
+    "distributed_executor_backend",
+    "enable_chunked_prefill",
+    "enable_expert_parallel",
+    "enable_prefix_caching",
+    "enforce_eager",
+    "gpu_memory_utilization",
+    "kv_cache_memory_bytes",
+    "max_num_batched_tokens",
+    "max_num_seqs",
+    "max_parallel_loading_workers",
+    "num_gpu_blocks_override",
+    "numa_bind",
+    "optimization_level",
+    "performance_mode",
+    "pipeline_parallel_size",
+    "scheduling_policy",
+    "tensor_parallel_size",
+}
+
 
 @cache
 def engine_arguments() -> list[str]:

@@ -15,6 +15,8 @@ from stages.distil.language.appearance import appearance
 from stages.distil.language.words import spread
 
 OK, EMPTY, TRUNCATED, REPETITIVE, CONTRADICTS, INCONCLUSIVE, TOO_LONG = STATUSES
+LENGTH, CONTENT_FILTER = "length", "content_filter"  # finish reasons of texts that were cut off
+CUT_OFF = (LENGTH, CONTENT_FILTER)
 RUN = 4  # words
 FEWEST_RUNS = 8  # a text with fewer is too short to judge
 
@@ -31,19 +33,19 @@ def rationale_status(
 
     `too_long`: the prompt exceeds the teacher's context, so nothing was written; `empty`;
     `repetitive`: at least half of its four-word runs repeat earlier ones; `truncated`: cut off by
-    the token limit; `contradicts`: it concludes in another option or number than the answer;
-    `inconclusive`: there are options and it concludes in none. `concluded` is the answer that the
-    teacher gave along with the rationale; the default is what it concludes in itself
-    (`answers.concludes`). Without `conclude`, a rationale that names no option is ok. Without an
-    `answer` nothing contradicts: what is taught as the answer is not known yet.
+    the token limit or a server's filter; `contradicts`: it concludes in another option or number
+    than the answer; `inconclusive`: there are options and it concludes in none. `concluded` is the
+    answer that the teacher gave along with the rationale; the default is what it concludes in
+    itself (`answers.concludes`). Without `conclude`, a rationale that names no option is ok.
+    Without an `answer` nothing contradicts: what is taught as the answer is not known yet.
     """
     if finish_reason == TOO_LONG:
         return TOO_LONG
-    if finish_reason != "length" and not appearance(rationale):
+    if finish_reason != LENGTH and not appearance(rationale):
         return EMPTY
     if is_repetitive(rationale):
         return REPETITIVE
-    if finish_reason == "length":
+    if finish_reason in CUT_OFF:
         return TRUNCATED
     if answer is None:  # nothing contradicts it
         concluded = concluded or conclusion(rationale, options)

@@ -1,9 +1,10 @@
 """What a model's layers read of the tokens before one: all of them, a window, or a state."""
 
+from collections.abc import Sequence
 from math import inf
 
 from transformers import DynamicCache, PreTrainedConfig, PreTrainedModel
-from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+from transformers.cache_utils import CacheLayerMixin, DynamicLayer, DynamicSlidingWindowLayer
 
 LENGTHS = (  # the names that configurations give to a model's context, in tokens
     "max_position_embeddings",
@@ -20,8 +21,8 @@ def carries_state(model: PreTrainedModel) -> bool:
     So do state-space models, linear attention and convolutions. Padding before a text may change
     the state.
     """
-    kinds = {type(layer) for layer in DynamicCache(config=model.config).layers}
-    return model._is_stateful or not kinds <= {DynamicLayer, DynamicSlidingWindowLayer}
+    kinds = {type(layer) for layer in _cached_layers(model)}
+    return model._is_stateful or not kinds or not kinds <= {DynamicLayer, DynamicSlidingWindowLayer}
 
 
 def attention_span(model: PreTrainedModel) -> float:
@@ -33,9 +34,17 @@ def attention_span(model: PreTrainedModel) -> float:
     """
     if carries_state(model) or not model._supports_attention_backend:
         return 0
-    layers = DynamicCache(config=model.config).layers
+    layers = _cached_layers(model)
     windows = (x.sliding_window for x in layers if isinstance(x, DynamicSlidingWindowLayer))
     return min(windows, default=inf)
+
+
+def _cached_layers(model: PreTrainedModel) -> Sequence[CacheLayerMixin]:
+    """Return the layers of a model's cache; none if the library's cache does not suit it."""
+    try:
+        return DynamicCache(config=model.config).layers
+    except (AttributeError, LookupError):
+        return []
 
 
 def context_length(config: PreTrainedConfig) -> int | None:

@@ -15,7 +15,7 @@ from stages.distil.weights.architecture import (
     load_config,
     load_tokenizer,
 )
-from stages.distil.weights.checking import check_files, refuse_quantised
+from stages.distil.weights.checking import quantisation, refuse_quantised
 
 
 def load_model(
@@ -35,10 +35,9 @@ def load_model(
     """
     # With a mask, cuDNN's backward pass gives NaN at some lengths (torch 2.13, its issue 196678).
     torch.backends.cuda.enable_cudnn_sdp(False)
-    check_files(folder)
     tokenizer = load_tokenizer(folder)
     if not quantised:
-        refuse_quantised(folder, "what is computed here")
+        refuse_quantised(folder, "this stage")
     kind = auto_class(load_config(folder))
     with explain_unreadable(f"{folder}: its weights"):
         model, report = kind.from_pretrained(
@@ -50,7 +49,8 @@ def load_model(
             output_loading_info=True,
             trust_remote_code=False,
         )
-    check_report(report, model, folder, quantised)
+    if not quantisation(folder):  # `fetch` has checked those that are
+        check_report(report, model, folder)
     if is_main_process():  # with FSDP, the others may hold no weights yet
         check_finite(model.named_parameters(), folder)
     return model.to(device()) if place else model, tokenizer

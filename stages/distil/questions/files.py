@@ -19,6 +19,15 @@ from stages.distil.storage.examples import Record, Unreadable
 
 FORMATS = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2"}
+CONTENTS = {  # how files begin, and what to do with one that its name does not announce
+    b"\x1f\x8b": (".gz", "add .gz to its name"),
+    b"BZh91AY&SY": (".bz2", "add .bz2 to its name"),
+    b"\x28\xb5\x2f\xfd": (".zst", "add .zst to its name"),
+    b"PAR1\x15": (".parquet", "name it .parquet"),
+    b"PK\x03\x04": (".zip", "unpack it"),
+    b"\xfd7zXZ": (".xz", "unpack it"),
+    b"ARROW1\0\0": (".arrow", "convert it to Parquet"),
+}
 # The mark of UTF-32-LE begins with that of UTF-16-LE.
 OTHER_BOMS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_BE)
 BATCH = 64  # rows of a Parquet file in memory at once, each perhaps of LONGEST_ROW
@@ -95,9 +104,25 @@ def _read_file(path: Path, split: Split, rows: str | None) -> Iterator[Record]:
     located = locate(path)
     if located.exists() and not located.is_file():
         raise UserError(f"{path}: expected a file, found a device, pipe or socket; remove it")
+    _check_content(path, path.suffix.lower() if compression else kind)
     with pa.input_stream(str(located), compression=compression) as stream:
         for row in _rows(stream, path, kind, rows):
             yield Record(split, str(path), *row)
+
+
+def _check_content(path: Path, suffix: str) -> None:
+    """Raise `UserError` if a file does not begin as its last suffix says."""
+    with open(locate(path), "rb") as file:
+        start = file.read(10)
+    found = next((key for key in CONTENTS if start.startswith(key)), b"")
+    content, advice = CONTENTS.get(found, ("", ""))
+    if found and content != suffix:
+        raise UserError(f"{path}: its content is that of a {content} file; {advice}")
+    if start and not found and suffix == ".gz":  # what a browser unpacks
+        raise UserError(
+            f"{path}: its content is not that of a .gz file; replace it with an intact copy or, if "
+            "it is unpacked already, take .gz off its name"
+        )
 
 
 Row = tuple[int, str, Any, str]  # number, text, value, error

@@ -5,7 +5,6 @@ script only and fetch nothing.
 """
 
 import base64
-import csv
 import hashlib
 import json
 from collections.abc import Iterable
@@ -21,11 +20,14 @@ from stages.distil.interface.parameters import Parameters
 from stages.distil.language.answers import parse_answer, same
 from stages.distil.language.words import salient_words
 from stages.distil.reporting.plots import draw_curves
+from stages.distil.storage.result_files import explain_damage, read_points, read_rows
 from stages.distil.storage.tables import DATA_SETS
 
 TEMPLATES = Path(__file__).parent / "templates"
 
 Row = dict[str, Any]
+TEXTS = ("method", "value", "each")  # columns of a table of methods
+NUMBERS = ("accuracy", "low", "high", "gain", "gain_low", "gain_high", "headroom")
 
 
 @dataclass(frozen=True)
@@ -94,10 +96,9 @@ def read_curves(folder: Path) -> dict[str, list[tuple[int, float]]]:
     """Read DVCLive's curves, such as `loss/total` and `validation/accuracy`, as (step, value)."""
     curves = {}
     for file in sorted(folder.rglob("*.tsv")):
-        with file.open(encoding="utf-8", newline="") as lines:
-            rows = list(csv.reader(lines, delimiter="\t"))[1:]
         name = file.relative_to(folder).with_suffix("").as_posix()
-        curves[name] = [(int(step), float(value)) for step, value in rows]
+        with explain_damage(file):
+            curves[name] = read_points(file.read_text(encoding="utf-8"))
     return curves
 
 
@@ -110,9 +111,10 @@ def read_methods(folder: Path, data: str) -> list[Methods]:
     for table in sorted(folder.glob("*/*.csv"), key=lambda file: (file.stem != "methods", file)):
         if _data_sets(table) != [data]:
             continue
-        with table.open(encoding="utf-8", newline="") as lines:
-            rows: list[Row] = list(csv.DictReader(lines))
-        plot = _element(table.with_suffix(".svg").read_text(encoding="utf-8"))
+        rows: list[Row] = list(read_rows(table, TEXTS, NUMBERS))
+        file = table.with_suffix(".svg")
+        with explain_damage(file, "run `make figures`"):
+            plot = _element(file.read_text(encoding="utf-8"))
         scale = table.parent.name
         scales.setdefault(scale, Methods(scale, {})).figures[table.stem] = (rows, plot)
     return list(scales.values())
@@ -123,7 +125,8 @@ def _data_sets(table: Path) -> list[str]:
     noted = table.with_name(DATA_SETS)
     if not noted.is_file():  # drawn before they were noted
         return ["kinship"]
-    return json.loads(noted.read_text(encoding="utf-8")).get(table.stem, [])
+    with explain_damage(noted, "run `make figures`"):
+        return list(json.loads(noted.read_bytes())[table.stem])
 
 
 def _figure(curves: dict[str, list[tuple[int, float]]], label: str) -> str:

@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 from stages.distil.evaluation.salient_words import Scored, scan_scored
 from stages.distil.reporting.page import Results, Row, read_curves, read_methods
 from stages.distil.storage import tables
+from stages.distil.storage.result_files import read_metrics
 
 ANSWERED = 500  # test questions on the page
 TAUGHT = 60  # train questions on the page
@@ -30,7 +31,7 @@ def read_results(teachers: list[str], data: str, curves: Path) -> Results:
 
     Raises `UserError` if a stage has not run.
     """
-    metrics = tables.read_metrics()
+    metrics = read_metrics()
     schema = tables.SCHEMAS[tables.PREDICTIONS]
     predictions = list(islice(tables.scan_table(tables.PREDICTIONS, schema), ANSWERED))
     scored = next((_first(block, TAUGHT) for block in scan_scored()), NOTHING_SCORED)

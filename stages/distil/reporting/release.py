@@ -25,7 +25,7 @@ from stages.distil.interface.parameters import Parameters
 from stages.distil.interface.paths import LOCK
 from stages.distil.interface.settings import check_settings, read_yaml
 from stages.distil.language.student_prompts import ANSWER_TASK, student_context
-from stages.distil.storage import tables
+from stages.distil.storage.result_files import read_metrics
 from stages.distil.weights.folders import RELEASE, STUDENT, whole_folder
 
 EXAMPLE = ("Which of these is a metal?", ["iron", "oak", "glass"])
@@ -74,7 +74,7 @@ def release(parameters: Parameters) -> None:
     if not trained.exists():
         raise UserError(f"{trained}: no such file; run `dvc repro` first")
     encoder_decoder = json.loads(trained.read_text(encoding="utf-8")).get("is_encoder_decoder")
-    card = model_card(parameters, tables.read_metrics(), bool(encoder_decoder))
+    card = model_card(parameters, read_metrics(), bool(encoder_decoder))
     with whole_folder(RELEASE) as folder:
         shutil.copytree(STUDENT, folder, dirs_exist_ok=True)
         (folder / "README.md").write_text(card, encoding="utf-8")

@@ -2,18 +2,17 @@
 
 import json
 import sys
+from pathlib import Path
 
 from stages.distil.interface.command import TIMES
 from stages.distil.interface.errors import report_errors
-from stages.distil.interface.parameters import load_parameters
-from stages.distil.storage.tables import read_metrics
+from stages.distil.storage.result_files import explain_damage, number, read_metrics
 
 
 def print_summary() -> None:
     """Print accuracies with intervals, sizes, and how long each stage took in its last run."""
     metrics = read_metrics()
-    parameters = load_parameters("params.yaml")
-    times = {file.stem: json.loads(file.read_text()) for file in sorted(TIMES.glob("*.json"))}
+    times = {file.stem: _read_times(file) for file in sorted(TIMES.glob("*.json"))}
     head = f"{'accuracy':>8}  {'95 % interval':15} {'parameters':>10} {'student is':>10}"
     print(f"\n{'model':28} {head} {'answers/s':>9}")
     student = metrics["student"]
@@ -24,11 +23,12 @@ def print_summary() -> None:
             interval = f"{entry['low']:.3f} to {entry['high']:.3f}"
             size = f"{entry['parameters'] / 1e6:,.0f} M" if "parameters" in entry else ""
             share = f"{entry['student_share']:.1%}" if "student_share" in entry else ""
-            timing = times.get(f"answers@{name}")
-            rate = f"{timing['answers'] / timing['seconds']:.1f}" if timing else ""
+            timing = times.get(f"answers@{name}", {"seconds": 0.0})
+            is_measured = timing["seconds"] > 0  # 0.0: too fast to measure
+            rate = f"{timing['answers'] / timing['seconds']:.1f}" if is_measured else ""
             scores = f"{entry['accuracy']:8.3f}  {interval:15} {size:>10} {share:>10}"
             print(f"{label:28} {scores} {rate:>9}")
-    print(f"{student['questions']} test questions of {parameters.data.name}")
+    print(f"{student['questions']} test questions")
     if "by_option" in student:
         best = student["by_option"]
         interval = f"{best['low']:.3f} to {best['high']:.3f}"
@@ -53,6 +53,14 @@ def print_summary() -> None:
     stages = {name: t["seconds"] for name, t in times.items() if "answers" not in t}
     if stages:
         print("\nseconds: " + ", ".join(f"{name} {value:.0f}" for name, value in stages.items()))
+
+
+def _read_times(file: Path) -> dict[str, float]:
+    """Read the seconds that a stage took and, of a model's answers, how many there were."""
+    with explain_damage(file, "delete it"):
+        times = json.loads(file.read_bytes())
+        keys = {"seconds", "answers"} if file.stem.startswith("answers@") else {"seconds"}
+        return {key: number(times, key) for key in keys}
 
 
 if __name__ == "__main__":

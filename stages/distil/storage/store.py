@@ -62,13 +62,42 @@ class Store:
             ).fetchone()
 
     def insert(self, key: bytes, values: Sequence[Any]) -> None:
-        """Store a key's columns; if another process was first, keep its values."""
+        """Store a key's columns; if another process was first, keep its values.
+
+        Raises `ValueError` for values that a column cannot hold, such as None.
+        """
+        self._write(key, values, "NOTHING")
+
+    def replace(self, key: bytes, values: Sequence[Any]) -> None:
+        """Store a key's columns in place of those that it may have; otherwise as `insert`."""
+        updates = ", ".join(f"{name} = excluded.{name}" for name in self._columns)
+        self._write(key, values, f"UPDATE SET {updates}")
+
+    def delete(self, key: bytes) -> None:
+        """Remove a key, if it is there."""
+        with self._errors():
+            self._database.execute(f"DELETE FROM {self._table} WHERE key = ?", [key])
+
+    def _write(self, key: bytes, values: Sequence[Any], on_conflict: str) -> None:
+        # Not INSERT OR IGNORE, which also ignores a value that a column refuses.
         names = ", ".join(["key", *self._columns])
         places = ", ".join("?" * (1 + len(self._columns)))
+        statement = (
+            f"INSERT INTO {self._table} ({names}) VALUES ({places})"
+            f" ON CONFLICT (key) DO {on_conflict}"
+        )
         with self._errors():
-            self._database.execute(
-                f"INSERT OR IGNORE INTO {self._table} ({names}) VALUES ({places})", [key, *values]
-            )
+            try:
+                self._database.execute(statement, [key, *values])
+            except (
+                OverflowError,
+                UnicodeEncodeError,
+                sqlite3.DataError,
+                sqlite3.IntegrityError,
+                sqlite3.InterfaceError,
+                sqlite3.ProgrammingError,
+            ) as error:
+                raise ValueError(f"{self._path}: {error}; nothing was stored") from error
         self.written += 1
 
     def summary(self) -> str:

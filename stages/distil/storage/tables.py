@@ -4,12 +4,11 @@ A table is written under a temporary name and renamed, so a reader never sees a 
 bytes depend only on its rows.
 """
 
-import json
 import os
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from stages.distil.interface.errors import UserError
+from stages.distil.interface.errors import UserError, one_line
 from stages.distil.storage.examples import Example
 
 EXAMPLES = Path("data/examples.parquet")
@@ -31,6 +30,7 @@ METRICS = Path("results/metrics.json")
 FIGURES = Path("results/figures")  # one folder per scale of `make figures`
 DATA_SETS = "data.json"  # in such a folder: the data sets of each figure's runs
 CARD = Path("data/README.md")  # the data card; `datasets` reads it too
+MEND = "run `make mend`, which removes damaged files, then `dvc repro`"
 ROW_GROUP = 16_384  # rows
 SHARD = 16 * ROW_GROUP  # rows of a file of `distill`
 
@@ -137,7 +137,8 @@ class TableWriter:
 
     def __enter__(self) -> "TableWriter":
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = _writer(self._temporary, self._schema)
+        with _removed_on_error(self._temporary):
+            self._file = _writer(self._temporary, self._schema)
         return self
 
     def write(self, row: Mapping[str, Any]) -> None:
@@ -218,10 +219,8 @@ def open_table(path: Path) -> pq.ParquetFile:
     check_exists(path)
     try:
         return pq.ParquetFile(path)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise UserError(
-            f"{path}: not a Parquet table ({error}); delete it and run `dvc repro`"
-        ) from None
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise UserError(f"{path}: not a Parquet table ({one_line(error)}); {MEND}") from None
 
 
 def read_metadata(path: Path) -> dict[str, str]:
@@ -249,11 +248,11 @@ def scan_row_groups(
             raise _other_columns(path, columns, file.schema_arrow.names)
         for number in range(file.num_row_groups):
             if split is None:
-                yield file.read_row_group(number, list(columns))
+                yield _read_group(file, path, number, columns)
                 continue
-            in_split = pc.equal(file.read_row_group(number, ["split"])["split"], split)
+            in_split = pc.equal(_read_group(file, path, number, ["split"])["split"], split)
             if pc.any(in_split).as_py():
-                group = file.read_row_group(number, list(columns))
+                group = _read_group(file, path, number, columns)
                 yield group if pc.all(in_split).as_py() else group.filter(in_split)
 
 
@@ -272,9 +271,19 @@ def scan_table(
             if expected is not None and declared != expected.names:
                 raise _other_columns(file, expected.names, columns)
             for number in range(rows.num_row_groups):
-                group = rows.read_row_group(number)
+                group = _read_group(rows, file, number, columns)
                 yield from group[start::step].to_pylist()
                 start = (start - len(group)) % step
+
+
+def _read_group(file: pq.ParquetFile, path: Path, number: int, columns: Sequence[str]) -> pa.Table:
+    """Read columns of a row group; raise `UserError` if it is damaged."""
+    try:
+        group = file.read_row_group(number, list(columns))
+        group.validate(full=True)  # texts are UTF-8
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise UserError(f"{path}: damaged ({one_line(error)}); {MEND}") from error
+    return group
 
 
 def read_examples(*splits: str) -> list[Example]:
@@ -304,20 +313,13 @@ def count_examples() -> Counter[str]:
     return counts
 
 
-def read_metrics() -> dict[str, Any]:
-    """Read the metrics that `evaluate` wrote; raise `UserError` if it has not run."""
-    try:
-        return json.loads(METRICS.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{METRICS}: no such file; `dvc repro` makes it") from None
-
-
 def write_text(path: Path, text: str) -> None:
     """Write a text file atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+    with _removed_on_error(temporary):
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(path)
 
 
 def rationale_table(teacher: str) -> Path:
@@ -328,6 +330,16 @@ def rationale_table(teacher: str) -> Path:
 def distill_table(split: str) -> Path:
     """Return the folder of a split of the assembled data set; its files form one table."""
     return DISTILL / split
+
+
+@contextmanager
+def _removed_on_error(temporary: Path) -> Iterator[None]:
+    """Remove a file that could not be written, or whose writing was interrupted."""
+    try:
+        yield
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def _other_columns(path: Path, expected: Sequence[str], found: Sequence[str]) -> UserError:

@@ -7,11 +7,17 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Annotated, Protocol
 
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass as checked_dataclass
+
+from stages.distil.language.quality import CONTENT_FILTER, LENGTH
 from stages.distil.language.teacher_prompts import Conversation
+from stages.distil.language.thinking import split_thought
 
 TOO_LONG = "too_long"
+TokenCount = Annotated[int, Field(strict=True, ge=0, lt=2**31)]
 
 
 @dataclass(frozen=True)
@@ -46,20 +52,33 @@ class Request:
         return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
 
 
-@dataclass(frozen=True)
+@checked_dataclass(frozen=True, config=ConfigDict(strict=True))
 class Completion:
     """A generated text; it begins with the teacher's thought, if it thinks (`split_thought`).
 
     Of a request with a reply, it is the mean log-probability of the reply's tokens, as a number.
 
-    `finish_reason` is `stop`, `length` if the token limit cut the text off, or TOO_LONG if prompt
-    and limit together exceed the teacher's context; then nothing was generated.
+    `finish_reason` is `stop`, LENGTH if the token limit cut the text off, CONTENT_FILTER if a
+    server's filter did, or TOO_LONG if prompt and limit together exceed the teacher's context;
+    then nothing was generated. Servers give others.
+
+    Raises `pydantic.ValidationError` for a value of a wrong type.
     """
 
     text: str
     finish_reason: str
-    prompt_tokens: int
-    output_tokens: int
+    prompt_tokens: TokenCount
+    output_tokens: TokenCount
+
+    @property
+    def lacks_reply(self) -> bool:
+        """Whether there is no whole reply, for another reason than the token limit.
+
+        A server's filter, refusal or overload is such a reason, and may be gone on another day.
+        """
+        is_cut = self.finish_reason == CONTENT_FILTER
+        is_empty = not split_thought(self.text)[1].strip()
+        return is_cut or (is_empty and self.finish_reason not in (LENGTH, TOO_LONG))
 
 
 class Backend(Protocol):

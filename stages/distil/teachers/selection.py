@@ -10,7 +10,12 @@ from textwrap import shorten
 from typing import Any
 
 from stages.distil.cluster.pool import Pool
-from stages.distil.interface.catalogue import Model, ServerModel, template_variables
+from stages.distil.interface.catalogue import (
+    Model,
+    ServerModel,
+    determining_fields,
+    template_variables,
+)
 from stages.distil.interface.errors import UserError
 from stages.distil.interface.method import Rationales
 from stages.distil.interface.parameters import Parameters
@@ -21,57 +26,39 @@ from stages.distil.teachers.backend import Backend, Request
 from stages.distil.weights.checking import read_config
 from stages.distil.weights.folders import fingerprint
 
-# vLLM arguments that affect only speed and placement: changing them keeps stored texts.
-SPEED_ONLY = {
-    "async_scheduling",
-    "attention_backend",
-    "block_size",
-    "compilation_config",
-    "cpu_offload_gb",
-    "cudagraph_capture_sizes",
-    "data_parallel_size",
-    "disable_custom_all_reduce",
-    "disable_log_stats",
-    "distributed_executor_backend",
-    "enable_chunked_prefill",
-    "enable_expert_parallel",
-    "enable_prefix_caching",
-    "enforce_eager",
-    "gpu_memory_utilization",
-    "kv_cache_memory_bytes",
-    "max_num_batched_tokens",
-    "max_num_seqs",
-    "max_parallel_loading_workers",
-    "num_gpu_blocks_override",
-    "numa_bind",
-    "optimization_level",
-    "performance_mode",
-    "pipeline_parallel_size",
-    "scheduling_policy",
-    "tensor_parallel_size",
-}
-
 
 def identity(name: str, source: Model, settings: Rationales, folder: Path) -> str:
     """Return what determines a teacher's texts: weights, revision, backend, precision.
 
     vLLM's arguments count, except SPEED_ONLY, and so does the backend's version, since versions
     round differently. A local folder is identified by the content of its files, a server by its
-    model and how it is prompted.
+    model, how it is prompted, and the `identity` of its entry.
     """
     if isinstance(source, ServerModel):
-        transport = {"url", "timeout", "in_flight", "tries", "key"}
-        served = source.model_dump(mode="json", exclude=transport, exclude_defaults=True)
-        return json.dumps([versions.TEXTS, served], sort_keys=True)
+        return json.dumps([versions.TEXTS, determining_fields(source)], sort_keys=True)
     from stages.distil.models.hardware import precision  # importing torch takes seconds
 
     kind = backend_of(settings.backend, folder)
     dtype = precision(settings.dtype, gradients=False)
     parts: list[Any] = [versions.TEXTS, *_engine(kind), dtype, fingerprint(source, folder)]
-    arguments = settings.engine_of(name) if kind == "vllm" else {}
-    if deciding := {k: v for k, v in arguments.items() if k not in SPEED_ONLY}:
+    if kind == "vllm" and (deciding := settings.deciding_engine(name)):
         parts.append(deciding)
+    if kind == "transformers" and _unpadded(folder, dtype):
+        parts.append("without padding")
     return json.dumps(parts, sort_keys=True)
+
+
+def _unpadded(folder: Path, dtype: str) -> bool:
+    """Return whether a teacher's texts are written in batches without padding.
+
+    Before, they were padded, and some models' texts were wrong.
+    """
+    if is_encoder_decoder(folder):
+        return False
+    from stages.distil.models.layers import carries_state
+    from stages.distil.weights.architecture import model_without_weights
+
+    return carries_state(model_without_weights(folder, dtype))
 
 
 def _engine(kind: str) -> tuple[str, str]:

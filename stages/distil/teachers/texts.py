@@ -10,7 +10,7 @@ from stages.distil.interface.errors import UserError
 from stages.distil.interface.method import GOLD
 from stages.distil.interface.parameters import Parameters
 from stages.distil.language.answers import conclusion, split_answer
-from stages.distil.language.quality import OK, rationale_status, whole_sentences
+from stages.distil.language.quality import CUT_OFF, OK, rationale_status, whole_sentences
 from stages.distil.language.teacher_prompts import Conversation, PromptFile
 from stages.distil.language.thinking import split_thought
 from stages.distil.storage import tables
@@ -156,7 +156,7 @@ class TeacherTexts:
         reason = completion.finish_reason
         answered = example.answer if forced or self._gold_labels else None
         status = rationale_status(text, reason, example.options, answered, concluded)
-        return whole_sentences(text) if reason == "length" else text, answer, status
+        return whole_sentences(text) if reason in CUT_OFF else text, answer, status
 
     def _make_example_generator(self) -> ExampleGenerator:
         strategy, count = self._settings.examples, self._settings.num_examples

@@ -146,7 +146,7 @@ def start_vllm(folder: Path, context: int, dtype: str, arguments: dict[str, Any]
             | (CPU_DEFAULTS if on_cpu else {})
             | arguments,
         )
-    except Exception as error:  # of the kernels of any model
+    except Exception as error:  # whatever vLLM makes of a stranger's folder
         raise UserError(f"{folder}: vLLM does not start: {_advice(error)}") from error
 
 

@@ -6,19 +6,19 @@ committed one, its accuracy may be quite different: it must only be better than 
 """
 
 import argparse
-import csv
-import io
 import json
 import math
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from ruamel.yaml import YAML
+from ruamel.yaml import YAML, YAMLError
 
 from stages.distil.interface.errors import UserError, report_errors
 from stages.distil.interface.paths import LOCK
+from stages.distil.storage.result_files import explain_damage, number, read_points
 from stages.distil.storage.tables import METRICS
 
 EXACT = ("fetch", "prepare")  # stages whose outputs are the same bytes on every machine
@@ -28,6 +28,7 @@ QUESTIONS = 300  # assumed for an accuracy without a number of questions
 MARGIN = 0.05  # of the student's committed accuracy that a change may cost
 STUDENT = "student.accuracy"
 TEACHERS = "teachers."
+T = TypeVar("T")
 
 
 def verify() -> None:
@@ -43,8 +44,10 @@ def verify() -> None:
 
 def check_gain(since: str) -> None:
     """Raise `UserError` if the committed accuracy is lower than at `since` by more than MARGIN."""
-    entries = (_scores(json.loads(committed_text(METRICS, at))) for at in (since, "HEAD"))
-    before, after = (entry[STUDENT]["accuracy"] for entry in entries)
+    before, after = (
+        _read(f"{METRICS} at {at}", committed_text(METRICS, at), _student_accuracy)
+        for at in (since, "HEAD")
+    )
     if after < before - MARGIN:
         raise UserError(
             f"{STUDENT} is {after:.3f} in {METRICS}, {before:.3f} at {since}: it may drop by "
@@ -55,14 +58,14 @@ def check_gain(since: str) -> None:
 
 def compare_locks(committed: str, current: str) -> list[str]:
     """Return the differences of two dvc.lock files: stages, parameters and EXACT outputs."""
-    before, after = (YAML(typ="safe").load(text)["stages"] for text in (committed, current))
+    before, after = _both(LOCK, (committed, current), _stages)
     differences = [f"stage {s} has not run" for s in sorted(before.keys() - after.keys())]
     differences += [f"stage {s} is not committed" for s in sorted(after.keys() - before.keys())]
     for name in sorted(before.keys() & after.keys()):
         if before[name].get("params") != after[name].get("params"):
             differences.append(f"stage {name} has different parameters")
         if name.split("@")[0] in EXACT:
-            sums = [{out["path"]: out["md5"] for out in s[name]["outs"]} for s in (before, after)]
+            sums = [_sums(stages[name]) for stages in (before, after)]
             differences += [
                 f"{path} differs from the committed one"
                 for path in sorted(sums[0].keys() | sums[1].keys())
@@ -78,10 +81,7 @@ def tolerance(questions: int) -> float:
 
 def compare_losses(committed: str, current: str) -> list[str]:
     """Return the differences of two curves of DVCLive (TSV): steps, losses beyond the tolerance."""
-    curves = [
-        list(csv.DictReader(io.StringIO(text), delimiter="\t")) for text in (committed, current)
-    ]
-    before, after = ({row["step"]: float(row["total"]) for row in curve} for curve in curves)
+    before, after = map(dict, _both("the curve of losses", (committed, current), read_points))
     if list(before) != list(after):
         return ["the losses are of different steps"]
     return [
@@ -93,16 +93,13 @@ def compare_losses(committed: str, current: str) -> list[str]:
 
 def has_same_data(committed: str, current: str) -> bool:
     """Return whether the students of two dvc.lock files learnt from the same bytes."""
-    sums = []
-    for text in (committed, current):
-        outputs = YAML(typ="safe").load(text)["stages"].get("assemble", {}).get("outs", [])
-        sums.append({out["path"]: out["md5"] for out in outputs})
-    return sums[0] == sums[1]
+    before, after = _both(LOCK, (committed, current), _stages)
+    return _sums(before.get("assemble", {})) == _sums(after.get("assemble", {}))
 
 
 def compare_metrics(committed: str, current: str, same_data: bool) -> list[str]:
     """Return the accuracies that differ beyond the tolerance or exist on one side only."""
-    scores = [_scores(json.loads(text)) for text in (committed, current)]
+    scores = _both(METRICS, (committed, current), _read_scores)
     before, after = ({name: s["accuracy"] for name, s in side.items()} for side in scores)
     differences = []
     for name in sorted(before.keys() | after.keys()):
@@ -126,6 +123,46 @@ def compare_metrics(committed: str, current: str, same_data: bool) -> list[str]:
     return differences
 
 
+def _read(name: str, text: str, parse: Callable[[str], T]) -> T:
+    """Parse a file; raise `UserError` that names it if it is damaged."""
+    with explain_damage(name, "restore it with git, or run `dvc repro`"):
+        return parse(text)
+
+
+def _both(name: Path | str, texts: tuple[str, str], parse: Callable[[str], T]) -> tuple[T, T]:
+    """Parse a file as committed and as it is now."""
+    committed, current = texts
+    return _read(f"{name} (committed)", committed, parse), _read(str(name), current, parse)
+
+
+def _stages(lock: str) -> dict[str, Any]:
+    """Return the stages of dvc.lock by name; raise an error if an output has no path or sum."""
+    try:
+        stages = YAML(typ="safe").load(lock)["stages"]
+    except YAMLError as error:
+        raise ValueError(str(error)) from error
+    for stage in stages.values():
+        _sums(stage)
+    return stages
+
+
+def _sums(stage: dict[str, Any]) -> dict[str, str]:
+    return {out["path"]: out["md5"] for out in stage.get("outs", [])}
+
+
+def _read_scores(text: str) -> dict[str, dict[str, Any]]:
+    scores = _scores(json.loads(text))
+    for entry in scores.values():
+        number(entry, "accuracy")
+        if "questions" in entry and number(entry, "questions") < 1:
+            raise ValueError("no question")
+    return scores
+
+
+def _student_accuracy(text: str) -> float:
+    return _read_scores(text)[STUDENT]["accuracy"]
+
+
 def _scores(metrics: dict[str, Any], prefix: str = "") -> dict[str, dict[str, Any]]:
     """Return every dictionary with an accuracy, by the dotted name of that accuracy."""
     scores: dict[str, dict[str, Any]] = {}
@@ -139,13 +176,22 @@ def _scores(metrics: dict[str, Any], prefix: str = "") -> dict[str, dict[str, An
 
 
 def _committed_and_current(path: Path) -> tuple[str, str]:
-    return committed_text(path, "HEAD"), path.read_text(encoding="utf-8")
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; `dvc repro` makes it")
+    return committed_text(path, "HEAD"), path.read_text(encoding="utf-8", errors="replace")
 
 
 def committed_text(path: Path, revision: str) -> str:
     """Return a file as committed at a revision; raise `UserError` if it is not committed."""
-    run = subprocess.run(["git", "show", f"{revision}:{path}"], capture_output=True, text=True)
+    command = ["git", "show", f"{revision}:{path}"]
+    run = subprocess.run(command, capture_output=True, text=True, errors="replace")
     if run.returncode:
+        for cause in ("dubious ownership", "not a git repository"):
+            if cause in run.stderr:
+                raise UserError(
+                    f'git: {cause}; see docs/installation.md, "Without a repository" (git\'s '
+                    "safe.directory)"
+                )
         raise UserError(
             f"{path}: not committed at {revision}; commit it after a run to compare with"
         )

@@ -30,15 +30,16 @@ from stages.distil.interface.errors import UserError
 from stages.distil.weights.checking import (
     CONFIG,
     GENERATION,
+    TOKENS,
     Header,
     check_files,
+    check_own_files,
     quantisation,
     read_mapping,
     weight_files,
 )
 
 LONGEST_NAME = 200  # in a message
-TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
 FLOATS = ("F64", "F32", "F16", "BF16")  # types of weights that are not quantised
 # How methods of quantisation name a packed matrix, and its own name.
 PACKED = {".qweight": ".weight", ".weight_packed": ".weight", "_blocks": ""}
@@ -73,15 +74,15 @@ def explain_unreadable(what: str) -> Iterator[None]:
 
 
 def load_config(folder: Path) -> PreTrainedConfig:
-    """Load the configuration of a model's folder."""
+    """Load the configuration of a model's folder, after a check of its files."""
+    check_own_files(folder)  # absurd numbers would take all memory here
     with explain_unreadable(f"{folder / CONFIG}"):
         return AutoConfig.from_pretrained(folder, trust_remote_code=False)
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """Load the tokenizer of a model's folder."""
-    if not (folder / CONFIG).is_file():
-        raise UserError(f"{folder}: no model there; `dvc repro` makes it")
+    """Load the tokenizer of a model's folder, after a check of its files."""
+    check_own_files(folder)  # transformers reads the configuration for it too
     with explain_unreadable(f"{folder}: its tokenizer"):
         return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
 
@@ -208,7 +209,9 @@ def check_tokenizer(
     tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, folder: Path
 ) -> None:
     """Raise `UserError` unless every token that a text can contain has a row of the embedding."""
-    rows = model.get_input_embeddings().num_embeddings
+    with explain_unreadable(f"{folder}: its tokenizer"):
+        tokenizer.decode(tokenizer.encode("A question?"))
+    rows = len(model.get_input_embeddings().weight)
     for file, settings in (
         (CONFIG, model.config.get_text_config()),
         (GENERATION, _generation_settings(folder)),
@@ -231,13 +234,13 @@ def check_tokenizer(
         str(added)
         for added in tokenizer.added_tokens_decoder.values()
         if added.special and str(added) not in template
-    } - set(tokenizer.special_tokens_map.values())
+    }.difference(map(str, tokenizer.special_tokens_map.values()))
     vocabulary = tokenizer.get_vocab()
     beyond = [token for token, id in vocabulary.items() if id >= rows and token not in unused]
     if beyond:
         beyond.sort(key=vocabulary.__getitem__)
         raise UserError(
-            f"{folder}: token {_first(beyond)!r} of the tokenizer has the id "
+            f"{folder}: the tokenizer's {_first(list(map(repr, beyond)))} has the id "
             f"{vocabulary[beyond[0]]:,}, and the embedding has {rows:,} rows; the tokenizer is of "
             "another model, or tokens were added without `resize_token_embeddings`"
         )

@@ -20,6 +20,7 @@ WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"  # of the weights in several files, called shards
 GENERATION = "generation_config.json"
 SETTINGS = (GENERATION, "tokenizer_config.json", "special_tokens_map.json")
+TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 TEXTS = ["*.json", "*.model", "*.txt", "*.jinja"]
 MODEL_FILES = [*TEXTS, "*.safetensors"]
@@ -51,7 +52,7 @@ def check_files(folder: Path) -> Header:
                 "if it is merged"
             )
     if not (folder / CONFIG).is_file():
-        raise UserError(f"{folder}: no model there in the Hugging Face format (no {CONFIG})")
+        raise UserError(f"{folder}: no {CONFIG}, so no model in the Hugging Face format")
     for file in model_files(folder):
         _check_content(file)
     if not weight_files(folder):
@@ -60,12 +61,22 @@ def check_files(folder: Path) -> Header:
             "choose another revision"
         )
     config = read_config(folder)
+    _check_tokens(config, folder / CONFIG)
     for name in SETTINGS:
         if (folder / name).is_file():
-            read_mapping(folder / name)
+            settings = read_mapping(folder / name)
+            if name == GENERATION:
+                _check_tokens(settings, folder / name)
     header = read_header(folder)
     _check_numbers(config, max(len(header), FREE_COUNT), folder / CONFIG)
     return header
+
+
+def check_own_files(folder: Path) -> None:
+    """Check the files of a model in `models/`, which a stage has written."""
+    if not (folder / CONFIG).is_file():
+        raise UserError(f"{folder}: no model there; `dvc repro` makes it")
+    check_files(folder)
 
 
 def model_files(folder: Path) -> list[Path]:
@@ -222,6 +233,15 @@ def _check_numbers(config: dict[str, Any], most: int, file: Path) -> None:
         empty = name in ("max_position_embeddings", "n_positions") and value < 1
         if counted or position or empty or isnan(value):
             raise UserError(f"{file}: {name} is {value:,}, which does not fit these weights")
+
+
+def _check_tokens(settings: dict[str, Any], file: Path) -> None:
+    """Raise `UserError` unless the special tokens are numbers."""
+    for name in TOKENS:
+        value = settings.get(name)
+        for token in value if isinstance(value, list) else [value]:
+            if token is not None and not isinstance(token, int):
+                raise UserError(f"{file}: {name}: expected the number of a token, found {token!r}")
 
 
 def _numbers(values: Any, name: str = "") -> Iterator[tuple[str, int | float]]:

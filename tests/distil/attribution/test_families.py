@@ -1,12 +1,18 @@
 """Scores in a padded batch with a cached prefix are those of each prompt alone, in every family."""
 
+import json
+import shutil
+
 import numpy as np
 import pytest
 import torch
+from transformers import AutoTokenizer
 
 from stages.distil.attribution.attributor import Attributor
 from stages.distil.attribution.prompts import Prompt
+from stages.distil.attribution.scorer import Questions, load_scorer
 from stages.distil.interface.errors import UserError
+from stages.distil.models import generation
 from stages.distil.models.layers import attention_span
 from tests import families
 from tests.distil.attribution.test_attributor import (
@@ -147,3 +153,26 @@ def test_a_model_that_takes_no_batch_is_one_line(monkeypatch):
     with pytest.raises(UserError, match="cannot be scored .AttributeError: no cache.; choose") as e:
         attributor.check(PROMPTS)
     assert "\n" not in str(e.value)
+
+
+@pytest.mark.parametrize("end", ["<|endoftext|>", "<|im_end|>"])
+def test_a_predicted_answer_ends_with_its_turn(tiny_model, tmp_path, monkeypatch, end):
+    """Whatever of the two tokens the generation settings declare."""
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_model, folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    declared = json.dumps({"eos_token_id": tokenizer.convert_tokens_to_ids(end)})
+    (folder / "generation_config.json").write_text(declared)
+    scorer = load_scorer(folder, settings(), "float32", None)
+    asked = Prompt(tokens(3, 9), tokens(5, 2), [], [], [])
+    passed = []
+
+    def write(model, **arguments):
+        passed.append(arguments.get("eos_token_id"))
+        return torch.tensor([[*asked.ids, *tokenizer.encode("tea<|im_end|>")]])
+
+    monkeypatch.setattr(generation, "generate", write)
+    questions = Questions(b"", ["1"], [], [], [], [(0, asked)])
+    assert scorer.compute(questions) == ["tea"]
+    both = sorted(tokenizer.convert_tokens_to_ids(["<|endoftext|>", "<|im_end|>"]))
+    assert passed == [both if end == "<|endoftext|>" else None]

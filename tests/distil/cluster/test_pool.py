@@ -56,6 +56,26 @@ def cluster():
         yield address, nodes
 
 
+@slow
+@with_ray
+def test_a_local_cluster_listens_on_loopback_alone():
+    program = """
+import psutil
+from stages.distil.cluster.connection import connect
+from stages.distil.interface.method import Cluster
+connect(Cluster(engine="ray", address="local"))
+own = psutil.Process()
+for process in [own, *own.children(recursive=True)]:
+    for socket in process.net_connections("inet"):
+        if socket.status == psutil.CONN_LISTEN:
+            print(socket.laddr.ip)
+"""
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    addresses = {line for line in done.stdout.splitlines() if re.fullmatch(r"[0-9a-f.:]+", line)}
+    assert addresses and addresses <= {"127.0.0.1", "::ffff:127.0.0.1", "::1"}
+
+
 @pytest.fixture
 def make_pool():
     """A function that joins a cluster; the test leaves it at its end."""

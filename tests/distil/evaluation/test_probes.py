@@ -2,12 +2,14 @@
 
 import pytest
 import torch
+from transformers import AutoTokenizer
 
 from stages.distil.evaluation.probes import answer_questions, explanation_scores, read_options
 from stages.distil.interface.errors import UserError
 from stages.distil.interface.method import Student, StudentPrompt
 from stages.distil.student.answering import generate_answers
 from stages.distil.student.samples import Encoder, Sample
+from tests import families
 from tests.distil.student.test_samples import ROWS, load, memorise, row
 
 QUESTIONS = [
@@ -50,6 +52,19 @@ def test_a_score_that_is_not_finite_stops_the_run(family):
     samples = [encoder.options(question) for question in QUESTIONS]
     with pytest.raises(UserError, match="log-probabilities are not finite in float32"):
         read_options(model, tokenizer, samples, "float32")
+
+
+@pytest.mark.parametrize("name", families.FAMILIES)
+def test_a_student_of_any_family_reads_each_option_as_if_alone(name, tiny_model):
+    """Also where a state or a window would carry one option into the next."""
+    model, tokenizer = families.build(name), AutoTokenizer.from_pretrained(tiny_model)
+    encoder = Encoder(model.config, tokenizer, Student(model="tiny"))
+    samples = [encoder.options(question) for question in QUESTIONS]
+    read = read_options(model, tokenizer, samples, "float32")
+    for question, options in zip(QUESTIONS, read, strict=True):
+        prompt = encoder.prompt(question, 1)
+        expected = [log_probability(model, tokenizer, prompt, o) for o in question["options"]]
+        assert [option.score for option in options] == pytest.approx(expected, abs=1e-5)
 
 
 @pytest.fixture

@@ -213,7 +213,6 @@ SERVER = {"source": "server", "url": "http://host/v1", "model": "m"}
         ),
         ({"teachers": "oracle"}, "teachers: expected a list, found 'oracle'; write [oracle]"),
         ({"teachers": [7]}, "teachers[0]: expected a text, found 7; write it in quotes"),
-        ({"teachers": []}, "teachers: expected at least 1 entry, found []"),
         (
             {"data/name": "ARC"},
             "data.name: unknown data set in `datasets` 'ARC'; did you mean 'arc'?",
@@ -479,3 +478,67 @@ def test_a_message_shows_a_long_value_in_short(write_params, tmp_path, value, fo
     with pytest.raises(UserError) as error:
         load_parameters(path)
     assert str(error.value).endswith(f"found {found}")
+
+
+def server(url: str = "http://localhost:8000/v1", **entry) -> dict:
+    return {"source": "server", "url": url, "model": "m"} | entry
+
+
+OTHER = "http://localhost:8001/v1"
+
+
+@pytest.mark.parametrize(
+    ("changes", "advice"),
+    [
+        (
+            {"teachers": ["a", "b"], "models/a": server(), "models/b": server(OTHER)},
+            "models.b.identity",
+        ),
+        (
+            {"teachers": ["a", "b"], "models/a": server(), "models/b": server(timeout=5)},
+            "models.b.identity",
+        ),
+        (
+            {"teachers": ["b"], "models/a": server(), "models/b": server(OTHER)},
+            "models.a.identity",
+        ),
+        (
+            {"teachers": ["a", "b"], "models/a": {"source": "folder", "path": "x"}}
+            | {"models/b": {"source": "folder", "path": "./x"}},
+            "remove one of them",
+        ),
+    ],
+)
+def test_two_models_whose_stored_texts_would_be_the_same_are_refused(write_params, changes, advice):
+    with pytest.raises(UserError, match=advice) as error:
+        load_parameters(write_params(changes))
+    assert "'a'" in str(error.value) or "models.a" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"models/b": server(OTHER, identity="70b")},
+        {"models/b": server(OTHER, model="n")},
+        {"models/b": server(OTHER, revision="2")},
+        {"models/a": {"source": "provided"}, "models/b": {"source": "provided"}},
+        {"models/b": server(timeout=5), "teachers": ["a"]},
+        {
+            "models/a": {"source": "folder", "path": "x"},
+            "models/b": {"source": "folder", "path": "x"},
+            "rationales/engine": {"b": {"quantization": "fp8"}},
+        },
+    ],
+)
+def test_models_with_texts_of_their_own_are_accepted(write_params, changes):
+    own = {"teachers": ["a", "b"], "models/a": server()}
+    assert "a" in load_parameters(write_params(own | changes)).teachers
+
+
+def test_arguments_for_speed_alone_do_not_make_another_teacher(write_params):
+    folder = {"source": "folder", "path": "x"}
+    engine = {"b": {"max_num_seqs": 8}}
+    own = {"teachers": ["a", "b"], "models/a": folder, "models/b": folder}
+    with pytest.raises(UserError, match="the same model with the same settings"):
+        load_parameters(write_params(own | {"rationales/engine": engine}))

@@ -1,6 +1,7 @@
 """Relative paths mean the same in the workspace and in the copy that an experiment runs in."""
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -75,13 +76,10 @@ def test_a_hub_folder_is_read(copy, tmp_path):
     assert {record.source for record in records} == {"../questions test"}
 
 
-def test_a_model_is_fetched(copy, tmp_path):
-    model = tmp_path / "model"
-    model.mkdir()
-    for name in ("config.json", "model.safetensors"):
-        (model / name).write_text("{}")
+def test_a_model_is_fetched(copy, tmp_path, tiny_model):
+    shutil.copytree(tiny_model, tmp_path / "model")
     folder = fetch_model("mine", FolderModel(source="folder", path="../model"))
-    assert sorted(os.listdir(copy / folder)) == ["config.json", "model.safetensors"]
+    assert sorted(os.listdir(copy / folder)) == sorted(os.listdir(tiny_model))
 
 
 def test_an_accelerate_file_is_found(copy, tmp_path, write_params, monkeypatch):
@@ -105,12 +103,10 @@ def test_a_missing_path_is_named_as_written(copy, write_params):
         launch(load_parameters(write_params({"train/accelerate": "../two.yaml"})))
 
 
-def test_an_experiment_in_a_copy_gives_what_the_workspace_gives(tmp_path):
+def test_an_experiment_in_a_copy_gives_what_the_workspace_gives(tmp_path, tiny_model):
     """With questions and a model beside the project, and questions in it that git ignores."""
     project = tmp_path / "project"
-    model = write_jsonl(tmp_path / "model")
-    for name in ("config.json", "model.safetensors"):
-        (model / name).write_text("{}")
+    shutil.copytree(tiny_model, tmp_path / "model")
     catalogues = {
         "models": {
             "tiny": {"source": "folder", "path": "../model"},
@@ -139,7 +135,9 @@ def test_an_experiment_in_a_copy_gives_what_the_workspace_gives(tmp_path):
 
 
 def sums(lock: str) -> dict[str, str]:
+    """Return the digests of outputs; `sources` also notes which entries are used."""
     stages = YAML(typ="safe").load(lock)["stages"]
+    del stages["sources"]
     return {out["path"]: out["md5"] for stage in stages.values() for out in stage["outs"]}
 
 

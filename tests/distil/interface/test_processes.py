@@ -14,7 +14,7 @@ import psutil
 import pytest
 from ruamel.yaml import YAML
 
-from stages.distil.interface import processes
+from stages.distil.interface import command, processes
 from stages.distil.interface.errors import UserError
 from stages.distil.interface.processes import item_of_dvc, run_alone
 from tests.conftest import ROOT, default_values, write_values
@@ -196,6 +196,14 @@ def test_a_stage_whose_dvc_has_already_ended_ends(project):
     assert not (project / "started").exists()
 
 
+def test_a_stage_whose_time_cannot_be_kept_is_done(tmp_path, monkeypatch, capsys):
+    """Its results are written, and a failure would make DVC run it again."""
+    monkeypatch.chdir(tmp_path)
+    Path("results").write_text("a file in place of the folder")
+    command.keep_rate("student", 3, 1.0)
+    assert "answers@student: warning: its time is not kept: results" in capsys.readouterr().err
+
+
 HOSTILE = [
     "a;touch X1;",
     "$(touch X2)",
@@ -244,3 +252,33 @@ def test_dvc_executes_no_name(tmp_path, where):
     )
     assert done.returncode != 0
     assert not list(tmp_path.glob("X*"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("where", ["models", "teachers", "data"])
+def test_no_name_leads_dvc_to_another_folder(tmp_path, where):
+    """DVC removes a stage's outputs before it runs the stage."""
+    name = "../kept"
+    values = PARAMETERS | CATALOGUES
+    values["models"] = values["models"] | {name: {"source": "provided"}}
+    if where == "teachers":
+        values["teachers"] = [name]
+    if where == "data":
+        values["datasets"] = values["datasets"] | {name: {"source": "kinship"}}
+        values["data"] = {"name": name}
+    make_project(tmp_path, values)
+    kept = [tmp_path / "kept/file", tmp_path / "data/kept.parquet", tmp_path / "data/kept/file"]
+    for file in kept:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("kept")
+    environment = os.environ | {"STAGES_PYTHON": interpreter()}
+    for target in ([], [f"fetch@{name}"], ["prepare"]):
+        done = subprocess.run(
+            [DVC, "repro", "--keep-going", *target],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode != 0
+        assert [file for file in kept if not file.exists()] == [], done.stdout + done.stderr

@@ -96,6 +96,8 @@ def test_a_rationale_concludes_in_the_last_option_of_its_last_sentence():
         ("So is Ann the aunt. " * 9, "length", "repetitive"),
         ("So is Ann the aunt. " * 9, "stop", "repetitive"),
         ("", "length", "truncated"),
+        ("So Ann is the aunt of", "content_filter", "truncated"),
+        ("", "content_filter", "empty"),
     ],
 )
 def test_the_quality_gate_gives_a_status(text, finish, status):

@@ -41,3 +41,10 @@ def test_padding_may_stand_inside_a_text_where_every_layer_attends_to_all_of_it(
 )
 def test_the_context_is_what_the_configuration_names(config, length):
     assert context_length(config) == length
+
+
+def test_layers_that_the_librarys_cache_does_not_know_may_carry_a_state():
+    model = families.build("Llama")
+    model.config.layer_types = ["of a later version"] * 2
+    assert carries_state(model)
+    assert attention_span(model) == 0

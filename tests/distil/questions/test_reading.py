@@ -57,7 +57,7 @@ def test_every_format_gives_the_same_records(tmp_path):
     writers = {
         "train.jsonl": lambda path: path.write_bytes(LINES),
         "train.jsonl.gz": lambda path: path.write_bytes(gzip.compress(LINES)),
-        "train.jsonl.bz2": lambda path: path.write_bytes(bz2.compress(LINES)),
+        "train.jsonl.bz2": lambda path: path.write_bytes(bz2.compress(LINES, 1)),
         "train.jsonl.zst": lambda path: path.write_bytes(
             pa.Codec("zstd").compress(LINES, asbytes=True)
         ),
@@ -134,7 +134,8 @@ REPEATED_COLUMN = parquet_bytes([{"answ1": 1, "answ2": 2}]).replace(b"answ2", b"
     ("name", "content", "message"),
     [
         ("train.jsonl.gz", gzip.compress(LINES, mtime=0)[:-20], "cannot be read to its end"),
-        ("train.jsonl.gz", b"no gzip", "cannot be read to its end"),
+        ("train.jsonl.gz", b"no gzip", "its content is not that of a .gz file"),
+        ("train.jsonl.bz2", b"no bzip", "cannot be read to its end"),
         ("train.parquet", b"PAR1", "cannot be read to its end"),
         ("train.csv", b"a,a\n1,2\n", "no valid header"),
         ("train.json", b"{", "not JSON"),
@@ -216,6 +217,23 @@ def test_a_parquet_file_of_huge_rows_is_refused_before_it_is_read(tmp_path):
     table = pa.table({"id": ["1"], "question": ["a" * 17 * 2**20]})
     pq.write_table(table, tmp_path / "train.parquet", compression="zstd")
     with pytest.raises(UserError, match=r"train\.parquet: a row is longer than 16 MiB"):
+        values(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("train.jsonl", gzip.compress(LINES), "that of a .gz file; add .gz to its name"),
+        ("train.csv", bz2.compress(LINES), "that of a .bz2 file; add .bz2"),
+        ("train.jsonl.gz", LINES, "not that of a .gz file; .* take .gz off its name"),
+        ("train.jsonl.gz", bz2.compress(LINES), "that of a .bz2 file"),
+        ("train.json", parquet_bytes(ROWS), "that of a .parquet file; name it .parquet"),
+        ("train.jsonl", b"PK\x03\x04 a zip archive", "that of a .zip file; unpack it"),
+    ],
+)
+def test_a_file_that_is_not_what_its_name_says_is_named(tmp_path, name, content, message):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=f"{name}: its content is {message}"):
         values(tmp_path)
 
 
@@ -307,7 +325,8 @@ def test_only_rows_with_a_wrong_text_in_a_used_field_are_refused(
 def test_every_line_is_accepted_or_refused(tmp_path_factory, lines):
     folder = tmp_path_factory.mktemp("lines")
     lines = [line.replace(b"\n", b" ") for line in lines]
-    assume(not b"\n".join(lines).startswith((b"\xff\xfe", b"\xfe\xff")))  # refused as UTF-16
+    # Refused as UTF-16, or as a file of another kind.
+    assume(not b"\n".join(lines).startswith((b"\xff\xfe", b"\xfe\xff", *files.CONTENTS)))
     content = [line for line in lines if line.strip()]
     (folder / "train.jsonl").write_bytes(b"\n".join(lines))
     records = list(files.read(Files(source="files", folder=folder), "train"))

@@ -123,12 +123,17 @@ def test_curves_are_read_by_name(tmp_path):
     assert read_curves(tmp_path / "nowhere") == {}
 
 
+COLUMNS = "method,value,accuracy,low,high,runs,gain,gain_low,gain_high,headroom,each"
+METHOD_ROWS = [
+    "plain,3,0.25,0.2,0.3,1,,,,,0.250",
+    "taught,3,0.5,0.4,0.6,1,0.25,0.1,0.4,0.5,0.500",
+]
+
+
 def test_methods_are_shown_with_every_plot_of_their_scale(html, tmp_path):
-    columns = "method,value,accuracy,low,high,runs,gain,gain_low,gain_high,headroom,each"
-    rows = ["plain,3,0.25,0.2,0.3,1,,,,,0.250", "taught,3,0.5,0.4,0.6,1,0.25,0.1,0.4,0.5,0.500"]
     for name in ("methods", "alpha"):
         (tmp_path / f"figures/tiny/{name}.csv").parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / f"figures/tiny/{name}.csv").write_text("\n".join([columns, *rows]))
+        (tmp_path / f"figures/tiny/{name}.csv").write_text("\n".join([COLUMNS, *METHOD_ROWS]))
         (tmp_path / f"figures/tiny/{name}.svg").write_text(f"<?xml?><svg>{name}</svg>")
     [tiny] = read_methods(tmp_path / "figures", "kinship")
     assert tiny.scale == "tiny"
@@ -147,7 +152,7 @@ def test_methods_are_shown_only_for_their_own_data_set(tmp_path):
     (tmp_path / "figures/tiny").mkdir(parents=True)
     (tmp_path / "figures/tiny/data.json").write_text(json.dumps(of))
     for name in of:
-        (tmp_path / f"figures/tiny/{name}.csv").write_text("method\nplain")
+        (tmp_path / f"figures/tiny/{name}.csv").write_text("\n".join([COLUMNS, *METHOD_ROWS]))
         (tmp_path / f"figures/tiny/{name}.svg").write_text("<svg></svg>")
     shown = {
         data: [[*scale.figures] for scale in read_methods(tmp_path / "figures", data)]

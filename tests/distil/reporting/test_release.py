@@ -18,7 +18,12 @@ from stages.distil.student.samples import Encoder
 from stages.distil.weights.folders import RELEASE, STUDENT, save_model
 
 SCORE = {"questions": 4, "correct": 3, "accuracy": 0.75, "low": 0.301, "high": 0.954}
-METRICS = {"student": SCORE, "teachers": {"qwen-coder-1b5": SCORE, "qwen-coder-0b5": {}}}
+WRITTEN = {"rationales": {"ok": 4}}
+METRICS = {
+    "student": SCORE,
+    "teachers": {"qwen-coder-1b5": SCORE | WRITTEN, "qwen-coder-0b5": WRITTEN},
+    "saliency": {},
+}
 
 
 @pytest.fixture

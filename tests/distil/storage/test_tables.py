@@ -1,3 +1,6 @@
+import errno
+from pathlib import Path
+
 import pytest
 
 from stages.distil.interface.errors import UserError
@@ -76,3 +79,51 @@ def test_every_nth_row_is_read_across_row_groups_and_files(tmp_path, monkeypatch
     for step in (1, 2, 5, 7, 20):
         rows = tables.scan_table(tmp_path / tables.REJECTED.name, step=step)
         assert [row["row"] for row in rows] == list(range(0, 12, step))
+
+
+@pytest.mark.parametrize(
+    "read", [tables.read_table, lambda p: list(tables.scan_row_groups(p, ["text"]))]
+)
+def test_a_table_that_is_damaged_inside_is_named(tmp_path, read):
+    path = tmp_path / tables.REJECTED
+    tables.write_table(path, [ROW | {"text": f"{n} {n * n}" * 50} for n in range(100)])
+    content = bytearray(path.read_bytes())
+    content[4:-2000] = b"\0" * (len(content) - 2004)
+    path.write_bytes(content)
+    with pytest.raises(UserError, match="rejected.parquet: damaged .*; run `make mend`, which"):
+        read(path)
+
+
+def full(file, *_, **__) -> None:
+    """Fail as on a full disk: the file is there, and empty."""
+    Path(file).touch()
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_full_disk_leaves_no_temporary_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(tables.pq, "ParquetWriter", full)
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(OSError, match="No space left"):
+        tables.write_table(tmp_path / tables.REJECTED, [ROW])
+    with pytest.raises(OSError, match="No space left"):
+        tables.write_text(tmp_path / "folder/text", "text")
+    with pytest.raises(OSError, match="No space left"):
+        tables.write_shards(tmp_path / "shards", [], tables.SCHEMAS[tables.REJECTED])
+    assert [path for path in tmp_path.rglob("*") if path.is_file() or "tmp" in path.name] == []
+
+
+def test_damage_inside_a_table_is_named(tmp_path):
+    """Whatever byte it is: rows are read, or one line says what to do."""
+    path = tmp_path / tables.REJECTED
+    tables.write_table(path, [ROW | {"row": number} for number in range(50)])
+    content = path.read_bytes()
+    named = 0
+    for place in range(0, len(content), 7):
+        path.write_bytes(content[:place] + bytes([content[place] ^ 255]) + content[place + 1 :])
+        try:
+            tables.read_table(path)
+        except UserError as error:
+            named += 1
+            assert str(error).startswith(f"{path}: ")
+            assert "dvc repro" in str(error)
+    assert named > 20

@@ -1,7 +1,11 @@
 """The OpenAI-compatible backend against a server with many kinds of failures."""
 
+import dataclasses
+import gzip
 import json
+import socket
 import threading
+import traceback
 
 import pytest
 
@@ -9,8 +13,9 @@ from stages.distil.interface.catalogue import ServerModel
 from stages.distil.interface.errors import UserError
 from stages.distil.language.teacher_prompts import Conversation
 from stages.distil.teachers import openai_backend as server
+from stages.distil.teachers import openai_client, openai_transport, pace
 from stages.distil.teachers.backend import TOO_LONG, Request
-from tests.openai_server import Teacher, refusal, serve
+from tests.openai_server import Fault, Teacher, refusal, serve
 
 KEY = "sk-very-secret"
 
@@ -18,6 +23,15 @@ KEY = "sk-very-secret"
 @pytest.fixture(autouse=True)
 def _key(monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
+
+
+@pytest.fixture
+def no_pauses(monkeypatch):
+    """Let no request wait for another try, nor for a server that limits the rate."""
+    monkeypatch.setattr(openai_client, "LONGEST_PAUSE", 0)
+    monkeypatch.setattr(pace, "FIRST_WAIT", 0.001)
+    monkeypatch.setattr(pace, "LONGEST_OWN_WAIT", 0.001)
+    monkeypatch.setattr(pace, "LONGEST_WAIT", 0.1)
 
 
 def requests(count: int = 12) -> list[Request]:
@@ -85,7 +99,7 @@ def test_temporary_failures_are_retried(fault):
     assert len(teacher.requests) == 6
 
 
-def test_tries_limits_the_number_of_attempts():
+def test_tries_limits_the_number_of_attempts(no_pauses):
     teacher = Teacher(lambda number, body: refusal(503, Retry_After="0.01"))
     with serve(teacher) as url, pytest.raises(UserError, match="failed after 4 tries each"):
         run(url, 2, tries=4)
@@ -261,7 +275,7 @@ def test_a_request_that_every_server_refuses_for_a_while_is_counted_once():
             done.extend(server.Server("far", source).complete(requests(12)))
 
 
-def test_completions_before_a_server_dies_are_kept():
+def test_completions_before_a_server_dies_are_kept(no_pauses):
     teacher = Teacher()
     done = []
     with pytest.raises(UserError, match="10 were completed and are kept") as error:
@@ -273,3 +287,283 @@ def test_completions_before_a_server_dies_are_kept():
         done += list(stream)
     assert len(done) == 10
     assert "no connection" in str(error.value)
+
+
+def elsewhere(status: int, location: str) -> Fault:
+    return status, b"", {"Location": location}
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_prompts_and_key_are_not_sent_to_another_host(status):
+    other = Teacher()
+    with serve(other) as far:
+        target = far.replace("127.0.0.1", "localhost") + "/chat/completions"
+        teacher = Teacher(lambda number, body: elsewhere(status, target))
+        with serve(teacher) as url, pytest.raises(UserError, match="redirects .*not followed"):
+            run(url)
+        port = Teacher(lambda number, body: elsewhere(status, f"{far}/chat/completions"))
+        with serve(port) as url, pytest.raises(UserError, match="redirects .*not followed"):
+            run(url)
+    assert not other.requests
+
+
+@pytest.mark.parametrize("location", ["file:///etc/passwd", "//[bad", "https:", "ftp://x/", ""])
+def test_a_redirect_to_anything_else_is_one_line(location):
+    teacher = Teacher(lambda number, body: elsewhere(307, location))
+    with serve(teacher) as url, pytest.raises(UserError, match="models.far") as error:
+        run(url, tries=1)
+    assert "\n" not in str(error.value)
+
+
+def test_a_redirect_on_the_same_server_is_followed_but_not_in_a_loop():
+    teacher = Teacher(lambda n, body: elsewhere(308, "/v1/chat/completions") if n == 0 else None)
+    with serve(teacher) as url:
+        assert len(run(url, 1)) == 1
+    assert teacher.requests[0] == teacher.requests[1]
+    teacher = Teacher(lambda n, body: elsewhere(307, "/v1/chat/completions"))
+    with serve(teacher) as url, pytest.raises(UserError, match="redirects in a loop"):
+        run(url, 1)
+    assert len(teacher.requests) == 1 + openai_transport.MOST_REDIRECTS
+
+
+@pytest.mark.parametrize("status", [200, 400, 401, 403, 404, 418, 429, 500])
+@pytest.mark.parametrize("padding", [0, 270, 290, 70_000])
+def test_no_error_shows_the_key_not_even_its_traceback(status, padding, capsys, no_pauses):
+    """The message that is printed, and what --debug prints: all exceptions and their texts."""
+    message = f"{'x' * padding} {KEY} {KEY[3:]} {KEY[:9]}"
+    bodies = [
+        json.dumps({"error": {"message": message}}).encode(),
+        message.encode(),
+        b"[" + KEY.encode(),
+    ]
+    for body in bodies:
+        headers = {"Retry-After": KEY, "Content-Type": KEY}
+        with serve(
+            Teacher(lambda number, _, body=body, headers=headers: (status, body, headers))
+        ) as url:
+            with pytest.raises(UserError) as error:
+                run(url, 1, tries=2)
+        printed = "".join(traceback.format_exception(error.value)) + "".join(capsys.readouterr())
+        assert "secret" not in printed.replace("test_", "")
+        assert "\n" not in str(error.value) and len(str(error.value)) < 1000
+
+
+def test_a_reply_is_bounded_in_size_also_after_decompression(no_pauses):
+    bomb = gzip.compress(b" " * (2 * openai_transport.LONGEST_REPLY))
+    for body, headers in [
+        (b" " * (openai_transport.LONGEST_REPLY + 1), {}),
+        (bomb, {"Content-Encoding": "gzip"}),
+    ]:
+        with serve(Teacher(lambda number, _, fault=(200, body, headers): fault)) as url:
+            with pytest.raises(UserError, match="longer than 4 MiB"):
+                run(url, 1, tries=1)
+
+
+@pytest.mark.parametrize(
+    ("body", "encoding", "reason"),
+    [
+        (b"no gzip", "gzip", "not gzip"),
+        (gzip.compress(b"{}" * 100)[:-9], "gzip", "in the middle of its gzip"),
+        (b"", "br", "an encoding that was not asked for"),
+        (b"", "gzip, gzip", "an encoding that was not asked for"),
+    ],
+)
+def test_a_damaged_encoding_is_named(body, encoding, reason, no_pauses):
+    fault = (200, body, {"Content-Encoding": encoding})
+    with serve(Teacher(lambda number, _: fault)) as url, pytest.raises(UserError, match=reason):
+        run(url, 1, tries=1)
+
+
+def test_a_compressed_reply_is_read():
+    body = reply("It is tea.")[1]
+    fault = (200, gzip.compress(body), {"Content-Encoding": "gzip"})
+    with serve(Teacher(lambda number, _: fault)) as url:
+        assert set(run(url, 1).values()) == {"It is tea."}
+
+
+def test_the_time_limit_is_for_the_whole_reply():
+    """A server that sends a byte now and then is given up like one that sends none."""
+    ended = threading.Event()
+
+    def drip(connection):
+        connection.recv(2**16)
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n")
+        while not ended.wait(0.05):
+            connection.sendall(b" ")
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=lambda: drip(listener.accept()[0]), daemon=True).start()
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
+        with pytest.raises(UserError, match=r"no whole answer in 0.3 s \(models.far.timeout\)"):
+            run(url, 1, timeout=0.3, tries=1)
+        ended.set()
+
+
+def test_what_a_server_asks_is_waited_for_and_told(capsys):
+    teacher = Teacher(
+        lambda n, body: refusal(429, "slow down", Retry_After="0.6") if n < 3 else None
+    )
+    with serve(teacher) as url:
+        assert len(run(url, 12, in_flight=4)) == 12
+    told = capsys.readouterr().err
+    assert "limits the requests; waiting 0.6 s, then sending at most 2 at once" in told
+    assert "a lower models.far.in_flight" in told and "HTTP 429 slow down" in told
+
+
+def test_a_limit_of_the_rate_loses_no_request(monkeypatch):
+    """Twice as many refusals as `tries`: the server's limit is no failure of a request."""
+    monkeypatch.setattr(pace, "FIRST_WAIT", 0.001)
+    with serve(Teacher(lambda n, body: refusal(429) if n % 3 else None)) as url:
+        assert len(run(url, 30, in_flight=8, tries=1)) == 30
+
+
+def test_a_wait_beyond_the_bound_ends_the_run_with_what_the_server_asks():
+    teacher = Teacher(lambda number, body: refusal(429, Retry_After="3600"))
+    with serve(teacher) as url, pytest.raises(UserError) as error:
+        run(url, 100, in_flight=4)
+    assert "asks to wait 3600 s" in str(error.value) and "at most 300 s" in str(error.value)
+    assert "models.far.in_flight" in str(error.value) and "tries" not in str(error.value)
+    assert len(teacher.requests) <= 4
+
+
+def test_a_request_that_is_always_over_the_limit_is_given_up(no_pauses):
+    def fault(number, body):
+        return refusal(429) if body["messages"][-1]["content"].startswith("Question 5\n") else None
+
+    teacher = Teacher(fault)
+    with serve(teacher) as url, pytest.raises(UserError, match="1 request to .*20 times: HTTP 429"):
+        run(url, 12)
+    assert len(teacher.requests) == 11 + openai_client.MOST_REFUSALS_FOR_RATE
+
+
+def test_a_used_up_account_is_not_asked_again():
+    fault = refusal(429, "You exceeded your current quota (insufficient_quota)")
+    teacher = Teacher(lambda number, body: fault)
+    with serve(teacher) as url, pytest.raises(UserError, match="OPENAI_API_KEY is used up"):
+        run(url, 100, in_flight=4)
+    assert len(teacher.requests) <= 4
+
+
+def test_a_prompt_that_only_is_refused_is_set_aside_and_told(capsys):
+    """The server's words are unknown; a short prompt of the same settings is accepted."""
+
+    def fault(number, body):
+        is_fifth = body["messages"][-1]["content"].startswith("Question 5\n")
+        return refusal(400, "bad vibes") if is_fifth else None
+
+    teacher = Teacher(fault)
+    with serve(teacher) as url:
+        source = ServerModel(source="server", url=url, model="m")
+        done = {
+            r.conversation.user: c for r, c in server.Server("far", source).complete(requests())
+        }
+    assert [user for user, c in done.items() if c.finish_reason == TOO_LONG] == [
+        "Question 5\nCorrect answer: 5"
+    ]
+    assert len(done) == 12 and len(teacher.requests) == 13
+    assert "refuses a prompt, but not a short one" in capsys.readouterr().err
+
+
+def test_a_prompt_that_a_filter_refuses_has_no_text():
+    fault = refusal(400, "filtered by Azure's content management policy")
+    with serve(Teacher(lambda n, b: fault if n == 1 else None)) as url:
+        source = ServerModel(source="server", url=url, model="m")
+        done = [c for _, c in server.Server("far", source).complete(requests())]
+    assert [(c.text, c.lacks_reply) for c in done].count(("", True)) == 1
+
+
+@pytest.mark.parametrize("seed", [True, False])
+def test_the_seed_can_be_left_out(seed):
+    teacher = Teacher()
+    with serve(teacher) as url:
+        source = ServerModel(source="server", url=url, model="m", seed=seed)
+        hot = [dataclasses.replace(request, temperature=0.7, seed=5) for request in requests(2)]
+        assert len(list(server.Server("far", source).complete(hot))) == 2
+    assert ["seed" in body for body in teacher.requests] == [seed] * 2
+
+
+def test_a_refused_seed_names_the_parameter_that_leaves_it_out():
+    body = {"message": {"detail": [{"loc": ["body", "seed"], "msg": "not permitted"}]}}
+    fault = (422, json.dumps(body).encode(), {})
+    with serve(Teacher(lambda n, b: fault if "seed" in b else None)) as url:
+        source = ServerModel(source="server", url=url, model="m")
+        hot = [dataclasses.replace(request, temperature=0.7) for request in requests(1)]
+        with pytest.raises(UserError, match="set models.far.seed to false"):
+            list(server.Server("far", source).complete(hot))
+
+
+def test_a_server_that_was_given_up_may_still_complete_and_fail(monkeypatch):
+    """Its requests in flight end after it was removed, some of them well."""
+    monkeypatch.setattr(server, "FAILED_IN_A_ROW", 2)
+    late = threading.Event()
+    bad, good = Teacher(), Teacher()
+
+    def fault(number, body):
+        if number >= 2:
+            late.wait(10)
+        return None if number == 3 else refusal(500)
+
+    bad.fault = fault
+    good.fault = lambda number, body: late.set() if number > 20 else None
+    with serve(bad) as one, serve(good) as two:
+        assert len(run([one, two], 60, in_flight=10, tries=1)) == 60
+    assert len(bad.requests) <= 10
+
+
+@pytest.mark.parametrize(
+    ("url", "environment", "reason"),
+    [
+        ("http://nowhere.invalid:8000/v1", {}, "no connection to .*: .*(name|resol)"),
+        ("http://127.0.0.1:9/v1", {}, "Connection refused"),
+        ("http://127.0.0.1:9/v1", {"ALL_PROXY": "socks5://u:pw@127.0.0.1:1"}, "proxy socks5://127"),
+        ("http://127.0.0.1:9/v1", {"HTTP_PROXY": "http://u:pw@127.0.0.1:9"}, "proxy http://127"),
+        ("http://127.0.0.1:99999999/v1", {}, "models.far.url: .* not an address"),
+        ("http://a..b/v1", {}, "models.far.url: .* not an address"),
+    ],
+)
+def test_why_there_is_no_connection_is_told(monkeypatch, no_pauses, url, environment, reason):
+    for name in ("ALL_PROXY", "HTTP_PROXY", "http_proxy", "all_proxy", "NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match=f"(?i){reason}") as error:
+        run(url, 1, tries=1)
+    assert "pw" not in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_proxy_is_not_used_for_a_host_that_is_excepted(monkeypatch):
+    monkeypatch.setenv("ALL_PROXY", "socks5://127.0.0.1:1080")
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    with serve(Teacher()) as url:
+        assert len(run(url, 1)) == 1
+
+
+def test_a_key_that_no_header_can_carry_names_its_variable(monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-ключ")
+    with pytest.raises(UserError, match="environment variable OPENAI_API_KEY"):
+        run("http://127.0.0.1:9/v1")
+
+
+def test_what_is_in_flight_when_a_request_is_refused_is_kept():
+    """It is paid for: a key that is revoked in the middle loses no completion."""
+    refused = threading.Event()
+
+    def fault(number, body):
+        if number == 0:
+            return refusal(401)
+        refused.wait(0.2)  # the others are answered later
+        return None
+
+    teacher = Teacher(fault)
+    done = []
+    with serve(teacher) as url, pytest.raises(UserError, match="HTTP 401"):
+        source = ServerModel(source="server", url=url, model="m", in_flight=4)
+        done.extend(server.Server("far", source).complete(requests(100)))
+    assert len(teacher.requests) == 4
+    assert len(done) == 3
+
+
+def test_a_server_that_writes_the_key_into_a_text_does_not_publish_it(monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", KEY * 2)
+    with serve(Teacher(lambda number, body: reply(f"It is {KEY * 2}."))) as url:
+        assert set(run(url, 1).values()) == {"It is ***."}

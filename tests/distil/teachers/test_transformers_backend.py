@@ -206,6 +206,26 @@ def test_an_encoder_decoder_teacher_runs_through_the_stage(
     assert "0 new, 9 found" in again.stderr
 
 
+@pytest.mark.parametrize(
+    ("name", "backend", "unpadded"),
+    [
+        ("Llama", "transformers", False),
+        ("Mistral", "transformers", False),
+        ("Rwkv", "transformers", True),
+        ("Rwkv", "vllm", False),
+    ],
+)
+def test_texts_that_padding_changed_have_another_key(
+    tmp_path, parameter_values, name, backend, unpadded
+):
+    families.build(name).config.save_pretrained(tmp_path)
+    settings = Rationales.model_validate(parameter_values["rationales"] | {"backend": backend})
+    source = FolderModel(source="folder", path="anywhere")
+    parts = json.loads(identity("tiny", source, settings, tmp_path))
+    assert (parts[-1] == "without padding") == unpadded
+    assert len(parts) == 5 + unpadded
+
+
 def test_a_folder_is_identified_by_its_content(tmp_path, tiny_t5, tiny_model, parameter_values):
     settings = Rationales.model_validate(parameter_values["rationales"] | {"dtype": "bfloat16"})
     source = FolderModel(source="folder", path="anywhere")

@@ -12,11 +12,11 @@ from transformers import AutoTokenizer, BloomConfig, LlamaConfig, MambaConfig, M
 
 from stages.distil.interface.errors import UserError
 from stages.distil.interface.parameters import load_parameters
-from stages.distil.interface.vllm_arguments import engine_arguments
+from stages.distil.interface.vllm_arguments import SPEED_ONLY, engine_arguments
 from stages.distil.language.teacher_prompts import Conversation
 from stages.distil.teachers import vllm_backend as engine
 from stages.distil.teachers.backend import TOO_LONG, Completion, Request
-from stages.distil.teachers.selection import SPEED_ONLY, identity
+from stages.distil.teachers.selection import identity
 from stages.distil.teachers.vllm_backend import Engine, _advice
 from tests.conftest import PARAMS
 
@@ -152,6 +152,7 @@ def test_a_model_without_a_limit_reads_rationales_context(
     started = []
     monkeypatch.setattr(engine, "start_vllm", lambda *own: started.append(own) or llm)
     config.save_pretrained(tmp_path)
+    shutil.copy(tiny_model / "model.safetensors", tmp_path)
     Engine(tmp_path, 300, "float32")
     assert [length for _, length, *_ in started] == [context]
 

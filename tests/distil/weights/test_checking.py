@@ -12,10 +12,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, MixtralConfig
 
+from stages.distil.attribution.word_scores import WordScores
+from stages.distil.evaluation.usefulness import Scorer
 from stages.distil.interface.catalogue import FolderModel
 from stages.distil.interface.errors import UserError
 from stages.distil.interface.parameters import load_parameters
 from stages.distil.models.loading import load_model
+from stages.distil.student.limits import find_limits
 from stages.distil.teachers.vllm_backend import start_vllm
 from stages.distil.weights.fetching import fetch_model
 from stages.distil.weights.folders import count_parameters, model_folder
@@ -341,6 +344,8 @@ def test_experts_that_are_stored_one_by_one_are_found_and_missed(mine):
         ("tokenizer.json", "[]", "its tokenizer cannot be read"),
         ("tokenizer_config.json", "[]", "tokenizer_config.json: expected a mapping, found list"),
         ("tokenizer_config.json", '{"tokenizer_class": 7}', "its tokenizer cannot be read"),
+        ("tokenizer_config.json", '{"model_max_length": "x"}', "its tokenizer cannot be read"),
+        ("generation_config.json", '{"eos_token_id": "x"}', "expected the number of a token"),
         ("generation_config.json", "[]", "generation_config.json: expected a mapping"),
         ("generation_config.json", '{"a":' * 100_000, "generation_config.json: no valid JSON"),
         ("generation_config.json", '{"max_new_tokens": -1}', "generation_config.json cannot be"),
@@ -378,14 +383,14 @@ def test_a_token_without_a_row_in_the_embedding_is_named(mine):
     shutil.rmtree(fetch(mine))  # no text contains it, as in Gemma 3's folder
     tokenizer.add_tokens(["ball"])
     tokenizer.save_pretrained(mine)
-    assert f"token 'ball' of the tokenizer has the id {rows + 1}" in refusal(mine)
+    assert f"the tokenizer's 'ball' has the id {rows + 1}" in refusal(mine)
 
 
 def test_a_padding_token_that_was_added_without_a_row_is_named(mine):
     tokenizer = AutoTokenizer.from_pretrained(mine)
     tokenizer.add_special_tokens({"pad_token": "[PAD]"})
     tokenizer.save_pretrained(mine)
-    assert "token '[PAD]' of the tokenizer has the id" in refusal(mine)
+    assert "the tokenizer's '[PAD]' has the id" in refusal(mine)
 
 
 def test_quantised_weights_are_counted_as_the_models_and_refused_where_gradients_pass(mine):
@@ -438,3 +443,19 @@ def test_quantised_weights_are_refused_for_what_they_are_used_for(mine, write_pa
     else:
         with pytest.raises(UserError, match=rf"quantised \(gptq\), and {use} needs"):
             fetch_stage(parameters, "m")
+
+
+def test_a_use_that_is_chosen_after_fetch_refuses_quantised_weights_first(scoring, mine):
+    quantise(mine)
+    parameters = scoring(mine)
+    student = parameters.student.model_copy(update={"model": "tiny"})
+    assemble = parameters.assemble.model_copy(update={"scorer": "tiny"})
+    parameters = parameters.model_copy(update={"student": student, "assemble": assemble})
+    uses = {
+        "saliency.teacher": lambda: WordScores(parameters, None),
+        "assemble.scorer": lambda: Scorer(parameters, None),
+        "student.model": lambda: list(find_limits(parameters)),
+    }
+    for use, open_model in uses.items():
+        with pytest.raises(UserError, match=rf"models/tiny: .*\(gptq\), and {use} needs"):
+            open_model()
