@@ -8,9 +8,37 @@ from stages.distil.interface.command import run_stage
 from stages.distil.interface.errors import UserError
 from stages.distil.interface.method import GOLD, STATUSES, VOTE
 from stages.distil.interface.parameters import Parameters
-from stages.distil.language.quality import CONTRADICTS, OK
+from stages.distil.language.quality import (
+    CONTRADICTS,
+    EMPTY,
+    INCONCLUSIVE,
+    OK,
+    REPETITIVE,
+    TOO_LONG,
+    TRUNCATED,
+)
 from stages.distil.storage import tables
 from stages.distil.storage.rationales import remove_stale
+
+FEW = 0.1  # of a teacher's rationales
+# What helps if most rationales have a status.
+ADVICE = {
+    OK: "add ok to assemble.statuses",
+    EMPTY: "see models.*.max_completion_tokens if it thinks, or choose another teacher",
+    TRUNCATED: "raise rationales.max_tokens",
+    REPETITIVE: "set rationales.on_bad to retry, or choose another teacher",
+    CONTRADICTS: "set rationales.teacher_forcing to true, or choose another teacher",
+    INCONCLUSIVE: "add inconclusive to assemble.statuses if they need not name the answer",
+    TOO_LONG: "raise rationales.context",
+    "no row": "run `dvc repro` to write them",
+}
+PROVIDED = {  # by the data set
+    EMPTY: "the data set has few under this name; choose another of `teachers`",
+    TRUNCATED: "add truncated to assemble.statuses to learn their whole sentences",
+    REPETITIVE: "choose another of `teachers`",
+    CONTRADICTS: "check datasets.{data}.fields.answer, or choose another of `teachers`",
+    INCONCLUSIVE: "set datasets.{data}.conclude to false if they need not name the answer",
+}
 
 
 def assemble(parameters: Parameters) -> None:
@@ -73,6 +101,8 @@ def join(parameters: Parameters) -> None:
         selects = settings.choose in ("best", "threshold")
         chosen = f"{tally[f'{teacher}: chosen']:,} of " if selects else ""
         print(f"{teacher}: {chosen}{count:,} rationales; without: {', '.join(lost) or 'none'}")
+        if line := _few_kept(teacher, own, parameters):
+            print(f"assemble: warning: {line}", file=sys.stderr)
     if labellers:
         print(
             f"labels of {', '.join(labellers)}: {tally['labels: not gold']:,} are not gold, "
@@ -81,6 +111,27 @@ def join(parameters: Parameters) -> None:
     if scorer:
         _report_soft_labels(scorer, tally)
     print(f"saliency: {rows['train'] - tally['saliency: no row']:,} train questions")
+
+
+def _few_kept(teacher: str, own: Counter[str], parameters: Parameters) -> str | None:
+    """Return a warning if fewer than FEW of a teacher's rationales are learnt, or None.
+
+    `own` counts its rationales by status, and its questions without a row.
+    """
+    statuses = parameters.assemble.statuses
+    total, kept = own.total(), sum(own[status] for status in statuses)
+    if kept >= FEW * total:
+        return None
+    reason, number = max(
+        ((status, own[status]) for status in own if status not in statuses),
+        key=lambda pair: pair[1],
+    )
+    provided = parameters.models[teacher].source == "provided"
+    advice = (PROVIDED if provided else {}).get(reason) or ADVICE[reason]
+    return (
+        f"{teacher}: only {kept:,} of {total:,} rationales ({kept / total:.1%}) are learnt; "
+        f"{number:,} are {reason}: {advice.format(data=parameters.data.name)}"
+    )
 
 
 def _report_soft_labels(teacher: str, tally: Counter[str]) -> None:

@@ -88,13 +88,14 @@ def _generated(
 
 def _provided(parameters: Parameters, teacher: str) -> Iterator[dict[str, Any]]:
     any_rationale = False
+    conclude = parameters.data_set.must_conclude(teacher)
     for example in tables.scan_examples("train"):
         text = example.rationales.get(teacher, "").strip()
         any_rationale = any_rationale or bool(text)
-        cut = stops_in_mid_sentence(text)
+        cut = stops_in_mid_sentence(text, example.options)
         reason = "length" if cut else "stop"
         answer = example.answer if parameters.assemble.labels == GOLD else None
-        status = rationale_status(text, reason, example.options, answer)
+        status = rationale_status(text, reason, example.options, answer, conclude=conclude)
         completion = Completion(text, "provided", 0, 0)
         text = whole_sentences(text) if cut else text
         yield rationale_row(example, completion, rationale=text, status=status)

@@ -14,7 +14,7 @@ REPORT = Path("results/report.html")
 
 def report(parameters: Parameters) -> None:
     """Write the page."""
-    results = read_results(parameters.teachers, CURVES)
+    results = read_results(parameters.teachers, parameters.data.name, CURVES)
     tables.write_text(REPORT, page(parameters, results))
 
 

@@ -7,9 +7,11 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from stages.assemble import join
 from stages.distil.dataset.joining import count_statuses, distill_schema, join_targets
 from stages.distil.interface.errors import UserError
 from stages.distil.interface.method import Assemble, Saliency, StudentPrompt
+from stages.distil.interface.parameters import load_parameters
 from stages.distil.language.student_prompts import question_text, student_context
 from stages.distil.language.words import WORD
 from stages.distil.storage import tables
@@ -34,7 +36,7 @@ def drawn(tmp_path, monkeypatch) -> dict[str, dict]:
         for n in range(size):
             name = f"{split}-{n}"
             words = rng.choice(["Ann", "ann", "cat", "dog", "été", "x-ray"], 6)
-            options = [] if n % 5 == 0 else ["yes", "no"]
+            options = [[], ["yes", "no"], ["yes", "no", "é, never"], ["yes", "no"]][n % 4]
             held["examples"][name] = {
                 "id": name,
                 "split": split,
@@ -306,6 +308,40 @@ def test_what_became_no_target_is_counted(drawn):
         assert count_statuses(teacher) == statuses
         assert tally[f"{teacher}: no row"] == 100 - statuses.total()
     assert tally["saliency: no row"] == 100 - len(drawn["saliency"])
+
+
+@pytest.mark.parametrize(
+    ("source", "bad", "line"),
+    [
+        ("provided", "inconclusive", "93 are inconclusive: set datasets.kinship.conclude to false"),
+        ("provided", "truncated", "93 are truncated: add truncated to assemble.statuses to learn"),
+        ("server", "truncated", "93 are truncated: raise rationales.max_tokens"),
+        ("server", "too_long", "93 are too_long: raise rationales.context"),
+        ("server", "ok", None),
+    ],
+)
+def test_a_teacher_of_whom_little_is_learnt_is_named(
+    drawn, write_params, capsys, source, bad, line
+):
+    rows = [row for row in drawn["examples"].values() if row["split"] == "train"]
+    text = {"sample": 0, "answer": None, "finish_reason": "stop", "split": "train"}
+    counted = {"prompt_tokens": 1, "output_tokens": 1}
+    table = [
+        {"id": row["id"], "rationale": "It is.", "status": bad if n < 93 else "ok"} | text | counted
+        for n, row in enumerate(rows)
+    ]
+    tables.write_table(tables.rationale_table("one"), table)
+    served = {"source": "server", "url": "http://127.0.0.1:9/v1", "model": "any"}
+    model = served if source == "server" else {"source": source}
+    file = write_params({"teachers": ["one"], "models/one": model})
+    join(load_parameters(file))
+    warnings = capsys.readouterr().err.splitlines()
+    if line is None:
+        assert warnings == []
+    else:
+        (warning,) = warnings
+        start = "assemble: warning: one: only 7 of 100 rationales (7.0%) are learnt; "
+        assert warning.startswith(start + line)
 
 
 def test_a_teacher_that_is_gone_and_a_gate_that_nothing_passes(

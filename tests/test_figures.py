@@ -95,11 +95,12 @@ def test_trainings_are_stored_when_one_fails_and_figures_are_drawn_from_them(pro
     assert "3 trainings, 0 of them to run" in drawn.stderr
     first = written(project)
     both = {f"{name}.{kind}" for name in ("methods", "top_k") for kind in ("csv", "svg")}
-    assert set(first) == {*both, "metrics.json", "cases.md"}
+    assert set(first) == {*both, "metrics.json", "cases.md", "data.json"}
     plain, taught = csv.DictReader(first["methods.csv"].decode().splitlines())
     gain = float(taught["accuracy"]) - float(plain["accuracy"])
     assert plain["gain"] == ""
     assert float(taught["gain"]) == pytest.approx(gain, abs=1e-5)
+    assert json.loads(first["data.json"]) == {"methods": ["balls"], "top_k": ["balls"]}
     metrics = json.loads(first["metrics.json"])
     assert metrics == {"gain": {"taught": float(taught["gain"])}, "headroom": {}}
 

@@ -115,7 +115,7 @@ BAD = [
     (YES_NO | {"options": "yes"}, "options: expected a list of texts, found str"),
     (YES_NO | {"options": ["yes", None]}, "options[1]: expected a text, found NoneType"),
     (YES_NO | {"options": ["yes", " "]}, "options[1]: empty"),
-    (YES_NO | {"options": ["yes", " yes "]}, "two options are equal"),
+    (YES_NO | {"options": ["yes", " yes "]}, "all options are equal"),
     (YES_NO | {"options": ["yes"]}, "only one option"),
     ({"id": "x", "question": "Is it?", "options": ["yes", "no"]}, "answer: missing"),
     (YES_NO | {"answer": ""}, "answer: empty"),
@@ -133,6 +133,15 @@ BAD = [
     (GOOD["test"][0] | {"id": "leak"}, "the same question is also in test"),
     (GOOD["validation"][0] | {"id": "leak"}, "the same question is also in validation"),
 ]
+
+
+def test_equal_options_are_counted(tmp_path, write_params, run_stage):
+    twice = {"id": "x", "question": "Who?", "options": ["Ann", "Bo", "Bo "], "answer": "C"}
+    params(write_params, write_jsonl(tmp_path / "mine", **GOOD | {"train": [twice]}))
+    done = run_stage("prepare")
+    assert "; 1 with equal options" in done.stdout
+    row = pq.read_table(tmp_path / "data/examples.parquet").to_pylist()[0]
+    assert (row["options"], row["answer"]) == (["Ann", "Bo"], "Bo")
 
 
 @pytest.mark.parametrize(("row", "reason"), BAD[:40:6])

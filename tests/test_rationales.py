@@ -131,6 +131,23 @@ def test_a_published_rationale_that_stops_in_mid_sentence_is_truncated(
     assert "1 truncated" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("conclude", [False, {"human": False}, {"other": False}, True])
+def test_a_data_sets_rationales_need_not_conclude(tmp_path, write_params, monkeypatch, conclude):
+    monkeypatch.chdir(tmp_path)
+    texts = ["It is red.", "It shines like a rose.", "It is blue."]
+    rows = [question(n, answer="red", rationales={"human": t}) for n, t in enumerate(texts)]
+    others = {split: [question(0, split)] for split in ("validation", "test")}
+    write_jsonl(tmp_path / "mine", train=rows, **others)
+    source = {"source": "files", "folder": "mine", "conclude": conclude}
+    parameters = load_parameters(write_params({"data/name": "mine", "datasets/mine": source}))
+    prepare(parameters)
+    rationales(parameters, "human")
+    rows = tables.read_table(tables.rationale_table("human"))
+    free = conclude in (False, {"human": False})
+    statuses = ["ok", "ok" if free else "inconclusive", "contradicts"]
+    assert [row["status"] for row in rows] == statuses
+
+
 def test_a_larger_data_set_requests_only_new_questions(project):
     teacher = Teacher()
     with serve(teacher) as url:

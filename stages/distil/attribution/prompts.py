@@ -57,7 +57,8 @@ def encode_prompt(
     if start < 0:
         raise UserError(
             "rationales.prompts.answer: expected the question and, on a line after it, "
-            f'"Options: " and the options with ", " between them, found {conversation.user!r}'
+            f"{{{{ listed_options }}}}, which is {text[len(example.question) :].strip()!r}; found "
+            f"{conversation.user!r}"
         )
     if rationale:
         rendered = chat.insert(rendered, start + len(text), f"\n{rationale}")

@@ -12,12 +12,15 @@ import pyarrow.compute as pc
 
 from stages.distil.interface.errors import UserError
 from stages.distil.interface.method import ANSWER, Assemble, Saliency, StudentPrompt
-from stages.distil.language.answers import conclusion, same
+from stages.distil.language.answers import concludes, same
 from stages.distil.language.quality import CONTRADICTS, OK
 from stages.distil.language.student_prompts import (
+    BULLET,
     CHOICES,
     DEFAULT,
+    OPTION_LINES,
     OPTIONS,
+    SEPARATOR,
     option_marks,
     text_before,
 )
@@ -279,8 +282,7 @@ def _against_labels(
     for status, text, answer, place in zip(*columns, places, strict=True):
         label = taught[place]
         if status == OK and label is not None:
-            concluded = answer or conclusion(text, options[place])
-            if concluded is not None and not same(concluded, label, options[place]):
+            if concludes(text, options[place], label, answer or None) is False:
                 status = CONTRADICTS
         statuses.append(status)
     return pa.array(statuses, pa.string())
@@ -329,21 +331,32 @@ def _contexts(
 
 def _question_texts(questions: pa.Table, prompt: StudentPrompt) -> pa.ChunkedArray:
     """Return `question_text` of each question."""
-    start, options, separator = OPTIONS, questions["options"], ", "
-    if prompt.options == "lettered":
-        start, options, separator = CHOICES, _marked(questions), ""
-    option_lists = pc.binary_join_element_wise(start, pc.binary_join(options, separator), "")
-    shown = pc.if_else(pc.greater(pc.list_value_length(options), 0), option_lists, "")
-    return pc.binary_join_element_wise(questions["question"], shown, "")
-
-
-def _marked(questions: pa.Table) -> pa.ListArray:
-    """Return the options of each question, each after its mark."""
     options = questions["options"].combine_chunks()
+    if prompt.options == "lettered":
+        shown = pc.binary_join_element_wise(CHOICES, pc.binary_join(_marked(options), ""), "")
+    else:
+        shown = pc.binary_join_element_wise(OPTIONS, pc.binary_join(options, SEPARATOR), "")
+        commas = pc.match_substring(pc.binary_join(options, ""), ",")
+        if pc.any(commas).as_py():
+            marked = _after(pa.repeat(BULLET, len(options.flatten())), options)
+            lines = pc.binary_join_element_wise(OPTION_LINES, pc.binary_join(marked, ""), "")
+            shown = pc.if_else(commas, lines, shown)
+    shown = pc.if_else(pc.greater(pc.list_value_length(options), 0), shown, "")
+    return pc.binary_join_element_wise(questions["question"], pa.chunked_array([shown]), "")
+
+
+def _marked(options: pa.ListArray) -> pa.ListArray:
+    """Return the options of each question, each after its letter."""
+    counts = pc.list_value_length(options).to_numpy()
+    numbers = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+    marks = pa.array(option_marks(counts.max(initial=0)), pa.string())
+    return _after(marks.take(pa.array(numbers)), options)
+
+
+def _after(marks: pa.StringArray, options: pa.ListArray) -> pa.ListArray:
+    """Return lists of texts, each after the mark of the same number."""
     counts = pc.list_value_length(options).to_numpy()
     ends = np.concatenate([[0], np.cumsum(counts)])
-    numbers = np.arange(ends[-1]) - np.repeat(ends[:-1], counts)
-    marks = pa.array(option_marks(counts.max(initial=0)), pa.string()).take(pa.array(numbers))
     texts = pc.binary_join_element_wise(marks, options.flatten(), "")
     return pa.ListArray.from_arrays(pa.array(ends, pa.int32()), texts)
 

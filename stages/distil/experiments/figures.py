@@ -21,7 +21,7 @@ from stages.distil.interface.settings import load_settings
 from stages.distil.reporting.plots import draw_methods, draw_sweep
 from stages.distil.storage import tables
 from stages.distil.storage.csv_files import csv_text
-from stages.distil.storage.tables import FIGURES
+from stages.distil.storage.tables import DATA_SETS, FIGURES
 
 SCALES = Path("stages/figures")
 RUNS = FIGURES / "runs"  # predictions, one table per run, named after it
@@ -33,7 +33,10 @@ def write_figures(grid: Grid, runs: list[Run], folder: Path) -> None:
     digests = dict.fromkeys(run.digest for run in runs)
     answers = {digest: list(tables.scan_table(files[digest], schema)) for digest in digests}
     epochs = {digest: tables.read_metadata(files[digest])["epoch"] for digest in digests}
-    texts: dict[str, str] = {}
+    data = {
+        title: sorted({run.data for run in runs if run.figure == title}) for title in grid.figures
+    }
+    texts = {DATA_SETS: json.dumps(data, indent=2) + "\n"}
     for title, figure in grid.figures.items():
         grouped: dict[tuple[str, float | str | None], list[Run]] = {}
         for run in runs:

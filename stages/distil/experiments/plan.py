@@ -78,7 +78,7 @@ class Grid(Settings):
 
 @dataclass(frozen=True)
 class Run:
-    """A training for one point of a figure; `digest` identifies it.
+    """A training for one point of a figure; `digest` identifies it, `data` names its data set.
 
     `value` is None if the figure has no parameter; a list of teachers becomes their number.
     """
@@ -89,6 +89,7 @@ class Run:
     seed: int
     changes: tuple[str, ...]
     digest: str
+    data: str
 
     @property
     def name(self) -> str:
@@ -104,7 +105,7 @@ def plan(grid: Grid) -> list[Run]:
     control differs from its method in more than one parameter.
     """
     runs = []
-    digests: dict[tuple[str, ...], str] = {}
+    digests: dict[tuple[str, ...], tuple[str, str]] = {}  # and the names of the data sets
     with tempfile.TemporaryDirectory() as folder:
         original = Path(folder) / "params.json"  # JSON is read much faster than YAML
         original.write_text(json.dumps(read_yaml(PARAMETERS)), encoding="utf-8")
@@ -116,9 +117,10 @@ def plan(grid: Grid) -> list[Run]:
                 changes = (*grid.changes, *grid.methods[method], *swept, f"train.seed={seed}")
                 if changes not in digests:
                     where = f"figure {title}, method {method}"
-                    digests[changes] = run_digest(_apply_changes(changes, original, where))
+                    parameters = _apply_changes(changes, original, where)
+                    digests[changes] = run_digest(parameters), parameters.data.name
                 label = len(value) if isinstance(value, list) else value
-                runs.append(Run(title, method, label, seed, changes, digests[changes]))
+                runs.append(Run(title, method, label, seed, changes, *digests[changes]))
     return runs
 
 

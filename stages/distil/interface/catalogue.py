@@ -118,7 +118,13 @@ class KinshipSizes(Settings):
     pool: Count
 
 
-class Kinship(Settings):
+class _DataSet(Settings):
+    def must_conclude(self, teacher: str) -> bool:
+        """Return whether a rationale of the data that names no answer is inconclusive."""
+        return True
+
+
+class Kinship(_DataSet):
     """Generated questions about family relationships."""
 
     source: Literal["kinship"]
@@ -128,7 +134,7 @@ class Kinship(Settings):
     licence: str | None = Field("Apache-2.0", description="for the data card")
 
 
-class Gym(Settings):
+class Gym(_DataSet):
     """Questions of a reasoning-gym task, generated with this project's seed."""
 
     source: Literal["reasoning-gym"]
@@ -186,21 +192,32 @@ Split = Literal["train", "validation", "test"]
 
 
 class FileSizes(Settings):
-    """How many questions to read from the start of each split; null reads all."""
+    """How many questions to draw from each split, by `seed`; null takes all."""
 
     train: Count | None = None
     validation: Count | None = None
     test: Count | None = None
 
 
-class _Records(Settings):
+class _Records(_DataSet):
     sizes: FileSizes = FileSizes()
     fields: Fields = Fields()
     hold_out: Integer = Field(
-        0, ge=0, description="questions moved from the start of train to validation"
+        0, ge=0, description="questions to draw from train, by `seed`, for validation"
     )
     where: dict[str, str | int | bool] = Field({}, description="path: value; skip other records")
+    conclude: bool | dict[Name, bool] = Field(
+        True,
+        description="false, or teacher: false: the data's rationales need not name the answer, as "
+        "people's notes do not",
+    )
     licence: str | None = Field(None, description="for the data card")
+
+    def must_conclude(self, teacher: str) -> bool:
+        """Return whether a rationale of the data that names no answer is inconclusive."""
+        if isinstance(self.conclude, dict):
+            return self.conclude.get(teacher, True)
+        return self.conclude
 
 
 class Files(_Records):

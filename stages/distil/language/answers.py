@@ -4,13 +4,17 @@ import re
 import string
 import unicodedata
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
+from itertools import pairwise
 from typing import Any
 
 import regex
 
+from stages.distil.language import arithmetic
 from stages.distil.language.appearance import appearance
+from stages.distil.language.student_prompts import letters
 from stages.distil.language.words import UNSPACED
 
 # Digits with or without commas at the thousands, and decimals.
@@ -26,6 +30,9 @@ LONGEST_UNIT = 3  # words
 SHORT_UNIT = 2  # characters: such a unit keeps its case (`mg`, `Mg`)
 LONGEST_QUANTITY = 1000  # characters; Python makes integers of 4,300 digits at most
 NUMBER_IN_TEXT = re.compile(rf"(?<![\w.,/-])[-+]?[$€£]?(?:{DIGITS})(?:/\d+)?(?![\w/-])", re.ASCII)
+# Numbers, operators and brackets in a row, which may be arithmetic.
+SUM_IN_TEXT = re.compile(r"(?<![\w.,/^*-])[-+(\d.$€£][-+*/^×÷()\d .,$€£]{0,198}[\d)](?![\w/-])")
+OPERATOR = re.compile(r"[\d)]\s*[-+*/^×÷]")
 
 NOT_RAISED = re.compile(r"[^\u00b2\u00b3\u00b9\u2070-\u209f]+")
 ARTICLE = re.compile(r"^(a|an|the) ")
@@ -42,6 +49,57 @@ NEGATION = re.compile(
     re.IGNORECASE,
 )
 SENTENCE_END = re.compile(r"(?<=[.!?])\s+|(?<=[。！？])|\n+")
+FORMULA = re.compile(r"[\d)]\s*[+*^×÷]\s*[^\W\d]|[^\W\d]\s*[+*^×÷]\s*[\d(]")  # `3 * x`
+_BE = r"(?:is|was|would be|will be|must be|should be|has to be)"
+_MANNER = (
+    r"(?:either|that|only|simply|just|clearly|obviously|definitely|certainly|therefore|thus|indeed|"
+    r"actually|probably|most likely|likely|option|choice|letter)"
+)
+# What introduces an answer: "The correct answer is", "Best option:", "So I choose".
+STATEMENT = re.compile(
+    r"(?:\b(?:answer|option|choice|result|solution)"
+    r"(?: (?:here|choice|option|(?:to|for) (?:this|the) (?:question|problem)))?[\"'*_”’]*"
+    rf"(?:\s*[:=]|\s+{_BE}\b)|\bI (?:would )?(?:choose|pick|select)\b)"
+    rf"(?:\s+{_MANNER}\b)*[*_]*\s*:?\s*",
+    re.IGNORECASE,
+)
+# What introduces it from behind: "B is correct", "aunt would be the best choice".
+JUDGEMENT = re.compile(
+    rf"(?<=\s){_BE}(?:\s+(?:the|only|best|right|correct|{_MANNER}))*\s+(?:answer|choice|option|correct)\b",
+    re.IGNORECASE,
+)
+MOST_STATEMENTS = 20  # the last ones of a text are looked at
+LONGEST_STATEMENT = 2_000  # characters
+NEXT_QUESTION = re.compile(
+    r"^[ \t]*(?:#+[ \t]*)?(?:Q|Question)\b[ \t\d.]*:", re.IGNORECASE | re.MULTILINE
+)
+MARK = r"(?:\([a-z]{1,2}\)|\b[a-z][).:])"  # of a lettered option
+# What may stand between a statement's introduction and the option that it states.
+LONGEST_LEAD = 40  # characters
+LEAD = re.compile(
+    rf"[\s\"'*_“‘(\[:-]*(?:{MARK})?[\s\"'*_“‘(\[:-]*(?:that\s+)?(?:(?:the|a|an|to|in|at|on)\s+)?"
+    r"[\"'*_“‘(\[]*",
+    re.IGNORECASE,
+)
+# What stands between two options that are stated as alternatives: `(a) soccer or (b) hockey`.
+ALTERNATIVE = re.compile(
+    r"[\"'*_”’)\]]*\s*(,|/|,?\s*(?:or|and|and/or)(?=\s))\s*(?:(?:either|the|a|an|option)\s+)*"
+    rf"(?:{MARK}\s*)?[\"'*_“‘(\[]*",
+    re.IGNORECASE,
+)
+LETTER = re.compile(
+    r"[\s\"'*_“‘\[]*(?:\(([a-z]{1,2})\)|([a-z])\)?)[\"'*_”’\]]*"
+    r"(?:\s*$|\s*[.;:!?\n]|,(?!\s*(?:(?:or|and)\s+)?\(?[a-z]\b)|\s+[-–—]\s"
+    r"|\s+(?:because|since|as|for)\b)",
+    re.IGNORECASE,
+)
+LETTER_AT_END = re.compile(
+    r"(?:\(([a-z]{1,2})\)|\b(?:option|choice|answer|letter)\s+([a-z])|^\s*([a-z]))[\"'*_”’]*$",
+    re.IGNORECASE,
+)
+THEREFORE = re.compile(
+    rf"^\s*(?:(?:so|thus|therefore|hence|it {_BE}|it's|option|choice)[\s,:]+)+", re.IGNORECASE
+)
 CLAUSE_END = re.compile(r"[,;:]\s+|[，、；：]")
 INTRODUCTION = re.compile(
     r"^[\s*_]*(?:so |thus,? |therefore,? )?(?:the |my )?(?:final |correct )?answer[*_]*"
@@ -155,13 +213,16 @@ def _quantity(text: str) -> tuple[Fraction, str] | None:
 
     The text may be in quotes, emphasis or `$` of LaTeX, a fraction may be `\frac{1}{2}`. A unit is
     the currency, or the words after the number, LONGEST_UNIT at most, without a further number.
+    Arithmetic in numbers, such as `(84 / 2)`, is the quantity of its value.
     """
     if len(text.strip()) > LONGEST_QUANTITY:
         return None
     text = re.sub(r"\\[dt]?frac\{(\d+)\}\{(\d+)\}", r"\1/\2", _plain(text))
-    match = QUANTITY.fullmatch(_bare(re.sub(r"^\$(.*[^\\])\$$", r"\1", text.strip())))
+    text = _bare(re.sub(r"^\$(.*[^\\])\$$", r"\1", text.strip()))
+    match = QUANTITY.fullmatch(text)
     if match is None:
-        return None
+        value = arithmetic.value(text)
+        return None if value is None else (value, "")
     unit = (match["unit"] or "").strip()
     if len(unit) > SHORT_UNIT:
         unit = normalise(unit) or unit
@@ -190,6 +251,15 @@ def final_value(text: str) -> str | None:
     return last_line.removeprefix("####").strip() or None if last_line.startswith("####") else None
 
 
+@dataclass(frozen=True)
+class _Mention:
+    """An option that a text names, and where in the form of the text in which it was found."""
+
+    option: str
+    start: int
+    end: int
+
+
 def find_options(text: str, options: Sequence[str]) -> list[str]:
     """Return the options that the text names as whole words, in order; the longest match wins.
 
@@ -197,6 +267,11 @@ def find_options(text: str, options: Sequence[str]) -> list[str]:
     that is a number is found by its value (`1,000` for `1000`). An option that the text denies
     (`not the aunt`) is not named.
     """
+    return [mention.option for mention in _mentions(text, options)[1]]
+
+
+def _mentions(text: str, options: Sequence[str]) -> tuple[str, list[_Mention]]:
+    """Return the form of the text in which options were looked for, and where it names them."""
     values = [_number(option) for option in options]
     by_value = {v: o for v, o in zip(values, options, strict=True) if v is not None}
     if len(by_value) < sum(value is not None for value in values):
@@ -210,12 +285,12 @@ def find_options(text: str, options: Sequence[str]) -> list[str]:
     )
     by_form, of_text = next(usable, ({}, None))
     if of_text is None:
-        return []
+        return text, []
     names = [_bounded(name) for name in sorted(by_form, key=len, reverse=True)]
     if by_value:
         names.append(rf"(?<![\w-]){BEFORE_DIGIT}[-+]?[$€£]?(?:{DIGITS})(?![\w-]){AFTER_DIGIT}")
     read = of_text(text)
-    named: list[str] = []
+    named: list[_Mention] = []
     end = 0
     for match in regex.finditer("|".join(names), read, regex.VERSION1):
         option = by_form.get(match[0])
@@ -223,9 +298,9 @@ def find_options(text: str, options: Sequence[str]) -> list[str]:
             option = by_value.get(value)
         if option is not None:
             if not NEGATION.search(read[end : match.start()]):
-                named.append(option)
+                named.append(_Mention(option, match.start(), match.end()))
             end = match.end()
-    return named
+    return read, named
 
 
 def _becomes_number(option: str, name: str) -> bool:
@@ -273,33 +348,207 @@ def parse_answer(text: str, options: Sequence[str]) -> str:
     return named.pop() if len(named) == 1 else line
 
 
+def concludes(
+    rationale: str, options: Sequence[str], answer: str, concluded: str | None = None
+) -> bool | None:
+    """Return whether a rationale concludes in the answer; None if it concludes in nothing.
+
+    `concluded` is an answer that was given along with it. With options, it is the `conclusion`.
+    Otherwise the numbers that the rationale gives as its result are compared with an answer that is
+    a quantity; another free-form answer need not be named.
+    """
+    if options or concluded is not None:
+        concluded = concluded or conclusion(rationale, options)
+        return None if concluded is None else same(concluded, answer, options)
+    gold = _quantity(answer)
+    if gold is None:
+        return None
+    results = _results(rationale, units=bool(gold[1]))
+    return any(_gives(result, answer) for result in results) if results else None
+
+
 def conclusion(rationale: str, options: Sequence[str]) -> str | None:
     """Return the option that a rationale concludes in.
 
-    It is the result that the rationale marks (`final_value`), else the last option that its last
-    sentence names.
+    It is the result that the rationale marks (`final_value`), else the option that it states last,
+    in words or by its letter ("The answer is", "Answer:", "is correct"), else the last one that its
+    last sentence names. Several options that are stated as alternatives are no conclusion.
     """
-    if (value := final_value(rationale)) and (option := choose_option(value, options)):
-        return option
-    sentences = [s for s in SENTENCE_END.split(rationale.strip()) if s.strip()]
-    named = find_options(sentences[-1], options) if sentences else []
-    return named[-1] if named else None
+    if not options:
+        return None
+    if value := final_value(rationale):
+        if option := choose_option(value, options) or _by_letter(value, options):
+            return option
+    stated = _stated(rationale, options)
+    if stated:
+        return stated[0] if len(stated) == 1 else None
+    last = _last_sentence(rationale)
+    named = find_options(last, options)
+    return named[-1] if named else _by_letter(THEREFORE.sub("", last), options)
+
+
+def _last_sentence(text: str) -> str:
+    return next((s for s in reversed(SENTENCE_END.split(text.strip())) if s.strip()), "")
+
+
+def _stated(text: str, options: Sequence[str]) -> list[str]:
+    """Return the option that a text states last, or the alternatives among which it leaves it."""
+    text = _before_next_question(text)
+    marks = [(mark.end(), mark) for mark in STATEMENT.finditer(text)]
+    marks += [(mark.start(), mark) for mark in JUDGEMENT.finditer(text)]
+    for place, mark in sorted(marks, key=lambda pair: pair[0])[-MOST_STATEMENTS:][::-1]:
+        if mark.re is STATEMENT:
+            tail = SENTENCE_END.split(text[place : place + LONGEST_STATEMENT].lstrip(), maxsplit=1)
+            found = _stated_after(tail[0], options)
+        else:
+            head = SENTENCE_END.split(text[max(0, place - LONGEST_STATEMENT) : place])[-1]
+            found = _stated_before(CLAUSE_END.split(head)[-1], options)
+        if found:
+            return found
+    return []
+
+
+def _stated_after(tail: str, options: Sequence[str]) -> list[str]:
+    """Return what a statement says right after its introduction."""
+    read, named = _mentions(tail, options)
+    if not named or not _leads(read, named[0]):
+        letter = _by_letter(tail, options)
+        return [letter] if letter else []
+    alternatives, undecided = [named[0].option], False
+    for one, other in pairwise(named):
+        between = ALTERNATIVE.match(read[one.end : min(other.start, one.end + LONGEST_LEAD)])
+        if not between or one.end + between.end() < other.start:
+            break
+        alternatives.append(other.option)
+        undecided = undecided or between[1] != ","
+    return list(dict.fromkeys(alternatives)) if undecided else alternatives[:1]
+
+
+def _leads(text: str, mention: _Mention) -> bool:
+    """Return whether an option is the first thing that a text names, perhaps after its letter."""
+    return mention.start <= LONGEST_LEAD and LEAD.fullmatch(text[: mention.start]) is not None
+
+
+def _stated_before(head: str, options: Sequence[str]) -> list[str]:
+    """Return what a clause names right before it is judged ("is correct")."""
+    read, named = _mentions(head, options)
+    if named and not read[named[-1].end :].strip(" \t\"'*_”’)].!"):
+        return [named[-1].option]
+    match = LETTER_AT_END.search(THEREFORE.sub("", head).rstrip())
+    option = _lettered(next(filter(None, match.groups())), options) if match else None
+    return [option] if option else []
+
+
+def _by_letter(text: str, options: Sequence[str]) -> str | None:
+    """Return the option whose letter a text begins with, if the letter stands for itself."""
+    match = LETTER.match(text)
+    return _lettered(match[1] or match[2], options) if match else None
+
+
+def _lettered(letter: str, options: Sequence[str]) -> str | None:
+    """Return the option with a letter; None if options are letters themselves."""
+    if any(len(option := normalise(each)) == 1 and option.isalpha() for each in options):
+        return None
+    return dict(zip(letters(len(options)), options, strict=True)).get(letter.casefold())
+
+
+def _results(rationale: str, units: bool) -> list[str]:
+    """Return the texts that may give the numeric result of a rationale.
+
+    It is what the rationale marks (`final_value`) or else states last; otherwise what follows the
+    last `=` of its last sentence, or any number there. With `units`, the number that begins a
+    statement does not stand for the whole.
+    """
+    if value := final_value(rationale):
+        return [value]
+    rationale = _before_next_question(rationale)
+    for mark in list(STATEMENT.finditer(rationale))[-MOST_STATEMENTS:][::-1]:
+        tail = rationale[mark.end() : mark.end() + LONGEST_STATEMENT].lstrip()
+        if tail := SENTENCE_END.split(tail, maxsplit=1)[0]:
+            return [tail, *([] if units else _first_number(tail))] if re.search(r"\d", tail) else []
+    return _numbers(_last_sentence(rationale).rpartition("=")[2])
+
+
+def _first_number(text: str) -> list[str]:
+    """Return the number or arithmetic with which a text begins, if it is no equation or formula."""
+    text = unicodedata.normalize("NFKC", text).replace("\u2212", "-").lstrip(QUOTES)
+    if "=" in text or FORMULA.search(text):
+        return []
+    for pattern in (SUM_IN_TEXT, NUMBER_IN_TEXT):
+        if (match := pattern.match(text)) and _quantity(match[0]):
+            return [match[0]]
+    return []
+
+
+def _numbers(text: str) -> list[str]:
+    """Return the numbers in a text; arithmetic such as `(7 * 36)` is a single one."""
+    text = unicodedata.normalize("NFKC", text).replace("\u2212", "-")
+    sums: list[str] = []
+
+    def take(match: re.Match[str]) -> str:
+        if not OPERATOR.search(match[0]) or arithmetic.value(match[0]) is None:
+            return match[0]
+        sums.append(match[0])
+        return " ; "
+
+    rest = SUM_IN_TEXT.sub(take, text)
+    return sums + NUMBER_IN_TEXT.findall(rest)
+
+
+def _before_next_question(text: str) -> str:
+    """Return a text up to the next question, which a model that goes on writes by itself."""
+    text = text.strip()
+    other = NEXT_QUESTION.search(text, 1)
+    return text[: other.start()] if other else text
 
 
 def without_conclusion(rationale: str, options: Sequence[str], answer: str) -> str:
     """Return a rationale up to the clause of its last sentence that names its result.
 
     The result is the last option that this sentence names, or the answer if there are no options.
-    A rationale whose last sentence names none is returned whole, one that is nothing but a
-    conclusion as an empty text.
+    A clause that states its result ("the answer is", also by its letter) counts before others. A
+    rationale whose last sentence names none is returned whole, one that is nothing but a conclusion
+    as an empty text.
     """
     text = rationale.strip()
     sentence = max((e.end() for e in SENTENCE_END.finditer(text) if e.end() < len(text)), default=0)
-    clauses = [sentence, *(end.end() for end in CLAUSE_END.finditer(text, sentence))]
-    for start in reversed(clauses):
-        if find_options(text[start:], options or [answer]):
-            return text[:start].rstrip(" \t\n,;:，、；：")
-    return text
+    starts = [sentence, *(end.end() for end in CLAUSE_END.finditer(text, sentence))]
+    stating = (
+        start for start, end in pairwise([*starts, len(text)]) if _states(text[start:end], options)
+    )
+    naming = (
+        start for start in reversed(starts) if find_options(text[start:], options or [answer])
+    )
+    start = next(stating, None)
+    start = next(naming, len(text)) if start is None else start
+    return text if start == len(text) else text[:start].rstrip(" \t\n,;:，、；：")
+
+
+def _states(clause: str, options: Sequence[str]) -> bool:
+    """Return whether a clause states an option, or a number where there are none."""
+    if options:
+        return bool(_stated(clause, options))
+    return bool(STATEMENT.search(clause)) and bool(re.search(r"\d", clause))
+
+
+def ends_in_answer(text: str, options: Sequence[str]) -> bool:
+    """Return whether a text ends in a stated answer, whole and without a full stop.
+
+    It is nothing but an option, its letter or a quantity: "Answer: (c) offices", "Answer: $42".
+    """
+    mark = next(reversed(list(STATEMENT.finditer(text))), None)
+    tail = text[mark.end() :] if mark else ""
+    if not tail.strip() or len(tail) > LONGEST_STATEMENT:
+        return False
+    if not options:
+        return _quantity(tail.rpartition("=")[2]) is not None
+    read, named = _mentions(tail, options)
+    if not named:
+        return LETTER.fullmatch(tail) is not None and _by_letter(tail, options) is not None
+    whole = LEAD.fullmatch(read[: named[0].start]) and not read[named[0].end :].strip(
+        ")\"'*_”’] \n"
+    )
+    return bool(whole)
 
 
 def split_answer(text: str, options: Sequence[str]) -> tuple[str, str | None]:
@@ -314,7 +563,7 @@ def split_answer(text: str, options: Sequence[str]) -> tuple[str, str | None]:
     answer = parse_answer(text[marks[-1].end() :].strip(" \t*_"), options)
     rationale = text[: marks[-1].start()].rstrip(" \n\t*_(")
     if options:
-        return rationale.strip(), choose_option(answer, options)
+        return rationale.strip(), choose_option(answer, options) or _by_letter(answer, options)
     return rationale.strip(), answer or None
 
 
@@ -323,15 +572,21 @@ def is_correct(text: str, question: dict[str, Any]) -> bool:
     options, answer = question["options"], question["answer"]
     if options:
         return same(parse_answer(text, options), answer, options)
-    given = parse_answer(text, [])
-    if same(text, answer) or same(given, answer):
+    return same(text, answer) or _gives(parse_answer(text, []), answer)
+
+
+def _gives(text: str, answer: str) -> bool:
+    """Return whether a text gives a free-form answer, perhaps in a sentence.
+
+    A number may stand in a sentence if it is the only one ("Ann has 5 apples left."), or in an
+    equation behind its last `=`, but not in a formula (`3 * x`).
+    """
+    if same(text, answer):
         return True
     gold = _quantity(answer)
     if gold is None:
         return False
-    # A number may stand in a sentence if it is the only one ("Ann has 5 apples left."), or in an
-    # equation behind its last `=`.
-    given = unicodedata.normalize("NFKC", given.rpartition("=")[2]).replace("\u2212", "-")
-    numbers = NUMBER_IN_TEXT.findall(given)
-    named = given if len(gold[1]) <= SHORT_UNIT else normalise(given)
+    text = text.rpartition("=")[2]
+    numbers = [] if FORMULA.search(text) else _numbers(text)
+    named = text if len(gold[1]) <= SHORT_UNIT else normalise(text)
     return len(numbers) == 1 and same(numbers[0], answer) and gold[1] in named

@@ -56,6 +56,14 @@ def appearance(text: str, lines: bool = False) -> str:
             text = _REPEATED_JOINER.sub(r"\1", text)
             text = _JOINER.sub(lambda match: match[1] or "", text)
         text = unicodedata.normalize("NFC", text).translate(_ALIKE)
+    return fold_spaces(text, lines)
+
+
+def fold_spaces(text: str, lines: bool = False) -> str:
+    """Return a text with one space for any white space, and none around it.
+
+    With `lines`, line breaks and the indentation of lines stay.
+    """
     if not lines:
         return " ".join(text.split())
     rows = (row.rstrip() for row in text.strip().splitlines())

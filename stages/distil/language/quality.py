@@ -4,7 +4,13 @@ import re
 from collections.abc import Sequence
 
 from stages.distil.interface.method import STATUSES
-from stages.distil.language.answers import conclusion, final_value, normalise, same
+from stages.distil.language.answers import (
+    concludes,
+    conclusion,
+    ends_in_answer,
+    final_value,
+    normalise,
+)
 from stages.distil.language.appearance import appearance
 from stages.distil.language.words import spread
 
@@ -21,16 +27,17 @@ def rationale_status(
     options: Sequence[str],
     answer: str | None,
     concluded: str | None = None,
+    conclude: bool = True,
 ) -> str:
     """Return `ok`, or what is wrong with a rationale.
 
     `too_long`: the prompt exceeds the teacher's context, so nothing was written; `empty`;
     `repetitive`: at least half of its four-word runs repeat earlier ones; `truncated`: cut off by
-    the token limit or a server's filter; `contradicts`: it concludes in another option than the
-    answer; `inconclusive`: there are options and it concludes in none. `concluded` is the answer
-    that the teacher gave along with the rationale; the default is the option that the last
-    sentence names last. Without an `answer` nothing contradicts: what is taught as the answer is
-    not known yet.
+    the token limit or a server's filter; `contradicts`: it concludes in another option or number
+    than the answer; `inconclusive`: there are options and it concludes in none. `concluded` is the
+    answer that the teacher gave along with the rationale; the default is what it concludes in
+    itself (`answers.concludes`). Without `conclude`, a rationale that names no option is ok.
+    Without an `answer` nothing contradicts: what is taught as the answer is not known yet.
     """
     if finish_reason == TOO_LONG:
         return TOO_LONG
@@ -40,11 +47,13 @@ def rationale_status(
         return REPETITIVE
     if finish_reason in CUT_OFF:
         return TRUNCATED
-    if concluded is None:
-        concluded = conclusion(rationale, options)
-    if concluded is None:
-        return INCONCLUSIVE if options else OK
-    return OK if answer is None or same(concluded, answer, options) else CONTRADICTS
+    if answer is None:  # nothing contradicts it
+        concluded = concluded or conclusion(rationale, options)
+        return OK if concluded or not options or not conclude else INCONCLUSIVE
+    right = concludes(rationale, options, answer, concluded)
+    if right is None:
+        return INCONCLUSIVE if options and conclude else OK
+    return OK if right else CONTRADICTS
 
 
 def is_repetitive(text: str) -> bool:
@@ -54,14 +63,16 @@ def is_repetitive(text: str) -> bool:
     return len(runs) >= FEWEST_RUNS and 2 * len(set(runs)) <= len(runs)
 
 
-def stops_in_mid_sentence(text: str) -> bool:
-    """Return whether a text goes on after its last complete sentence, without a marked result.
+def stops_in_mid_sentence(text: str, options: Sequence[str] = ()) -> bool:
+    """Return whether a text goes on after its last complete sentence, without a result.
 
-    So nothing is said of a text without a complete sentence, such as a note that writes no full
-    stops.
+    The result is marked, or stated in full (`ends_in_answer`). So nothing is said of a text without
+    a complete sentence, such as a note that writes no full stops.
     """
     kept = whole_sentences(text)
-    return 0 < len(kept) < len(text.rstrip()) and final_value(text) is None
+    if not 0 < len(kept) < len(text.rstrip()) or final_value(text) is not None:
+        return False
+    return not ends_in_answer(text.rstrip(), options)
 
 
 def whole_sentences(text: str) -> str:

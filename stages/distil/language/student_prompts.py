@@ -11,6 +11,9 @@ from stages.distil.interface.method import ANSWER, StudentPrompt
 
 QUESTION = "Question: "
 OPTIONS = "\nOptions: "
+SEPARATOR = ", "
+OPTION_LINES = "\nOptions:"  # of options that hold a comma: a line each, after BULLET
+BULLET = "\n- "
 CHOICES = "\nAnswer Choices:"
 DEFAULT = StudentPrompt()
 
@@ -38,24 +41,35 @@ def question_text(question: str, options: Sequence[str], prompt: StudentPrompt =
 def options_text(options: Sequence[str], prompt: StudentPrompt = DEFAULT) -> str:
     """Return the text that follows the question: its options, if it has any.
 
-    Lettered options are those of the code of TinyLLM and Distilling step-by-step.
+    If one of the listed options holds a comma, each has a line of its own, since commas would not
+    tell where one ends. They get no letters, which would be a second name to answer with. Lettered
+    options are those of the code of TinyLLM and Distilling step-by-step.
     """
     if not options:
         return ""
     if prompt.options == "listed":
-        return f"{OPTIONS}{', '.join(options)}"
+        start, mark, separator = _listing(options)
+        return start + separator.join(mark + option for option in options)
     marks = option_marks(len(options))
     return CHOICES + "".join(f"{m}{option}" for m, option in zip(marks, options, strict=True))
 
 
 def question_spans(question: str, options: Sequence[str]) -> list[tuple[int, int]]:
     """Return the character spans of the question and of each option in `question_text`."""
+    before, mark, separator = _listing(options)
     spans = [(0, len(question))]
-    start = len(question) + len(OPTIONS)
+    start = len(question) + len(before) + len(mark)
     for option in options:
         spans.append((start, start + len(option)))
-        start += len(option) + len(", ")
+        start += len(option) + len(separator) + len(mark)
     return spans
+
+
+def _listing(options: Sequence[str]) -> tuple[str, str, str]:
+    """Return what stands before listed options, before each of them, and between them."""
+    if any("," in option for option in options):
+        return OPTION_LINES, BULLET, ""
+    return OPTIONS, "", SEPARATOR
 
 
 def text_before(task: str, prompt: StudentPrompt = DEFAULT) -> str:

@@ -13,7 +13,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from stages.distil.interface.errors import UserError
 from stages.distil.interface.paths import read_text
 from stages.distil.language.rendering import limited_rendering
-from stages.distil.language.student_prompts import letters
+from stages.distil.language.student_prompts import letters, options_text
 from stages.distil.storage.examples import Example
 
 BLOCKS = ("system", "user", "assistant", "cue")
@@ -65,8 +65,9 @@ class Conversation:
 class PromptFile:
     """A Jinja file with the blocks `system`, `user`, `assistant` and `cue`.
 
-    They can use `question`, `options` (a list, empty if the answer is free-form), `letters` (of the
-    options: a, b …), `answer` and, in `assistant`, `rationale`. The template runs in a sandbox.
+    They can use `question`, `options` (a list, empty if the answer is free-form), `listed_options`
+    (as the student reads them), `letters` (of the options: a, b …), `answer` and, in `assistant`,
+    `rationale`. The template runs in a sandbox.
     """
 
     def __init__(self, path: Path):
@@ -153,6 +154,7 @@ def _values(example: Example) -> dict[str, Any]:
     return {
         "question": example.question,
         "options": example.options,
+        "listed_options": options_text(example.options).removeprefix("\n"),
         "letters": letters(len(example.options)),
         "answer": example.answer,
     }

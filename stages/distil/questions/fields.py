@@ -11,7 +11,7 @@ from typing import Any
 from stages.distil.interface.catalogue import Fields, Files, Hub
 from stages.distil.interface.errors import UserError
 from stages.distil.language.answers import choose_option, final_value
-from stages.distil.language.appearance import appearance
+from stages.distil.language.appearance import appearance, fold_spaces
 from stages.distil.storage.examples import Example, Record, Rejected, Unreadable
 
 PATH = re.compile(r"\{([^{}]+)\}")
@@ -36,8 +36,8 @@ class Questions:
 
     Pass the test split first and train last: a question that occurred earlier is refused, so one in
     two splits is removed from train; so is an id that occurred earlier in its split. Questions are
-    the same if they read the same (`appearance`). `tally` counts skipped records and the forms of
-    answers.
+    the same if they read the same (`appearance`). `tally` counts skipped records, the forms of
+    answers and the questions with equal options.
     """
 
     def __init__(self, settings: Files | Hub, max_characters: int, tally: Counter[str]):
@@ -69,13 +69,13 @@ class Questions:
                 if not _matches(record.value, settings.where):
                     self._tally["left out by where"] += 1
                     continue
-                example, kind = to_example(record.value, settings.fields, record, number)
+                example, notes = to_example(record.value, settings.fields, record, number)
                 self._check(example)
             except BadRowError as error:
                 yield _rejected(record, str(error), isinstance(error, _RepeatedError))
                 continue
             number += 1
-            self._tally[f"answer by {kind}"] += 1
+            self._tally.update(notes)
             yield example
 
     def _check(self, example: Example) -> None:
@@ -106,20 +106,30 @@ class Questions:
 
 def to_example(
     value: Mapping[str, Any], fields: Fields, record: Record, number: int
-) -> tuple[Example, str]:
-    """Return a question, and the form of its answer: text, name, letter or index."""
+) -> tuple[Example, list[str]]:
+    """Return a question, and what `prepare` counts of it.
+
+    That is the form of its answer (text, name, letter or index), and whether options were equal,
+    which are one option.
+    """
     question = _text(_compose(value, fields.question), "question")
-    options = _options(value, fields)
-    answer, kind = _answer(value, fields, options, f"{record.source}, row {record.row}")
+    listed = _options(value, fields)
+    answer, kind = _answer(value, fields, listed, f"{record.source}, row {record.row}")
+    options = list(dict.fromkeys(listed))
+    notes = [f"answer by {kind}"] + ["with equal options"] * (len(options) < len(listed))
     if fields.id is None:
         row_id = f"{record.split}-{number:06d}"
     else:
         row_id = _text(_required(value, fields.id), fields.id)
     rationales = _rationales(value, fields)
-    return Example(row_id, record.split, question, options, answer, rationales), kind
+    return Example(row_id, record.split, question, options, answer, rationales), notes
 
 
 def _options(value: Mapping[str, Any], fields: Fields) -> list[str]:
+    """Return the options as listed, since letters, names and indices count all of them.
+
+    An option that equals an earlier one, white space aside, is written like that one.
+    """
     path = fields.options
     if fields.fixed_options:
         return list(fields.fixed_options)
@@ -137,19 +147,20 @@ def _options(value: Mapping[str, Any], fields: Fields) -> list[str]:
     if not isinstance(raw, list | tuple):
         raise BadRowError(f"options: expected a list of texts, found {type(raw).__name__}")
     options = [_text(option, f"options[{index}]") for index, option in enumerate(raw)]
+    equal: dict[str, str] = {}
+    # Options may be code, in which lines and their indentation count.
+    options = [equal.setdefault(fold_spaces(option, lines=True), option) for option in options]
     _check_options(options)
-    if len(options) == 1:
-        raise BadRowError("only one option; a question has two or more, or none if it is free-form")
+    if len(equal) == 1:
+        found = "only one option" if len(options) == 1 else "all options are equal"
+        raise BadRowError(f"{found}; a question has two or more, or none if it is free-form")
     return options
 
 
 def _check_options(options: list[str]) -> None:
-    """Raise `BadRowError` if a reader cannot tell two options apart."""
-    if len(set(options)) < len(options):
-        raise BadRowError("two options are equal")
+    """Raise `BadRowError` if a reader cannot tell two different options apart."""
     by_form: dict[str, str] = {}
     for option in options:
-        # Options may be code, in which lines and their indentation count.
         other = by_form.setdefault(appearance(option, lines=True), option)
         if other != option:
             raise BadRowError(f"two options read the same: {ascii(other)} and {ascii(option)}")
@@ -219,7 +230,7 @@ def _boolean(key: bool, fields: Fields, options: list[str]) -> str | int:
     if forms == ("name",):
         return str(key)
     words = ("true", "yes") if key else ("false", "no")
-    matches = [option for option in options if option.casefold() in words]
+    matches = [option for option in dict.fromkeys(options) if option.casefold() in words]
     if len(matches) == 1:
         return matches[0]
     raise BadRowError(
@@ -238,7 +249,7 @@ def _forms(fields: Fields) -> tuple[str, ...]:
 
 
 def _by_text(key: str, value: Any, fields: Fields, options: list[str]) -> str | None:
-    return choose_option(key, options)
+    return choose_option(key, list(dict.fromkeys(options)))
 
 
 def _by_name(key: str, value: Any, fields: Fields, options: list[str]) -> str | None:

@@ -4,11 +4,12 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 
-from stages.distil.interface.catalogue import Files, Gym, Hub, Kinship, Split
+from stages.distil.interface.catalogue import Files, FileSizes, Gym, Hub, Kinship, Split
 from stages.distil.interface.errors import UserError
 from stages.distil.interface.paths import locate
 from stages.distil.questions import files, gym, hub, kinship
 from stages.distil.questions.fields import Questions
+from stages.distil.questions.sampling import choose_subset
 from stages.distil.storage.content import content
 from stages.distil.storage.examples import Example, Rejected
 
@@ -18,23 +19,66 @@ def read(
 ) -> Iterator[Example | Rejected]:
     """Yield questions and refused rows; a question in two splits is removed from train.
 
-    `tally` counts skipped records and the forms of answers.
+    Questions of a split have the order of its files. `tally` counts skipped records, the forms of
+    answers and questions with equal options.
     """
     if isinstance(settings, Kinship):
         yield from kinship.read(settings, seed)
     elif isinstance(settings, Gym):
         yield from gym.read(settings, seed)
     else:
-        questions = Questions(settings, max_characters, tally)
-        source = files if isinstance(settings, Files) else hub
-        order: tuple[Split, ...] = ("test", "validation", "train")
-        for split in order:
-            if split == "validation" and settings.hold_out:
-                continue
-            rows = questions.accept(source.read(settings, split))
-            if split == "train" and settings.hold_out:
-                yield from _first(rows, settings.hold_out, as_split="validation")
-            yield from _first(rows, getattr(settings.sizes, split))
+        parts = _parts(settings, seed, max_characters)
+        for split, row in _rows(settings, max_characters, tally):
+            if isinstance(row, Rejected):
+                yield row
+            elif (part := next(parts[split]) if parts else split) is not None:
+                yield replace(row, split=part)
+            else:
+                tally["not drawn"] += 1
+
+
+def _parts(
+    settings: Files | Hub, seed: int, max_characters: int
+) -> dict[Split, Iterator[Split | None]] | None:
+    """Return where each question of a split goes, in order; None for one that is not drawn.
+
+    `hold_out` and `sizes` draw by a seeded digest of the ids (`choose_subset`), since files may be
+    sorted; so all of them are read once before. Returns None if nothing is drawn.
+    """
+    if not settings.hold_out and settings.sizes == FileSizes():
+        return None
+    ids: dict[Split, list[str]] = {"test": [], "validation": [], "train": []}
+    for split, row in _rows(settings, max_characters, Counter()):
+        if isinstance(row, Example):
+            ids[split].append(row.id)
+    parts: dict[Split, Iterator[Split | None]] = {}
+    for split, names in ids.items():
+        part: list[Split | None] = [split] * len(names)
+        rest = list(range(len(names)))
+        if split == "train" and settings.hold_out:
+            held = choose_subset(names, 1.0, settings.hold_out, seed)
+            for number in rest if held is None else held:
+                part[number] = "validation"
+            rest = [number for number in rest if part[number] == "train"]
+        size = getattr(settings.sizes, split)
+        chosen = choose_subset([names[number] for number in rest], 1.0, size, seed)
+        for place, number in enumerate(rest):
+            if chosen is not None and place not in chosen:
+                part[number] = None
+        parts[split] = iter(part)
+    return parts
+
+
+def _rows(
+    settings: Files | Hub, max_characters: int, tally: Counter[str]
+) -> Iterator[tuple[Split, Example | Rejected]]:
+    """Yield every row, with the split that it is read from."""
+    questions = Questions(settings, max_characters, tally)
+    source = files if isinstance(settings, Files) else hub
+    order: tuple[Split, ...] = ("test", "validation", "train")
+    for split in order:
+        if split != "validation" or not settings.hold_out:
+            yield from ((split, row) for row in questions.accept(source.read(settings, split)))
 
 
 def data_set_content(settings: Kinship | Gym | Files | Hub) -> dict[str, str]:
@@ -50,18 +94,6 @@ def data_set_content(settings: Kinship | Gym | Files | Hub) -> dict[str, str]:
     if isinstance(settings, Files):
         return content(folder, map(locate, files.split_files(settings)))
     return content(folder, (file for file in sorted(folder.rglob("*")) if file.is_file()))
-
-
-def _first(
-    rows: Iterator[Example | Rejected], limit: int | None, as_split: str | None = None
-) -> Iterator[Example | Rejected]:
-    """Yield rows up to `limit` questions, moved to the split `as_split` if given."""
-    count = 0
-    while count != limit and (row := next(rows, None)) is not None:
-        if isinstance(row, Example):
-            count += 1
-            row = replace(row, split=as_split or row.split)
-        yield row
 
 
 def warning(settings: Kinship | Gym | Files | Hub) -> str | None:

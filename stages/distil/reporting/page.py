@@ -6,6 +6,7 @@ script only and fetch nothing.
 
 import base64
 import hashlib
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from stages.distil.language.answers import parse_answer, same
 from stages.distil.language.words import salient_words
 from stages.distil.reporting.plots import draw_curves
 from stages.distil.storage.result_files import explain_damage, read_points, read_rows
+from stages.distil.storage.tables import DATA_SETS
 
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -100,10 +102,15 @@ def read_curves(folder: Path) -> dict[str, list[tuple[int, float]]]:
     return curves
 
 
-def read_methods(folder: Path) -> list[Methods]:
-    """Read the tables and plots of each scale of `make figures` below this folder."""
+def read_methods(folder: Path, data: str) -> list[Methods]:
+    """Read the tables and plots of each scale of `make figures` below this folder.
+
+    Only those figures are read whose runs all have this data set.
+    """
     scales: dict[str, Methods] = {}
     for table in sorted(folder.glob("*/*.csv"), key=lambda file: (file.stem != "methods", file)):
+        if _data_sets(table) != [data]:
+            continue
         rows: list[Row] = list(read_rows(table, TEXTS, NUMBERS))
         file = table.with_suffix(".svg")
         with explain_damage(file, "run `make figures`"):
@@ -111,6 +118,15 @@ def read_methods(folder: Path) -> list[Methods]:
         scale = table.parent.name
         scales.setdefault(scale, Methods(scale, {})).figures[table.stem] = (rows, plot)
     return list(scales.values())
+
+
+def _data_sets(table: Path) -> list[str]:
+    """Return the names of the data sets of a figure's runs."""
+    noted = table.with_name(DATA_SETS)
+    if not noted.is_file():  # drawn before they were noted
+        return ["kinship"]
+    with explain_damage(noted, "run `make figures`"):
+        return list(json.loads(noted.read_bytes())[table.stem])
 
 
 def _figure(curves: dict[str, list[tuple[int, float]]], label: str) -> str:

@@ -26,8 +26,8 @@ NOTHING_SCORED = Scored(
 COLUMNS = ("id", "split", "rationale", "status", "answer", "output_tokens")
 
 
-def read_results(teachers: list[str], curves: Path) -> Results:
-    """Read the results of a run; memory holds a block of each table.
+def read_results(teachers: list[str], data: str, curves: Path) -> Results:
+    """Read the results of a run on a data set; memory holds a block of each table.
 
     Raises `UserError` if a stage has not run.
     """
@@ -41,7 +41,7 @@ def read_results(teachers: list[str], curves: Path) -> Results:
     return Results(
         metrics=metrics,
         curves=read_curves(curves),
-        methods=read_methods(tables.FIGURES),
+        methods=read_methods(tables.FIGURES, data),
         predictions=predictions,
         teachers={name: rows for name, (rows, _) in read.items()},
         lengths={name: quantiles(tokens) for name, (_, tokens) in read.items()},

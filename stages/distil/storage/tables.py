@@ -28,6 +28,7 @@ DISTILL = Path("data/distill")  # one folder of files per split
 PREDICTIONS = Path("results/predictions.parquet")
 METRICS = Path("results/metrics.json")
 FIGURES = Path("results/figures")  # one folder per scale of `make figures`
+DATA_SETS = "data.json"  # in such a folder: the data sets of each figure's runs
 CARD = Path("data/README.md")  # the data card; `datasets` reads it too
 MEND = "run `make mend`, which removes damaged files, then `dvc repro`"
 ROW_GROUP = 16_384  # rows

@@ -5,11 +5,11 @@ result for the same input. Source files are not part of any key: other changes i
 tests/test_versions.py pins a small result to each version.
 """
 
-QUESTIONS = 4  # drawing, reading and choosing questions
+QUESTIONS = 5  # drawing, reading and choosing questions
 TEXTS = 3  # encoding a teacher's prompt, generating the text
 TUNING = 1  # fine-tuning a teacher before its attribution
 ATTRIBUTION = 3  # encoding a prompt and its words, and their scores
 USEFULNESS = 1  # what a rationale says before its conclusion, log p(answer) with and without it
 TARGETS = 4  # the quality gate, votes, joining a question with its targets, its salient words
 TRAINING = 3  # encoding the student's samples, loss, order, schedule, the best epoch
-EVALUATION = 3  # answering, reading an answer, counting
+EVALUATION = 4  # answering, reading an answer, counting

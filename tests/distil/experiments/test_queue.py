@@ -7,7 +7,7 @@ from stages.distil.experiments.plan import Run
 from stages.distil.interface.errors import UserError
 
 RUNS = [
-    Run("methods", name, None, 0, (f"alpha={n}", "seed=1"), f"digest{n}")
+    Run("methods", name, None, 0, (f"alpha={n}", "seed=1"), f"digest{n}", "kinship")
     for n, name in enumerate(("plain", "taught"))
 ]
 PLAIN, TAUGHT = (run.name for run in RUNS)

@@ -12,6 +12,7 @@ PROMPTS = ROOT / "stages/prompts"
 BLOCKS = "".join(f"{{% block {name} %}}{name}{{% endblock %}}" for name in ("system", "cue"))
 EXAMPLE = Example("1", "train", "What is 1 {{ 7 }}?", ["one", "<two>"], "one")
 SOLVED = Example("2", "pool", "And 2?", [], "two")
+COMMAS = Example("3", "train", "And 3?", ["three, or so", "four"], "four")
 
 
 def write_prompt_file(folder, user="{{ question }}", assistant="{{ rationale }}"):
@@ -49,7 +50,13 @@ def test_without_teacher_forcing_the_prompt_omits_the_answer():
     assert "one of the options" in free.system
 
 
-@pytest.mark.parametrize("example", [EXAMPLE, SOLVED])
+@pytest.mark.parametrize("name", ["rationale", "reason", "answer"])
+def test_options_with_a_comma_have_a_line_each(name):
+    user = PromptFile(PROMPTS / f"{name}.jinja").conversation(COMMAS).user
+    assert user.startswith("And 3?\nOptions:\n- three, or so\n- four")
+
+
+@pytest.mark.parametrize("example", [EXAMPLE, SOLVED, COMMAS])
 def test_the_zero_shot_prompt_contains_the_question_text_that_attribution_scores(example):
     prompt = PromptFile(PROMPTS / "answer.jinja").conversation(example)
     assert prompt.user == question_text(example.question, example.options)

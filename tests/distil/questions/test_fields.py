@@ -210,6 +210,40 @@ def test_options_that_differ_in_the_indentation_of_code_are_accepted():
     assert example.options == options
 
 
+BRIDGES = ["park", "bridge", "bridge ", "train  station", "train station", "sea"]
+
+
+@pytest.mark.parametrize(
+    ("answer", "fields", "expected"),
+    [
+        ("bridge", {}, "bridge"),
+        ("train   station", {"answer_is": "text"}, "train  station"),
+        ("C", {"answer_is": "letter"}, "bridge"),
+        ("F", {"answer_is": "letter"}, "sea"),
+        (4, {"answer_is": "index"}, "train  station"),
+        (6, {"first_index": 1}, "sea"),
+        ("q5", {"option_names": "names"}, "train  station"),
+        ("q6", {"option_names": "names"}, "sea"),
+    ],
+)
+def test_equal_options_are_one_option(answer, fields, expected):
+    row = ROW | {"options": BRIDGES, "answer": answer, "names": [f"q{n}" for n in range(1, 7)]}
+    (example,) = read([row], fields=fields)
+    assert isinstance(example, Example), example
+    assert example.options == ["park", "bridge", "train  station", "sea"]
+    assert example.answer == expected
+
+
+def test_equal_booleans_are_one_option():
+    (example,) = read([ROW | {"options": ["yes", "no", "yes"], "answer": True}])
+    assert (example.options, example.answer) == (["yes", "no"], "yes")
+
+
+def test_of_equal_options_alone_a_question_cannot_be_made():
+    (row,) = read([ROW | {"options": ["Bob", "Bob", " Bob"]}])
+    assert row.reason.startswith("all options are equal; a question has two or more")
+
+
 def test_fixed_options_that_read_the_same_are_a_wrong_parameter():
     fields = {"fixed_options": ["yes", "yes\u200b"]}
     with pytest.raises(UserError, match=r"fixed_options: two options read the same: 'yes' and"):

@@ -21,13 +21,12 @@ from hypothesis import strategies as st
 
 from stages.distil.interface.catalogue import Files, Gym, Hub
 from stages.distil.interface.errors import UserError
-from stages.distil.interface.parameters import load_parameters
 from stages.distil.questions import delimited, files, hub
 from stages.distil.questions.fields import Questions
 from stages.distil.questions.reading import read, warning
 from stages.distil.storage import tables
 from stages.distil.storage.examples import Example, Rejected
-from tests.conftest import PARAMS, ROOT, question, write_jsonl
+from tests.conftest import ROOT, question, write_jsonl
 from tests.hub import REVISION, serve
 
 ROWS = [{"id": str(n), "question": f"Größe {n}?\nTell", "answer": f"a{n}"} for n in range(5)]
@@ -350,13 +349,64 @@ def test_validation_can_be_held_out_of_train(tmp_path):
     assert len({row.id for row in examples}) == 11
 
 
+def drawn(folder: Path, seed: int = 0, **changes) -> dict[str, list[str]]:
+    """The ids of each split, in order."""
+    data = Files(source="files", folder=folder, **changes)
+    ids: dict[str, list[str]] = {"train": [], "validation": [], "test": []}
+    for row in read(data, seed, 1_000, Counter()):
+        assert isinstance(row, Example), row
+        ids[row.split].append(row.id)
+    return ids
+
+
+def test_hold_out_and_sizes_are_drawn_from_the_whole_of_a_sorted_file(tmp_path):
+    """The answers are in the order of the file, so its start has a single one."""
+    folder = tmp_path / "mine"
+    of = {split: [question(n, split) for n in range(300)] for split in ("train", "test")}
+    for rows in of.values():
+        rows.sort(key=lambda row: row["answer"])
+    write_jsonl(folder, **of)
+    answers = {row["id"]: row["answer"] for rows in of.values() for row in rows}
+    order = {row["id"]: n for rows in of.values() for n, row in enumerate(rows)}
+    ids = drawn(folder, hold_out=60, sizes={"train": 90, "test": 60})
+    assert {split: len(names) for split, names in ids.items()} == {
+        "train": 90,
+        "validation": 60,
+        "test": 60,
+    }
+    assert not set(ids["train"]) & set(ids["validation"])
+    for names in ids.values():
+        assert names == sorted(names, key=order.__getitem__)
+        counts = Counter(answers[name] for name in names)
+        assert len(counts) == 3 and min(counts.values()) > len(names) / 5
+    assert drawn(folder, hold_out=60, sizes={"train": 90, "test": 60}) == ids
+    assert drawn(folder, 1, hold_out=60, sizes={"test": 60})["test"] != ids["test"]
+    larger = drawn(folder, hold_out=60, sizes={"train": 120, "test": 70})
+    assert all(set(ids[split]) <= set(larger[split]) for split in ids)
+
+
+def test_more_questions_than_there_are_can_be_asked_for(tmp_path):
+    folder = write_train_and_test(tmp_path)
+    ids = drawn(folder, hold_out=99, sizes={"test": 99})
+    assert [len(ids[split]) for split in ("train", "validation", "test")] == [0, 8, 3]
+
+
+def test_questions_that_are_not_drawn_are_counted(tmp_path):
+    folder = write_train_and_test(tmp_path)
+    tally: Counter[str] = Counter()
+    data = Files(source="files", folder=folder, hold_out=2, sizes={"train": 5, "test": 1})
+    assert len(list(read(data, 0, 1_000, tally))) == 8
+    assert tally["not drawn"] == 3
+
+
 def test_a_local_folder_in_the_hubs_format_is_read(tmp_path):
     folder = write_train_and_test(tmp_path)
     data = Hub(source="hub", folder=folder, hold_out=2, sizes={"test": 2})
     examples = list(read(data, 0, 1_000, Counter()))
     assert Counter(row.split for row in examples) == {"test": 2, "validation": 2, "train": 6}
-    assert examples[0].question == question(0, "test")["question"]
-    assert examples[0].rationales["one"].startswith("Ball 0 of test is")
+    number = int(examples[0].id.removeprefix("test-"))
+    assert examples[0].question == question(number, "test")["question"]
+    assert examples[0].rationales["one"].startswith(f"Ball {number} of test is")
 
 
 def test_a_missing_split_of_a_hub_data_set_is_named(tmp_path):
@@ -457,21 +507,23 @@ configs:
 """
 
 
-@pytest.mark.parametrize("name", ["arc", "obqa"])
+# How many questions have equal options, and how many more rows are refused.
+SHARED = {"arc": (0, 1), "obqa": (3, 0), "cqa": (146, 0)}
+
+
+@pytest.mark.parametrize("name", SHARED)
 def test_the_shared_data_sets_have_only_known_bad_rows(name):
-    data = load_parameters(PARAMS).datasets[name]
-    folder = ROOT / data.folder
+    folder = ROOT.parent / "shared/datasets" / name
     if not folder.is_dir():
-        pytest.skip(f"{data.folder} does not exist")
-    data = data.model_copy(
-        update={
-            "folder": folder,
-            "sizes": data.sizes.model_copy(update={"validation": None, "test": None}),
-        }
-    )
-    rows = list(read(data, 0, 50_000, Counter()))
+        pytest.skip(f"{folder} does not exist")
+    data = Files(source="files", folder=folder, fields={"answer_is": "text"})
+    data = data.model_copy(update={"hold_out": 0 if (folder / "validation.jsonl").exists() else 9})
+    tally: Counter[str] = Counter()
+    rows = list(read(data, 0, 50_000, tally))
     lines = sum(len(file.read_bytes().splitlines()) for file in folder.glob("*.jsonl"))
     assert len(rows) == lines
     bad = Counter(row.reason for row in rows if isinstance(row, Rejected) and not row.repeated)
     control = "question: contains U+0002, a sign of a wrong encoding or a binary file"
-    assert bad == ({control: 1} if name == "arc" else {"two options are equal": 3})
+    equal, refused = SHARED[name]
+    assert bad == ({control: refused} if refused else {})
+    assert tally["with equal options"] == equal

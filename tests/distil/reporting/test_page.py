@@ -49,7 +49,7 @@ def results() -> Results:
             "loss/answer": [(1, 1.0), (2, 0.5)],
             "validation/accuracy": [(2, 0.75)],
         },
-        methods=read_methods(ROOT / "results/figures"),
+        methods=read_methods(ROOT / "results/figures", "kinship"),
         predictions=[
             prediction(0, True),
             prediction(1, False, question=EVIL, prediction=EVIL),
@@ -123,22 +123,43 @@ def test_curves_are_read_by_name(tmp_path):
     assert read_curves(tmp_path / "nowhere") == {}
 
 
+COLUMNS = "method,value,accuracy,low,high,runs,gain,gain_low,gain_high,headroom,each"
+METHOD_ROWS = [
+    "plain,3,0.25,0.2,0.3,1,,,,,0.250",
+    "taught,3,0.5,0.4,0.6,1,0.25,0.1,0.4,0.5,0.500",
+]
+
+
 def test_methods_are_shown_with_every_plot_of_their_scale(html, tmp_path):
-    columns = "method,value,accuracy,low,high,runs,gain,gain_low,gain_high,headroom,each"
-    rows = ["plain,3,0.25,0.2,0.3,1,,,,,0.250", "taught,3,0.5,0.4,0.6,1,0.25,0.1,0.4,0.5,0.500"]
     for name in ("methods", "alpha"):
         (tmp_path / f"figures/tiny/{name}.csv").parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / f"figures/tiny/{name}.csv").write_text("\n".join([columns, *rows]))
+        (tmp_path / f"figures/tiny/{name}.csv").write_text("\n".join([COLUMNS, *METHOD_ROWS]))
         (tmp_path / f"figures/tiny/{name}.svg").write_text(f"<?xml?><svg>{name}</svg>")
-    [tiny] = read_methods(tmp_path / "figures")
+    [tiny] = read_methods(tmp_path / "figures", "kinship")
     assert tiny.scale == "tiny"
     assert {name: plot for name, (_, plot) in tiny.figures.items()} == {
         "methods": "<svg>methods</svg>",
         "alpha": "<svg>alpha</svg>",
     }
     assert [row["each"] for row in tiny.figures["alpha"][0]] == ["0.250", "0.500"]
-    assert read_methods(tmp_path / "nowhere") == []
+    assert read_methods(tmp_path / "nowhere", "kinship") == []
     assert "full: methods" in html
+    assert "Other trainings on kinship" in html
+
+
+def test_methods_are_shown_only_for_their_own_data_set(tmp_path):
+    of = {"methods": ["arc"], "alpha": ["kinship"], "data": ["arc", "kinship"]}
+    (tmp_path / "figures/tiny").mkdir(parents=True)
+    (tmp_path / "figures/tiny/data.json").write_text(json.dumps(of))
+    for name in of:
+        (tmp_path / f"figures/tiny/{name}.csv").write_text("\n".join([COLUMNS, *METHOD_ROWS]))
+        (tmp_path / f"figures/tiny/{name}.svg").write_text("<svg></svg>")
+    shown = {
+        data: [[*scale.figures] for scale in read_methods(tmp_path / "figures", data)]
+        for data in ("arc", "kinship", "obqa")
+    }
+    assert shown == {"arc": [["methods"]], "kinship": [["alpha"]], "obqa": []}
+    assert read_methods(ROOT / "results/figures", "arc") == []  # the committed ones are kinship's
 
 
 @pytest.fixture
