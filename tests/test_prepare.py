@@ -137,7 +137,9 @@ BAD = [
 
 def test_equal_options_are_counted(tmp_path, write_params, run_stage):
     twice = {"id": "x", "question": "Who?", "options": ["Ann", "Bo", "Bo "], "answer": "C"}
-    params(write_params, write_jsonl(tmp_path / "mine", **GOOD | {"train": [twice]}))
+    folder = write_jsonl(tmp_path / "mine", **GOOD | {"train": [twice]})
+    entry = {"source": "files", "folder": str(folder), "fields": {"equal_options": "merge"}}
+    params(write_params, folder, **{"datasets/mine": entry})
     done = run_stage("prepare")
     assert "; 1 with equal options" in done.stdout
     row = pq.read_table(tmp_path / "data/examples.parquet").to_pylist()[0]

@@ -165,6 +165,9 @@ class Fields(Settings):
         None, description="what `answer` holds; null: whatever has a single meaning"
     )
     first_index: Integer = Field(0, ge=0, description="index of the first option")
+    equal_options: Literal["refuse", "merge"] = Field(
+        "refuse", description="what becomes of a question that lists an option twice"
+    )
     rationales: str | dict[Name, str] = Field(
         "rationales", description="path of teacher: text, or teacher: path of the text"
     )

@@ -154,6 +154,10 @@ def _options(value: Mapping[str, Any], fields: Fields) -> list[str]:
     if len(equal) == 1:
         found = "only one option" if len(options) == 1 else "all options are equal"
         raise BadRowError(f"{found}; a question has two or more, or none if it is free-form")
+    if len(equal) < len(options) and fields.equal_options == "refuse":
+        raise BadRowError(
+            "two options are equal; set fields.equal_options to merge if they are one option"
+        )
     return options
 
 

@@ -212,9 +212,10 @@ def check_tokenizer(
     with explain_unreadable(f"{folder}: its tokenizer"):
         tokenizer.decode(tokenizer.encode("A question?"))
     rows = len(model.get_input_embeddings().weight)
+    has_settings = (folder / GENERATION).is_file()  # a GGUF file has none
     for file, settings in (
         (CONFIG, model.config.get_text_config()),
-        (GENERATION, generation_settings(folder)),
+        (GENERATION, generation_settings(folder) if has_settings else model.generation_config),
     ):
         for name in TOKENS:
             declared = getattr(settings, name, None)

@@ -228,15 +228,21 @@ BRIDGES = ["park", "bridge", "bridge ", "train  station", "train station", "sea"
 )
 def test_equal_options_are_one_option(answer, fields, expected):
     row = ROW | {"options": BRIDGES, "answer": answer, "names": [f"q{n}" for n in range(1, 7)]}
-    (example,) = read([row], fields=fields)
+    (example,) = read([row], fields=fields | {"equal_options": "merge"})
     assert isinstance(example, Example), example
     assert example.options == ["park", "bridge", "train  station", "sea"]
     assert example.answer == expected
 
 
 def test_equal_booleans_are_one_option():
-    (example,) = read([ROW | {"options": ["yes", "no", "yes"], "answer": True}])
+    row = ROW | {"options": ["yes", "no", "yes"], "answer": True}
+    (example,) = read([row], fields={"equal_options": "merge"})
     assert (example.options, example.answer) == (["yes", "no"], "yes")
+
+
+def test_unless_they_are_merged_equal_options_cost_the_row():
+    (row,) = read([ROW | {"options": ["Bob", "Ann", " Bob"]}])
+    assert row.reason.startswith("two options are equal; set fields.equal_options to merge if")
 
 
 def test_of_equal_options_alone_a_question_cannot_be_made():

@@ -516,7 +516,8 @@ def test_the_shared_data_sets_have_only_known_bad_rows(name):
     folder = ROOT.parent / "shared/datasets" / name
     if not folder.is_dir():
         pytest.skip(f"{folder} does not exist")
-    data = Files(source="files", folder=folder, fields={"answer_is": "text"})
+    fields = {"answer_is": "text", "equal_options": "merge"}
+    data = Files(source="files", folder=folder, fields=fields)
     data = data.model_copy(update={"hold_out": 0 if (folder / "validation.jsonl").exists() else 9})
     tally: Counter[str] = Counter()
     rows = list(read(data, 0, 50_000, tally))
