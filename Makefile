@@ -11,7 +11,7 @@ DEVICE ?= $(if $(shell nvidia-smi --list-gpus 2>/dev/null | grep '^GPU'),gpu,cpu
 # A change of Python, device or package lists rebuilds .venv.
 READY := $(VENV)/installed-$(DEVICE)-$(word 2,$(INTERPRETER))
 LISTS := requirements.txt requirements-gpu.txt \
-    $(addprefix requirements/,install uv.txt torch-cpu.txt torch-cuda.txt)
+    $(addprefix requirements/,install dvc uv.txt torch-cpu.txt torch-cuda.txt)
 # Keep compiled modules even if the shell says not to: without them each stage starts ten seconds later.
 export PYTHONDONTWRITEBYTECODE :=
 # A cluster's packages, perhaps for another Python, would come before those of .venv.

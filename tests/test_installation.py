@@ -239,3 +239,44 @@ def test_a_package_that_does_not_import_is_a_one_line_error(tmp_path):
     [line] = [line for line in done.stderr.splitlines() if "error" in line]
     assert "vllm cannot be imported (OSError: libcudnn.so.9: cannot open)" in line
     assert "Traceback" not in done.stderr
+
+
+@pytest.fixture
+def wrapped(tmp_path) -> Path:
+    """A folder with the project's `dvc`; its Python only says what it was asked."""
+    folder = tmp_path / "project"
+    (folder / ".venv/bin").mkdir(parents=True)
+    shutil.copy(ROOT / "requirements/dvc", folder / ".venv/bin/dvc")
+    script(folder / ".venv/bin/python", 'echo "$@"')
+    return folder
+
+
+def ask_dvc(folder: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess:
+    home = {
+        name: str(folder) for name in ("HOME", "XDG_CONFIG_HOME")
+    }  # without a git configuration
+    return run(folder, ".venv/bin/dvc", *arguments, **home, GIT_CONFIG_NOSYSTEM="1", **variables)
+
+
+@pytest.mark.parametrize("command", [["repro"], ["exp", "run", "-S", "alpha=0.5"]])
+def test_dvc_outside_a_repository_says_what_to_do(wrapped, command):
+    refused = ask_dvc(wrapped, *command)
+    assert refused.returncode == 1
+    assert "is not in a git repository" in refused.stderr and "git init" in refused.stderr
+
+
+def test_dvc_runs_in_an_archive_of_the_project(wrapped):
+    (wrapped / ".dvc").mkdir()
+    (wrapped / ".dvc/config").write_text("[core]\n    no_scm = true\n")
+    assert ask_dvc(wrapped, "repro", "prepare").stdout == "-m dvc repro prepare\n"
+
+
+def test_an_experiment_without_a_name_for_git_is_refused_before_it_runs(wrapped):
+    subprocess.run(["git", "init", "-q"], cwd=wrapped, check=True)
+    refused = ask_dvc(wrapped, "exp", "run", "-S", "alpha=0.5")
+    assert refused.returncode == 1
+    assert "git config --global user.name" in refused.stderr
+    assert ask_dvc(wrapped, "repro").stdout == "-m dvc repro\n"
+    assert ask_dvc(wrapped, "exp", "show").stdout == "-m dvc exp show\n"
+    named = ask_dvc(wrapped, "exp", "run", "-S", "a='b c'", GIT_COMMITTER_EMAIL="a@b")
+    assert named.stdout == "-m dvc exp run -S a='b c'\n"
