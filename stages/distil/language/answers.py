@@ -65,9 +65,16 @@ STATEMENT = re.compile(
 )
 # What introduces it from behind: "B is correct", "aunt would be the best choice".
 JUDGEMENT = re.compile(
-    rf"(?<=\s){_BE}(?:\s+(?:the|only|best|right|correct|{_MANNER}))*\s+(?:answer|choice|option|correct)\b",
+    rf"(?<=\s){_BE}(?:\s+(?:the|best|right|correct|{_MANNER}))*\s+(?:answer|choice|option|correct)\b",
     re.IGNORECASE,
 )
+# What makes a statement of the opposite, or of what is only supposed, before it.
+NOT_STATED = re.compile(
+    r"(?:\b(?:wrong|incorrect|false|other|another|not|no)\b|n['’]t\b)(?:\s+\w+)?\s*$"
+    r"|\bif\b[^,.;:!?]*$",
+    re.IGNORECASE,
+)
+EQUATION = re.compile(r"[\"'*_”’)\]]*\s*[-+*/×÷^=]\s*[\d($]")  # goes on after a number
 MOST_STATEMENTS = 20  # the last ones of a text are looked at
 LONGEST_STATEMENT = 2_000  # characters
 NEXT_QUESTION = re.compile(
@@ -83,7 +90,7 @@ LEAD = re.compile(
 )
 # What stands between two options that are stated as alternatives: `(a) soccer or (b) hockey`.
 ALTERNATIVE = re.compile(
-    r"[\"'*_”’)\]]*\s*(,|/|,?\s*(?:or|and|and/or)(?=\s))\s*(?:(?:either|the|a|an|option)\s+)*"
+    r"[\"'*_”’)\]]*\s*(,?\s*(?:or|and|and/or)(?=\s)|,|/)\s*(?:(?:either|the|a|an|option)\s+)*"
     rf"(?:{MARK}\s*)?[\"'*_“‘(\[]*",
     re.IGNORECASE,
 )
@@ -379,8 +386,7 @@ def conclusion(rationale: str, options: Sequence[str]) -> str | None:
     if value := final_value(rationale):
         if option := choose_option(value, options) or _by_letter(value, options):
             return option
-    stated = _stated(rationale, options)
-    if stated:
+    if stated := _stated(rationale, options):
         return stated[0] if len(stated) == 1 else None
     last = _last_sentence(rationale)
     named = find_options(last, options)
@@ -397,10 +403,15 @@ def _stated(text: str, options: Sequence[str]) -> list[str]:
     marks = [(mark.end(), mark) for mark in STATEMENT.finditer(text)]
     marks += [(mark.start(), mark) for mark in JUDGEMENT.finditer(text)]
     for place, mark in sorted(marks, key=lambda pair: pair[0])[-MOST_STATEMENTS:][::-1]:
+        if NOT_STATED.search(text[max(0, mark.start() - LONGEST_LEAD) : mark.start()]):
+            continue
         if mark.re is STATEMENT:
             tail = SENTENCE_END.split(text[place : place + LONGEST_STATEMENT].lstrip(), maxsplit=1)
             found = _stated_after(tail[0], options)
         else:
+            tail = SENTENCE_END.split(text[mark.end() : mark.end() + LONGEST_STATEMENT])
+            if "would" in mark[0] and re.search(r"\bif\b", tail[0], re.IGNORECASE):
+                continue
             head = SENTENCE_END.split(text[max(0, place - LONGEST_STATEMENT) : place])[-1]
             found = _stated_before(CLAUSE_END.split(head)[-1], options)
         if found:
@@ -414,6 +425,9 @@ def _stated_after(tail: str, options: Sequence[str]) -> list[str]:
     if not named or not _leads(read, named[0]):
         letter = _by_letter(tail, options)
         return [letter] if letter else []
+    if EQUATION.match(read[named[0].end :]):
+        _, equals, result = tail.rpartition("=")
+        return _stated_after(result, options) if equals else []
     alternatives, undecided = [named[0].option], False
     for one, other in pairwise(named):
         between = ALTERNATIVE.match(read[one.end : min(other.start, one.end + LONGEST_LEAD)])

@@ -6,18 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import StrictUndefined, Template, TemplateError, TemplateSyntaxError
-from jinja2.exceptions import SecurityError
-from jinja2.runtime import Context
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from stages.distil.interface.errors import UserError
 from stages.distil.interface.paths import read_text
-from stages.distil.language.rendering import limited_rendering
+from stages.distil.language.rendering import Sandbox, check_length, limited_rendering
 from stages.distil.language.student_prompts import letters, options_text
 from stages.distil.storage.examples import Example
 
 BLOCKS = ("system", "user", "assistant", "cue")
-LONGEST_PROMPT = 10_000_000  # characters of a block
 Messages = list[dict[str, str]]
 
 
@@ -72,7 +68,7 @@ class PromptFile:
 
     def __init__(self, path: Path):
         self._path = path
-        environment = _Sandbox(
+        environment = Sandbox(
             undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False
         )
         try:
@@ -125,29 +121,10 @@ class PromptFile:
                 for part in self._template.blocks[block](context):
                     parts.append(part)
                     length += len(part)
-                    _check_length(length)
+                    check_length(length)
             return "".join(parts).strip()
         except Exception as error:  # any fault of the user's file
             raise UserError(f"{self._path}, block {block}: {error}") from error
-
-
-class _Sandbox(ImmutableSandboxedEnvironment):
-    """Jinja's sandbox, in which no product is longer than a prompt may be."""
-
-    intercepted_binops = frozenset(("*", "**"))
-
-    def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
-        if operator == "**":
-            raise SecurityError("** is not available in a prompt")
-        for repeated, times in ((left, right), (right, left)):
-            if isinstance(repeated, str | list | tuple) and isinstance(times, int):
-                _check_length(len(repeated) * times)
-        return super().call_binop(context, operator, left, right)
-
-
-def _check_length(length: int) -> None:
-    if length > LONGEST_PROMPT:
-        raise SecurityError(f"it writes more than {LONGEST_PROMPT:,} characters")
 
 
 def _values(example: Example) -> dict[str, Any]:

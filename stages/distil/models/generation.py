@@ -31,7 +31,7 @@ def missing_ends(chat: Chat, folder: Path, of_tokenizer: bool = False) -> Ends:
     With `of_tokenizer`, the tokenizer's own end-of-text also ends a text.
     """
     declared = end_tokens(generation_settings(folder), chat.tokenizer)
-    if of_tokenizer:
+    if of_tokenizer and chat.tokenizer.eos_token_id is not None:
         declared.add(chat.tokenizer.eos_token_id)
     return chat.ends(declared)
 

@@ -47,6 +47,10 @@ class RefusedError(Exception):
         self.advice = advice
 
 
+class FilteredError(RefusedError):
+    """A filter refused the prompt or its reply; or all prompts, as of a blocked account."""
+
+
 class Client:
     """One server of a teacher."""
 
@@ -129,6 +133,8 @@ class Client:
                 raise UserError(
                     f"models.{self._name}: {self.url}: {refusal}; {refusal.advice}"
                 ) from None
+            if isinstance(refusal, FilteredError):
+                return Completion("", CONTENT_FILTER, 0, 0)
             if not self._told_refusal:
                 self._told_refusal = True
                 print(
@@ -173,11 +179,11 @@ class Client:
         text = replies.whole_complaint(reply.body)
         if replies.says_too_long(reply.status, text):
             return Completion("", TOO_LONG, 0, 0)
-        if replies.says_filtered(reply.status, text):
-            return Completion("", CONTENT_FILTER, 0, 0)
         complaint = replies.complaint(reply.body) or "without a reason"
         problem = problem or f"HTTP {reply.status} {complaint}"
         reason = self._transport.through_proxy(self._secret.presentable(problem))
+        if replies.says_filtered(reply.status, text):
+            raise FilteredError(reason, self._advice(reply.status, text, body))
         wait = _seconds(reply.headers)
         if reply.status == 429 and "insufficient_quota" not in text:
             raise RateLimitedError(reason, wait)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
+    AutoModelForImageTextToText,
     AutoModelForSeq2SeqLM,
     AutoTokenizer,
     GenerationConfig,
@@ -95,8 +96,12 @@ def auto_class(config: PreTrainedConfig) -> type[AutoModelForCausalLM | AutoMode
 def model_without_weights(folder: Path, dtype: str) -> PreTrainedModel:
     """Return a model that has the shape of the folder's, and no weights."""
     config = load_config(folder)
+    kind = auto_class(config)
+    if type(config) in AutoModelForImageTextToText._model_mapping and kind is AutoModelForCausalLM:
+        if type(config) not in AutoModelForCausalLM._model_mapping:
+            kind = AutoModelForImageTextToText  # a teacher that also sees, which vLLM runs
     with explain_unreadable(f"{folder / CONFIG}"), torch.device("meta"):
-        return auto_class(config).from_config(config, dtype=dtype, trust_remote_code=False)
+        return kind.from_config(config, dtype=dtype, trust_remote_code=False)
 
 
 def check_names(model: PreTrainedModel, header: Header, folder: Path) -> None:

@@ -6,6 +6,7 @@ torch. What takes an architecture to see is in `architecture`.
 
 import json
 import os
+import re
 from collections.abc import Iterator
 from math import isnan
 from pathlib import Path
@@ -30,9 +31,11 @@ MOST_BYTES = 1 << 26  # of a JSON file read here; the largest known index has 9 
 # or entries: as many as there are tensors, or this many.
 COUNTS = ("layer", "expert", "label")
 FREE_COUNT = 1024
+SIZE = re.compile("size|dim|theta|scal")  # of a layer or an expert: no count
 MOST_POSITIONS = 1 << 27  # some models compute a table of them; the longest known has 10 million
 # Settings by which a configuration makes transformers read other files, or load code by name.
 ELSEWHERE = ("transformers_weights", "attn_implementation", "experts_implementation")
+MODELOPT = "hf_quant_config.json"  # NVIDIA's; vLLM reads it
 QUANTISATION = ("quantization_config", "compression_config", "quantization")
 
 Header = dict[str, tuple[str, list[int]]]  # of the weights: tensor, its type and its shape
@@ -95,6 +98,8 @@ def weight_files(folder: Path) -> list[Path]:
     """
     single, index = folder / WEIGHTS, folder / INDEX
     if index.is_file():
+        if set(_read_index(index).values()) == {WEIGHTS} and single.is_file():
+            return [single]
         if single.is_file():
             raise UserError(
                 f"{folder}: two copies of the weights, {WEIGHTS} and the files that {INDEX} "
@@ -159,7 +164,7 @@ def quantisation(folder: Path) -> str | None:
     config = read_config(folder)
     settings = next((config[key] for key in QUANTISATION if config.get(key)), None)
     if settings is None:
-        return None
+        return "modelopt" if (folder / MODELOPT).is_file() else None
     method = settings.get("quant_method") if isinstance(settings, dict) else None
     if not isinstance(method, str):
         raise UserError(
@@ -228,7 +233,7 @@ def read_mapping(file: Path) -> dict[str, Any]:
 def _check_numbers(config: dict[str, Any], most: int, file: Path) -> None:
     """Raise `UserError` for a number that no model has, or that `most` modules would exceed."""
     for name, value in _numbers(config):
-        counted = any(word in name for word in COUNTS) and value > most
+        counted = any(word in name for word in COUNTS) and not SIZE.search(name) and value > most
         position = "position" in name and value > MOST_POSITIONS
         empty = name in ("max_position_embeddings", "n_positions") and value < 1
         if counted or position or empty or isnan(value):

@@ -581,3 +581,29 @@ def test_an_answer_is_right_if_it_reads_like_the_gold_one(written):
 def test_repetition_is_found_in_scripts_without_spaces():
     assert is_repetitive("因为她是姐姐，" * 6)
     assert not is_repetitive("红茶比牛奶热，因为水在炉子上烧开了很久。")
+
+
+FIRST_NUMBERS = ["1", "2", "3", "4"]
+RELATIVES = ["aunt", "uncle", "niece"]
+HOUSES = ["motel", "hotel", "apartment"]
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "expected"),
+    [
+        ("The answer is 2 + 1 = 3.", FIRST_NUMBERS, "3"),
+        ("the result is 4 - 1 = 3", FIRST_NUMBERS, "3"),
+        ("Total choice: 1 + 3 = 4.", FIRST_NUMBERS, "4"),
+        ("So the wrong answer is uncle. B is her aunt.", RELATIVES, "aunt"),
+        ("The incorrect option is uncle, so B is the aunt.", RELATIVES, "aunt"),
+        ("If the answer is uncle, B would be male. So B is the aunt.", RELATIVES, "aunt"),
+        ("uncle would be the right answer if B were male. But B is the aunt.", RELATIVES, "aunt"),
+        ("Option B is correct. Option A is not the correct answer.", RELATIVES, "uncle"),
+        ("The correct answer is aunt. The other options do not fit.", RELATIVES, "aunt"),
+        ("The answer is (a) motel, or (c) apartment.", HOUSES, None),
+        ("The answer is either motel, hotel, or apartment.", HOUSES, None),
+        (f"So it is {'only ' * 60}a guess.", RELATIVES, None),
+    ],
+)
+def test_a_statement_is_read_as_it_is_meant(text, options, expected):
+    assert conclusion(text, options) == expected

@@ -167,3 +167,16 @@ def test_a_template_whose_loops_never_end_is_refused(make_chat):
 def test_a_template_that_is_nested_too_deeply_is_refused(make_chat):
     with pytest.raises(UserError, match="its chat template refuses the conversation"):
         make_chat(TURNS + "{{ " + "(" * 5000 + "1" + ")" * 5000 + " }}").render(TALK)
+
+
+@pytest.mark.parametrize(
+    ("template", "reason"),
+    [
+        ("{{ 10 ** (10 ** 8) }}", "is not available"),
+        ("{{ messages[0].content * 300000000 }}", "more than 10,000,000 characters"),
+        ("{% set n = 99999999 %}{{ n * n * n }}", "a product is larger than"),
+    ],
+)
+def test_a_template_that_computes_without_end_is_refused(make_chat, template, reason):
+    with pytest.raises(UserError, match=reason):
+        make_chat(template + TURNS).render(TALK)

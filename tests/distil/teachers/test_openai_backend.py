@@ -567,3 +567,12 @@ def test_a_server_that_writes_the_key_into_a_text_does_not_publish_it(monkeypatc
     monkeypatch.setenv("OPENAI_API_KEY", KEY * 2)
     with serve(Teacher(lambda number, body: reply(f"It is {KEY * 2}."))) as url:
         assert set(run(url, 1).values()) == {"It is ***."}
+
+
+def test_an_account_that_a_filter_blocks_ends_the_run():
+    """A short prompt is refused too, so it is not this prompt that the filter refuses."""
+    fault = refusal(403, "Your organization has been flagged for violating our usage policies")
+    teacher = Teacher(lambda number, body: fault)
+    with serve(teacher) as url, pytest.raises(UserError, match="may not use this model"):
+        run(url, 100, in_flight=4)
+    assert len(teacher.requests) <= 8

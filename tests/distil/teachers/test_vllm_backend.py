@@ -13,7 +13,9 @@ from transformers import AutoTokenizer, BloomConfig, LlamaConfig, MambaConfig, M
 from stages.distil.interface.errors import UserError
 from stages.distil.interface.parameters import load_parameters
 from stages.distil.interface.vllm_arguments import SPEED_ONLY, engine_arguments
+from stages.distil.language.chat import Chat, Ends
 from stages.distil.language.teacher_prompts import Conversation
+from stages.distil.models.generation import missing_ends
 from stages.distil.teachers import vllm_backend as engine
 from stages.distil.teachers.backend import TOO_LONG, Completion, Request
 from stages.distil.teachers.selection import identity
@@ -268,3 +270,10 @@ def test_the_users_own_settings_are_kept(tmp_path, monkeypatch):
     engine._use_whole_machine(tmp_path, "float32", 1)
     assert os.environ["VLLM_CPU_KVCACHE_SPACE"] == "7"
     assert os.environ["VLLM_CPU_OMP_THREADS_BIND"] == "0"
+
+
+def test_a_tokenizer_may_lack_an_end_of_text(tiny_model):
+    """Its model declares the end of a text alone."""
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    tokenizer.eos_token = None
+    assert missing_ends(Chat("far", tokenizer), tiny_model, of_tokenizer=True) == Ends()

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, AutoTokenizer, MixtralConfig
+from transformers import AutoModelForCausalLM, AutoTokenizer, MixtralConfig, Qwen2_5_VLConfig
 
 from stages.distil.attribution.word_scores import WordScores
 from stages.distil.evaluation.usefulness import Scorer
@@ -20,6 +20,8 @@ from stages.distil.interface.parameters import load_parameters
 from stages.distil.models.loading import load_model
 from stages.distil.student.limits import find_limits
 from stages.distil.teachers.vllm_backend import start_vllm
+from stages.distil.weights.architecture import model_without_weights
+from stages.distil.weights.checking import check_files, quantisation
 from stages.distil.weights.fetching import fetch_model
 from stages.distil.weights.folders import count_parameters, model_folder
 from stages.fetch import fetch as fetch_stage
@@ -459,3 +461,38 @@ def test_a_use_that_is_chosen_after_fetch_refuses_quantised_weights_first(scorin
     for use, open_model in uses.items():
         with pytest.raises(UserError, match=rf"models/tiny: .*\(gptq\), and {use} needs"):
             open_model()
+
+
+def test_sizes_are_no_counts(tiny_model, tmp_path):
+    folder = shutil.copytree(tiny_model, tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"shared_expert_intermediate_size": 5632, "vocab_size_per_layer_input": 262144}
+    (folder / "config.json").write_text(json.dumps(config))
+    check_files(folder)
+    (folder / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 10**12}))
+    with pytest.raises(UserError, match="num_hidden_layers is 1,000,000,000,000"):
+        check_files(folder)
+
+
+def test_a_single_file_may_have_an_index(tiny_model, tmp_path):
+    folder = shutil.copytree(tiny_model, tmp_path / "model")
+    names = dict.fromkeys(check_files(folder), "model.safetensors")
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": names}))
+    assert check_files(folder).keys() == names.keys()
+
+
+def test_weights_that_another_file_calls_quantised_are_quantised(tiny_model, tmp_path):
+    folder = shutil.copytree(tiny_model, tmp_path / "model")
+    assert quantisation(folder) is None
+    (folder / "hf_quant_config.json").write_text('{"quantization": {"quant_algo": "FP8"}}')
+    assert quantisation(folder) == "modelopt"
+
+
+def test_a_teacher_that_also_sees_has_a_shape(tmp_path, tiny_model):
+    text = {"num_hidden_layers": 1, "hidden_size": 16, "vocab_size": 50}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 2}
+    images = {"depth": 1, "hidden_size": 16, "out_hidden_size": 16, "num_heads": 2}
+    config = Qwen2_5_VLConfig(text_config=text | heads, vision_config=images)
+    config.save_pretrained(tmp_path)
+    shutil.copy(tiny_model / "model.safetensors", tmp_path)
+    assert model_without_weights(tmp_path, "bfloat16").num_parameters() > 0
