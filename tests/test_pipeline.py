@@ -285,6 +285,7 @@ def test_removing_a_teacher_and_adding_it_again_restores_the_lock(project):
 def test_new_figures_rerun_the_report_only(project):
     figures = project / "results/figures"
     shutil.copytree(figures / "full", figures / "mine")
+    (figures / "mine/data.json").write_text('{"methods": ["balls"], "seeds": ["balls"]}')
     assert reproduced(dvc(project, "repro")) == ["report"]
     assert "mine: methods" in (project / "results/report.html").read_text()
     shutil.rmtree(figures / "mine")

@@ -114,7 +114,7 @@ def test_a_damaged_table_of_methods_is_named(folder, content, whole):
     file = Path("results/figures/full/methods.csv")
     file.write_bytes((file.read_bytes() if whole else b"") + (content or b"fine-tuning,"))
     with pytest.raises(UserError, match=f"^{file}: not as it was written"):
-        read_methods(Path("results/figures"))
+        read_methods(Path("results/figures"), "kinship")
 
 
 def test_a_damaged_file_of_either_side_is_named_when_runs_are_compared(damage):
