@@ -1,5 +1,6 @@
 """The arguments of a training that resumes, its checkpoints, and its resumption."""
 
+import hashlib
 import json
 import shutil
 import sys
@@ -18,7 +19,6 @@ from stages.distil.weights.folders import explain_write_errors
 
 STATE = "trainer_state.json"
 DIGESTS = "digests.json"  # the last file of a checkpoint: without it, the checkpoint is incomplete
-BLOCK = 1 << 22  # bytes
 
 
 def training_arguments(
@@ -183,8 +183,5 @@ def _read_state(checkpoint: Path) -> dict[str, Any]:
 
 def _digest(file: Path) -> str:
     """Return a digest that shows damage: ten times as fast as writing, where SHA-256 is not."""
-    digest = xxhash.xxh3_128()
     with file.open("rb") as stream:
-        while block := stream.read(BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
+        return hashlib.file_digest(stream, xxhash.xxh3_128).hexdigest()

@@ -97,8 +97,8 @@ def model_without_weights(folder: Path, dtype: str) -> PreTrainedModel:
     """Return a model that has the shape of the folder's, and no weights."""
     config = load_config(folder)
     kind = auto_class(config)
-    if type(config) in AutoModelForImageTextToText._model_mapping and kind is AutoModelForCausalLM:
-        if type(config) not in AutoModelForCausalLM._model_mapping:
+    if kind is AutoModelForCausalLM and type(config) not in kind._model_mapping:
+        if type(config) in AutoModelForImageTextToText._model_mapping:
             kind = AutoModelForImageTextToText  # a teacher that also sees, which vLLM runs
     with explain_unreadable(f"{folder / CONFIG}"), torch.device("meta"):
         return kind.from_config(config, dtype=dtype, trust_remote_code=False)

@@ -98,14 +98,12 @@ def weight_files(folder: Path) -> list[Path]:
     """
     single, index = folder / WEIGHTS, folder / INDEX
     if index.is_file():
-        if set(_read_index(index).values()) == {WEIGHTS} and single.is_file():
-            return [single]
-        if single.is_file():
+        shards = sorted(set(_read_index(index).values()))
+        if single.is_file() and shards != [WEIGHTS]:
             raise UserError(
                 f"{folder}: two copies of the weights, {WEIGHTS} and the files that {INDEX} "
                 "lists; remove one of them"
             )
-        shards = sorted(set(_read_index(index).values()))
         for shard in shards:
             if not (folder / shard).is_file():
                 raise UserError(f"{index}: lists {shard}, which is missing; copy the folder again")
