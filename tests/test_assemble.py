@@ -140,11 +140,11 @@ def test_streams_give_what_a_plain_join_gives(drawn, split):
         expected.append(
             {
                 "id": name,
-                "context": student_context(row["question"], row["options"]),
+                "question": row["question"],
                 "options": row["options"],
                 "answer": row["answer"],
                 "rationales": [
-                    {"teacher": t, "text": r["rationale"]}
+                    {"teacher": t, "text": r["rationale"], "status": r["status"]}
                     for t, r in found
                     if r and r["status"] in STATUSES
                 ],

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from stages.distil.interface.errors import UserError
-from stages.distil.interface.method import ANSWER, Assemble, Saliency, StudentPrompt
+from stages.distil.interface.method import Assemble, Saliency, StudentPrompt
 from stages.distil.language.answers import concludes, same
 from stages.distil.language.quality import CONTRADICTS, OK
 from stages.distil.language.student_prompts import (
@@ -22,7 +22,6 @@ from stages.distil.language.student_prompts import (
     OPTIONS,
     SEPARATOR,
     option_marks,
-    text_before,
 )
 from stages.distil.language.words import salient_words
 from stages.distil.storage.following import Follower, ahead
@@ -38,7 +37,8 @@ from stages.distil.storage.tables import (
     with_scores,
 )
 
-Part = tuple[str, np.ndarray, pa.ChunkedArray]  # a teacher, its questions' positions, its texts
+# A teacher, its questions' positions, its texts, their statuses.
+Part = tuple[str, np.ndarray, pa.ChunkedArray, pa.ChunkedArray]
 NO_WORDS = pa.array([[]], pa.list_(pa.string()))
 WEIGHT = pa.field("weight", pa.float32(), nullable=False)  # of a rationale in its teacher's loss
 
@@ -80,8 +80,8 @@ def join_targets(
     Only train questions have rationales and salient words. With `labellers`, the answer to a train
     question is the one that most of these teachers gave (of two equally frequent ones, the earlier
     in their order), and a question that none of them answered is left out. The teacher `scorer`
-    adds its OPTION_SCORES. The context is `student_context`, by `prompt`. `tally` counts what
-    questions lack. A thread reads and joins the next rows while the caller handles the last ones.
+    adds its OPTION_SCORES. `tally` counts what questions lack. A thread reads and joins the next rows
+    while the caller handles the last ones.
     """
     return ahead(_join(split, teachers, settings, saliency, tally, labellers, scorer, prompt))
 
@@ -156,14 +156,16 @@ def _join(
                     accepted = pc.and_(accepted, pc.is_valid(values))
                     worth.append(values.filter(accepted).to_numpy())
                 texts = rows["rationale"].filter(accepted)
-                parts.append((teacher, places[accepted.to_numpy()], texts))
+                kept = pa.chunked_array([status]) if labellers else status
+                at = places[accepted.to_numpy()]
+                parts.append((teacher, at, texts, kept.filter(accepted)))
         asked = _question_texts(questions, DEFAULT)
         weights = None
         if settings.choose == "weighted":
             weights = _weights(_places(parts), worth)
         elif parts and judged:
             parts = list(_choose(parts, worth, settings))
-            for teacher, places, _ in parts:
+            for teacher, places, *_ in parts:
                 tally[f"{teacher}: chosen"] += len(places)
         salient = NO_WORDS.take(pa.array(np.zeros(size, np.int64)))
         if scored is not None:
@@ -179,7 +181,7 @@ def _join(
         joined = pa.table(
             {
                 "id": ids,
-                "context": _contexts(questions, asked, prompt),
+                "question": questions["question"],
                 "options": questions["options"],
                 "answer": answers,
                 "rationales": _rationales(parts, weights, size),
@@ -227,9 +229,10 @@ def _choose(
         first = np.unique(places[order], return_index=True)[1]
         best = np.zeros(len(places), bool)
         best[order[first]] = True
-        kept = np.split(best, np.cumsum([len(at) for _, at, _ in parts])[:-1])
-    for (teacher, at, texts), keep in zip(parts, kept, strict=True):
-        yield teacher, at[keep], texts.filter(pa.array(keep))
+        kept = np.split(best, np.cumsum([len(at) for _, at, *_ in parts])[:-1])
+    for (teacher, at, *columns), keep in zip(parts, kept, strict=True):
+        texts, status = (column.filter(pa.array(keep)) for column in columns)
+        yield teacher, at[keep], texts, status
 
 
 def _weights(places: np.ndarray, worth: Sequence[np.ndarray]) -> np.ndarray:
@@ -247,7 +250,7 @@ def _weights(places: np.ndarray, worth: Sequence[np.ndarray]) -> np.ndarray:
 
 def _places(parts: Sequence[Part]) -> np.ndarray:
     """Return the position of each rationale's question, part by part."""
-    return np.concatenate([np.empty(0, np.int64), *(at for _, at, _ in parts)])
+    return np.concatenate([np.empty(0, np.int64), *(at for _, at, *_ in parts)])
 
 
 def _labels(
@@ -304,29 +307,20 @@ def _rationales(parts: Sequence[Part], weights: np.ndarray | None, size: int) ->
     """
     places = _places(parts)
     order = np.argsort(places, kind="stable")
-    names = pa.array([name for name, _, _ in parts], pa.string())
-    owners = np.repeat(np.arange(len(parts)), [len(at) for _, at, _ in parts])
-    chunks = [c for *_, texts in parts for c in texts.chunks]
-    texts = pa.chunked_array(chunks, pa.string()).combine_chunks()
-    if isinstance(texts, pa.ChunkedArray):  # there is no chunk
-        texts = pa.array([], pa.string())
+    names = pa.array([name for name, *_ in parts], pa.string())
+    owners = np.repeat(np.arange(len(parts)), [len(at) for _, at, *_ in parts])
     fields = list(SCHEMAS[DISTILL].field("rationales").type.value_type)
-    columns = [names.take(pa.array(owners[order])), texts.take(pa.array(order))]
+    columns = [names.take(pa.array(owners[order]))]
+    for written in ([part[2] for part in parts], [part[3] for part in parts]):
+        chunks = [chunk for column in written for chunk in column.chunks]
+        values = pa.concat_arrays([pa.array([], pa.string()), *chunks])
+        columns.append(values.take(pa.array(order)))
     if weights is not None:
         fields.append(WEIGHT)
         columns.append(pa.array(weights[order], WEIGHT.type))
     rationales = pa.StructArray.from_arrays(columns, fields=fields)
     ends = np.concatenate([[0], np.cumsum(np.bincount(places, minlength=size))])
     return pa.ListArray.from_arrays(pa.array(ends, pa.int32()), rationales)
-
-
-def _contexts(
-    questions: pa.Table, asked: pa.ChunkedArray, prompt: StudentPrompt
-) -> pa.ChunkedArray:
-    """Return `student_context` of each question; `asked` holds them with listed options."""
-    if prompt.options != "listed":
-        asked = _question_texts(questions, prompt)
-    return pc.binary_join_element_wise(text_before(ANSWER, prompt), asked, "")
 
 
 def _question_texts(questions: pa.Table, prompt: StudentPrompt) -> pa.ChunkedArray:

@@ -35,7 +35,8 @@ ROW_GROUP = 16_384  # rows
 SHARD = 16 * ROW_GROUP  # rows of a file of `distill`
 
 _text = pa.field("text", pa.string(), nullable=False)
-_teacher_text = pa.struct([pa.field("teacher", pa.string(), nullable=False), _text])
+_teacher = pa.field("teacher", pa.string(), nullable=False)
+_status = pa.field("status", pa.string(), nullable=False)
 
 
 def _schema(**columns: pa.DataType | tuple[pa.DataType, None]) -> pa.Schema:
@@ -58,7 +59,7 @@ SCHEMAS = {
         question=pa.string(),
         options=pa.list_(pa.string()),
         answer=pa.string(),
-        rationales=pa.list_(_teacher_text),
+        rationales=pa.list_(pa.struct([_teacher, _text])),
     ),
     REJECTED: _schema(source=pa.string(), row=pa.int64(), reason=pa.string(), text=pa.string()),
     # A train question has a rationale and its status, and the teacher's own answer if it reasons
@@ -94,12 +95,15 @@ SCHEMAS = {
         target=pa.string(),
         delta=(pa.float32(), None),
     ),
+    # One row per question, with everything that any student may learn from it. Only train questions
+    # have rationales and salient words. `status` is that of the rationale: it is `ok`, or another
+    # of assemble.statuses.
     DISTILL: _schema(
         id=pa.string(),
-        context=pa.string(),
+        question=pa.string(),
         options=pa.list_(pa.string()),
         answer=pa.string(),
-        rationales=pa.list_(_teacher_text),
+        rationales=pa.list_(pa.struct([_teacher, _text, _status])),
         saliency=pa.list_(pa.string()),
     ),
     # `scores` are the mean log-probabilities of the options' tokens; empty without options.
