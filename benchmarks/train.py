@@ -21,18 +21,18 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+from stages.distil.student.collator import Collator
+from stages.distil.student.steps import Steps
+from stages.distil.student.trainer import DistillationTrainer, Questions, Recipe
 from torch import Tensor
 from transformers import PreTrainedModel, TrainingArguments, set_seed
 
+from stages.distil.encoding.samples import ANSWER, SALIENCY, Encoder, Sample, separate_tasks
 from stages.distil.interface.method import Student, Train
 from stages.distil.language.student_prompts import question_text, student_context
 from stages.distil.language.words import find_words
 from stages.distil.models.hardware import device, precision
 from stages.distil.models.loading import load_model
-from stages.distil.student.collator import Collator
-from stages.distil.student.samples import ANSWER, SALIENCY, Encoder, Sample, separate_tasks
-from stages.distil.student.steps import Steps
-from stages.distil.student.trainer import DistillationTrainer, Questions, Recipe
 from stages.distil.student.training import BATCH_TOKENS
 from stages.distil.weights.folders import model_folder
 

@@ -44,7 +44,7 @@ PROVIDED = {  # by the data set
 def assemble(parameters: Parameters) -> None:
     """Write `distill`; report what the student cannot read or write before it is trained."""
     join(parameters)
-    from stages.distil.student.limits import find_limits  # importing torch takes seconds
+    from stages.distil.encoding.limits import find_limits  # importing torch takes seconds
 
     for line in find_limits(parameters):
         print(f"assemble: warning: {line}", file=sys.stderr)

@@ -7,16 +7,16 @@ from stages.distil.interface.parameters import Parameters
 from stages.distil.storage import tables
 
 LENGTHS = Path("results/lengths.csv")
+SPLITS = ("train", "validation", "test")
 
 
 def card(parameters: Parameters) -> None:
     """Write the data card next to the data set, and the lengths of its texts in tokens."""
-    for path in (*map(tables.distill_table, ("train", "validation", "test")), tables.REJECTED):
+    for path in (*map(tables.distill_table, SPLITS), tables.LENGTHS, tables.REJECTED):
         tables.check_exists(path)
-    from stages.distil.dataset.card import count_tokens, describe
-    from stages.distil.weights.folders import model_folder
+    from stages.distil.dataset.card import describe, read_lengths
 
-    lengths = count_tokens(model_folder(parameters.student.model))
+    lengths = read_lengths()
     tables.write_text(tables.CARD, describe(parameters, lengths))
     lines = [
         f"{text},{tokens},{rows}\n"

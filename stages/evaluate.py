@@ -1,7 +1,6 @@
 """Stage `evaluate`: measure the student and the teachers on the test questions."""
 
 import json
-import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -29,34 +28,35 @@ MASS = Path("results/saliency.csv")
 
 def evaluate(parameters: Parameters) -> None:
     """Write metrics, predictions and the data of plots, without times or paths."""
-    schema = tables.SCHEMAS[tables.DISTILL]
-    test = tables.scan_table(tables.distill_table("test"), schema)
-    train = tables.scan_table(tables.distill_table("train"), schema)
-    taught = list(islice(train, parameters.evaluate.explained))
     teachers = parameters.teachers
-    for path in (tables.SALIENCY, *map(tables.rationale_table, teachers)):
+    needed = [tables.distill_table("train"), tables.ENCODED, tables.SALIENCY]
+    for path in (*needed, *map(tables.rationale_table, teachers)):
         tables.check_exists(path)
-    from stages.distil.evaluation.probes import answer_questions, explanation_scores
+    from stages.distil.encoding.files import read_asked, read_taught, read_window
+    from stages.distil.evaluation.probes import Explained, answer_questions, explanation_scores
     from stages.distil.models.batching import in_parts
     from stages.distil.models.hardware import precision
     from stages.distil.models.loading import load_model
-    from stages.distil.student.answering import PART
-    from stages.distil.student.samples import Encoder
+    from stages.distil.student.answering import PART, StudentModel
     from stages.distil.weights.folders import STUDENT, count_parameters
 
-    model, tokenizer = load_model(STUDENT, "float32")
-    max_tokens = parameters.evaluate.max_tokens
-    student = parameters.student
-    encoder = Encoder(model.config, tokenizer, student)
-    dtype = precision(student.dtype)
-    seconds = 0.0
+    settings = parameters.student
+    student = StudentModel(*load_model(STUDENT, "float32"), precision(settings.dtype))
+    window, seconds = read_window(), 0.0
     with tables.TableWriter(tables.PREDICTIONS) as table:
-        for part in in_parts(zip(tables.scan_examples("test"), test, strict=True), PART):
-            rows = [row for _, row in part]
+        for part in in_parts(
+            zip(tables.scan_examples("test"), read_asked("test"), strict=True), PART
+        ):
             start = time.monotonic()
-            answers = answer_questions(model, tokenizer, encoder, rows, max_tokens, dtype)
+            answers = answer_questions(
+                student,
+                [asked for _, asked in part],
+                window,
+                parameters.evaluate.max_tokens,
+                settings.shared_context,
+            )
             seconds += time.monotonic() - start
-            for (example, row), (written, scores) in zip(part, answers, strict=True):
+            for (example, asked), (written, scores) in zip(part, answers, strict=True):
                 text = as_text(written)
                 table.write(
                     {
@@ -65,12 +65,17 @@ def evaluate(parameters: Parameters) -> None:
                         "options": example.options,
                         "answer": example.answer,
                         "prediction": parse_answer(text, example.options),
-                        "correct": is_correct(text, row),
+                        "correct": is_correct(text, asked._asdict()),
                         "scores": scores,
                     }
                 )
-    if encoder.cut:
-        print(f"{len(encoder.cut)} questions were cut at the beginning", file=sys.stderr)
+    rows = tables.scan_table(tables.distill_table("train"), tables.SCHEMAS[tables.DISTILL])
+    explained = [
+        Explained(samples, row["saliency"], [(r["teacher"], r["text"]) for r in row["rationales"]])
+        for samples, row in islice(
+            zip(read_taught(window), rows, strict=True), parameters.evaluate.explained
+        )
+    ]
     total = _student_metrics()
     keep_rate("student", total["questions"], seconds)
     classes = by_class(_predicted("correct"), _predicted("answer"))
@@ -78,7 +83,7 @@ def evaluate(parameters: Parameters) -> None:
     metrics: dict[str, Any] = {
         "student": total
         | {"parameters": size}
-        | explanation_scores(model, tokenizer, encoder, taught, teachers, dtype)
+        | explanation_scores(student, explained, teachers, window)
         | {"classes": {name: entry["accuracy"] for name, entry in classes.items()}},
         "teachers": {name: _teacher_metrics(name, size) for name in teachers},
         "saliency": overlap(scan_scored(), parameters.saliency),

@@ -5,131 +5,158 @@ import shutil
 import sys
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from stages.distil.interface.command import is_main_process, run_stage
 from stages.distil.interface.errors import UserError
+from stages.distil.interface.method import ANSWER, SALIENCY
 from stages.distil.interface.parameters import Parameters
 from stages.distil.interface.paths import locate
 from stages.distil.storage import tables
 
+if TYPE_CHECKING:  # importing torch takes seconds
+    from stages.distil.student.answering import StudentModel
+    from stages.distil.student.losses import Loss
+    from stages.distil.student.training import Curves
+
 CURVES = Path("results/train")
+SPEED = Path("results/times/train")  # not a DVC output: times differ between runs
 LAUNCHED = "TRAIN_LAUNCHED"  # environment variable set in the processes that `launch` starts
 
 
 def train(parameters: Parameters) -> None:
     """Train the student; write its folder and the training curves."""
-    for split in ("train", "validation"):
-        tables.check_exists(tables.distill_table(split))
+    tables.check_exists(tables.ENCODED)
     # Importing torch takes seconds, so a missing input is reported first.
-    import torch
-    from dvclive import Live
-    from transformers import set_seed
-
-    from stages.distil.encoding.questions import encode_questions, remove_encoded
-    from stages.distil.models.hardware import device, precision, use_one_gpu
-    from stages.distil.models.loading import load_model
-    from stages.distil.models.lora import with_lora
+    from stages.distil.models.hardware import use_one_gpu
     from stages.distil.models.resuming import remove_checkpoints
-    from stages.distil.student.answering import count_correct
-    from stages.distil.student.export import configure_inference
-    from stages.distil.student.samples import (
-        ANSWER,
-        MUTUAL_INFORMATION,
-        NO_RATIONALE,
-        SALIENCY,
-        SOFT_LABELS,
-        Encoder,
-    )
-    from stages.distil.student.trainer import Recipe
-    from stages.distil.student.training import CHECKPOINTS, train_student
-    from stages.distil.weights.architecture import check_finite
-    from stages.distil.weights.folders import (
-        STUDENT,
-        fingerprint,
-        model_folder,
-        save_model,
-        whole_folder,
-    )
+    from stages.distil.student.training import CHECKPOINTS
 
     use_one_gpu("train.accelerate=configs/gpus.yaml trains on all of them")
-    settings, max_tokens = parameters.student, parameters.evaluate.max_tokens
-    dtype = precision(settings.dtype)
-    folder = model_folder(settings.model)
-
-    def load_student() -> tuple[Any, Any]:
-        model, tokenizer = load_model(folder, "float32", place=False)
-        if settings.lora_rank:
-            set_seed(parameters.training_seed)
-            model = with_lora(model, settings.lora_rank)
-        return model, tokenizer
-
-    model, tokenizer = load_student()
-    weights = {ANSWER: 1.0}
-    weights |= {teacher: parameters.teacher_weight(teacher) for teacher in parameters.teachers}
-    weights[SALIENCY] = parameters.saliency.weight
-    soft_labels = parameters.soft_labels
-    weights[SOFT_LABELS] = soft_labels.weight if soft_labels.teacher else 0.0
-    encoder = Encoder(model.config, tokenizer, settings)
-    identity = repr([fingerprint(parameters.models[settings.model], folder), settings])
-    questions = encode_questions(encoder, weights, max_tokens, identity)
-    # A task without a single target, such as that of a teacher that was left out, has no loss.
-    weights = {t: weight if t in questions.taught else 0.0 for t, weight in weights.items()}
-    if soft_labels.teacher and SOFT_LABELS not in questions.taught:
-        raise UserError(
-            f"{tables.distill_table('train')}: no column {tables.OPTION_SCORES.name}, which "
-            "soft_labels.teacher needs; run `dvc repro`"
-        )
-    if set(questions.taught).difference(NO_RATIONALE):
-        weights[MUTUAL_INFORMATION] = parameters.train.mutual_information
-    summary: dict[str, Any] = {"too_long": questions.too_long}
-    if any(questions.too_long.values()):
-        print(f"longer than {encoder.limit} tokens: {questions.too_long}", file=sys.stderr)
-    with ExitStack() as stack:
-        live = None
-        if is_main_process():
-            shutil.rmtree(CURVES, ignore_errors=True)
-            curves = Live(str(CURVES), save_dvc_exp=False, dvcyaml=None, monitor_system=False)
-            live = stack.enter_context(curves)
-        if parameters.train.epochs != 0:
-            seed = parameters.training_seed
-            recipe = Recipe(
-                parameters.train,
-                weights,
-                seed,
-                max_tokens,
-                dtype,
-                identity,
-                soft_labels.temperature,
-            )
-            epoch, share, state = train_student(model, tokenizer, questions, recipe, live)
-        else:
-            prompts, rows = questions.prompts, questions.validation
-            numbers = range(len(rows))
-            correct = count_correct(
-                model.to(device()), tokenizer, prompts, rows, numbers, max_tokens, dtype
-            )
-            epoch, share, state = 0, correct / len(rows), None
-        remove_encoded()
-        if live is None:
+    student = _load_student(parameters)
+    with ExitStack() as files:
+        curves = _open_curves(files) if is_main_process() else None
+        epoch, accuracy, state, left_out = _teach(student, parameters, curves)
+        if curves is None:
             return
-        live.summary = {"best_epoch": epoch, "validation": {"accuracy": share}} | summary
+        best = {"best_epoch": epoch, "validation": {"accuracy": accuracy}}
+        curves.losses.summary = best | {"too_long": left_out}
     if state is not None:
-        del model
-        model, _ = load_student()
-        frozen = model.state_dict() if settings.lora_rank else {}
-        model.load_state_dict(frozen | state)
+        del student  # before another one is loaded
+        student = _load_student(parameters)
+        frozen = student.model.state_dict() if parameters.student.lora_rank else {}
+        student.model.load_state_dict(frozen | state)
+    _save(student, parameters)
+    remove_checkpoints(CHECKPOINTS)
+    length = parameters.train
+    ran = f"within {length.max_steps:,} steps" if length.max_steps else f"of {length.epochs}"
+    print(f"best epoch {epoch} {ran}: validation accuracy {accuracy:.3f}")
+
+
+def _load_student(parameters: Parameters) -> "StudentModel":
+    from transformers import set_seed
+
+    from stages.distil.models.hardware import precision
+    from stages.distil.models.loading import load_model
+    from stages.distil.models.lora import with_lora
+    from stages.distil.student.answering import StudentModel
+    from stages.distil.weights.folders import model_folder
+
+    settings = parameters.student
+    model, tokenizer = load_model(model_folder(settings.model), "float32", place=False)
     if settings.lora_rank:
+        set_seed(parameters.training_seed)
+        model = with_lora(model, settings.lora_rank)
+    return StudentModel(model, tokenizer, precision(settings.dtype))
+
+
+def _open_curves(files: ExitStack) -> "Curves":
+    """Start the files of the curves anew; `files` closes them."""
+    from dvclive import Live
+
+    from stages.distil.student.training import Curves
+
+    lives = []
+    for folder in (CURVES, SPEED):
+        shutil.rmtree(folder, ignore_errors=True)
+        live = Live(str(folder), save_dvc_exp=False, dvcyaml=None, monitor_system=False)
+        lives.append(files.enter_context(live))
+    return Curves(*lives)
+
+
+def _teach(
+    student: "StudentModel", parameters: Parameters, curves: "Curves | None"
+) -> tuple[int, float, dict[str, Any] | None, dict[str, int]]:
+    """Train the student, or measure it if there is nothing to train.
+
+    Returns the best epoch, its validation accuracy, the weights to load if they are not in the
+    student, and how many questions were cut and targets left out.
+    """
+    from stages.distil.encoding.files import digest, read_asked, read_taught, read_window
+    from stages.distil.encoding.samples import SOFT_LABELS
+    from stages.distil.models.hardware import device
+    from stages.distil.student.answering import count_correct
+    from stages.distil.student.training import Recipe, TrainingData, survey, train_student
+    from stages.distil.weights.folders import fingerprint, model_folder
+
+    window, asked = read_window(), read_asked("validation")
+    max_tokens = parameters.evaluate.max_tokens
+    losses = _objective(parameters)
+    tasks = {task for loss, _ in losses for task in loss.tasks}
+    found = survey(read_taught(window), tasks, window)
+    too_long = found.limits.shortened
+    if any(too_long.values()):
+        print(f"longer than {window.limit} tokens: {too_long}", file=sys.stderr)
+    # A task without a single target, such as that of a teacher that was left out, has no loss.
+    objective = tuple((loss, w) for loss, w in losses if found.tasks.intersection(loss.tasks))
+    if parameters.soft_labels.teacher and SOFT_LABELS not in found.tasks:
+        raise UserError("soft_labels.teacher: data/encoded has no option scores; run `dvc repro`")
+    if parameters.train.epochs == 0:
+        student.model.to(device())
+        correct = count_correct(student, asked, range(len(asked)), window, max_tokens)
+        return 0, correct / len(asked), None, too_long
+    settings = parameters.student
+    folder = model_folder(settings.model)
+    identity = repr([fingerprint(parameters.models[settings.model], folder), settings])
+    recipe = Recipe(
+        parameters.train, objective, parameters.training_seed, max_tokens, student.dtype, identity
+    )
+    taught = read_taught(window, found.tasks)
+    data = TrainingData(taught, asked, window, found.longest, digest())
+    return *train_student(student, data, recipe, curves), too_long
+
+
+def _objective(parameters: Parameters) -> "list[tuple[Loss, float]]":
+    """Return the losses with a weight above 0, in the order of their curves."""
+    from stages.distil.student.losses import CrossEntropy, MutualInformation, SoftCrossEntropy
+
+    teachers, soft_labels = parameters.teachers, parameters.soft_labels
+    taught = tuple(t for t in teachers if parameters.teacher_weight(t))
+    losses: list[tuple[Loss, float]] = [(CrossEntropy(ANSWER), 1.0)]
+    losses += [(CrossEntropy(teacher), parameters.teacher_weight(teacher)) for teacher in taught]
+    losses.append((CrossEntropy(SALIENCY), parameters.saliency.weight))
+    if soft_labels.teacher:
+        losses.append((SoftCrossEntropy(soft_labels.temperature), soft_labels.weight))
+    losses.append((MutualInformation(taught), parameters.train.mutual_information))
+    return [(loss, weight) for loss, weight in losses if weight > 0]
+
+
+def _save(student: "StudentModel", parameters: Parameters) -> None:
+    """Write the student's folder, with the template and the settings that it is served with."""
+    import torch
+
+    from stages.distil.student.export import configure_inference
+    from stages.distil.weights.architecture import check_finite
+    from stages.distil.weights.folders import STUDENT, save_model, whole_folder
+
+    model, tokenizer, _ = student
+    if parameters.student.lora_rank:
         model = model.merge_and_unload()
-    configure_inference(model, tokenizer, max_tokens, settings.prompt)
+    configure_inference(model, tokenizer, parameters.evaluate.max_tokens, parameters.student.prompt)
     model = model.to(torch.bfloat16)
     check_finite(model.named_parameters(), STUDENT, "lower train.learning_rate")
     with whole_folder(STUDENT) as target:
         save_model(model, tokenizer, target)
-    remove_checkpoints(CHECKPOINTS)
-    length = parameters.train
-    ran = f"within {length.max_steps:,} steps" if length.max_steps else f"of {length.epochs}"
-    print(f"best epoch {epoch} {ran}: validation accuracy {share:.3f}")
 
 
 def launch(parameters: Parameters) -> None:

@@ -19,12 +19,12 @@ import pytest
 
 from stages.assemble import assemble
 from stages.card import card
+from stages.distil.encoding.samples import SOFT_LABELS
 from stages.distil.interface.parameters import load_parameters
 from stages.distil.language.answers import parse_answer
 from stages.distil.language.student_prompts import question_text
 from stages.distil.reporting.release import release
 from stages.distil.storage import tables
-from stages.distil.student.samples import SOFT_LABELS
 from stages.distil.teachers.writer import GENERATIONS
 from stages.evaluate import evaluate
 from stages.finetune import finetune

@@ -11,12 +11,12 @@ from dvc.utils.hydra import apply_overrides
 from ruamel.yaml import YAML
 from transformers import AutoConfig, AutoTokenizer
 
+from stages.distil.encoding.samples import Encoder
 from stages.distil.interface.parameters import Parameters, load_parameters
 from stages.distil.language.student_prompts import question_text
 from stages.distil.language.teacher_prompts import PromptFile
 from stages.distil.storage import tables
 from stages.distil.storage.examples import Example
-from stages.distil.student.samples import Encoder
 from stages.distil.weights.folders import STUDENT
 from tests.conftest import PARAMS, ROOT, question, write_jsonl, write_values
 from tests.test_methods import run_stages

@@ -2,7 +2,6 @@
 
 from collections import Counter
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import duckdb
@@ -12,7 +11,6 @@ from stages.distil.interface.escaping import for_markdown
 from stages.distil.interface.parameters import Parameters
 from stages.distil.storage import tables
 
-SAMPLED = 10_000  # rows of a split whose tokens are counted
 BINS = 40
 MOST_CLASSES = 20  # different answers; with more, the card counts positions among the options
 
@@ -41,21 +39,11 @@ class Lengths:
         return sorted(binned.items())
 
 
-def count_tokens(student: Path) -> dict[str, Lengths]:
-    """Count the student's tokens in each kind of text, over at most SAMPLED train questions."""
-    from stages.distil.weights.architecture import load_tokenizer
-
-    tokenizer = load_tokenizer(student)
-    folder = tables.distill_table("train")
-    total = _select_one(f"SELECT count(*) FROM '{folder}/*.parquet'")
+def read_lengths() -> dict[str, Lengths]:
+    """Return how long the train texts of each kind are, in the student's tokens."""
     lengths: dict[str, Lengths] = {}
-    for row in tables.scan_table(folder, step=-(-total // SAMPLED)):
-        texts = [("context", row["context"]), ("answer", row["answer"])]
-        texts += [(f"rationale of {r['teacher']}", r["text"]) for r in row["rationales"]]
-        texts += [("salient words", ", ".join(row["saliency"]))] if row["saliency"] else []
-        for kind, text in texts:
-            length = len(tokenizer.encode(text, add_special_tokens=False))
-            lengths.setdefault(kind, Lengths()).rows[length] += 1
+    for row in tables.read_table(tables.LENGTHS):
+        lengths.setdefault(row["text"], Lengths()).rows[row["tokens"]] = row["rows"]
     return lengths
 
 
@@ -82,9 +70,7 @@ def describe(parameters: Parameters, lengths: dict[str, Lengths]) -> str:
         + _table(["split", "questions"], [[s, f"{n:,}"] for s, n in rows.items()]),
         "## Answers\n\n" + _answers(splits),
         "## Train targets\n\n" + _targets(parameters, rows["train"]),
-        "## Lengths\n\nTokens of the student"
-        + (f", of a sample of {SAMPLED:,} train questions" if rows["train"] > SAMPLED else "")
-        + ".\n\n"
+        "## Lengths\n\nTokens of the student, in train questions and their targets.\n\n"
         + _table(
             ["text", "median", "95 %", "longest"],
             [

@@ -1,4 +1,4 @@
-"""Questions as the student's tokens, in memory-mapped files.
+"""The assembled data set as one student's tokens: what it reads, and what does not fit.
 
-May import: interface, storage, language, weights, models, student.
+May import: interface, storage, language, weights.
 """

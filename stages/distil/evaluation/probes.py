@@ -2,24 +2,25 @@
 
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from statistics import mean
 from typing import Any, NamedTuple
 
 import torch
 from torch.nn import functional
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
+from stages.distil.encoding.encoder import decode
+from stages.distil.encoding.files import Asked
+from stages.distil.encoding.samples import Sample, Window, separate_tasks, with_drafts
 from stages.distil.evaluation.statistics import f1
 from stages.distil.interface.errors import UserError
-from stages.distil.interface.method import ANSWER, SALIENCY
+from stages.distil.interface.method import SALIENCY
 from stages.distil.language.answers import normalise
-from stages.distil.language.student_prompts import SALIENCY_TASK, rationale_task
 from stages.distil.models.batching import by_length
 from stages.distil.models.layers import attention_span
-from stages.distil.student.answering import decode, generate_answers, inference_tokens
-from stages.distil.student.collator import IGNORED, Collator
-from stages.distil.student.loss import autocast, target_logits
-from stages.distil.student.samples import Encoder, Sample, separate_tasks
+from stages.distil.student.answering import StudentModel, generate_answers
+from stages.distil.student.batch import Collator, autocast, target_logits
 
 
 class ReadOption(NamedTuple):
@@ -34,76 +35,71 @@ class ReadOption(NamedTuple):
 
 
 def answer_questions(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    encoder: Encoder,
-    rows: Sequence[dict[str, Any]],
+    student: StudentModel,
+    questions: Sequence[Asked],
+    window: Window,
     max_tokens: int,
-    dtype: str,
+    shared_context: bool,
 ) -> list[tuple[str, list[float]]]:
-    """Return the student's greedy text, and the score of each option, for rows of `distill`.
+    """Return the student's greedy text for each question, and the score of each option.
 
     The options are drafts of the text, as in speculative decoding (Leviathan et al., 2023): one
-    pass reads a question with all of them, and a text is written token by token only where it is
-    none of them. A text has at most `max_tokens` tokens; `dtype` is the precision.
+    pass reads a question with all of them (without `shared_context`, with one of them), and a text
+    is written token by token only where it is none of them. A text has at most `max_tokens` tokens.
     """
-    prompts = [encoder.prompt(row, max_tokens) for row in rows]
-    samples = [encoder.options(row) for row in rows]
-    read = read_options(model, tokenizer, samples, dtype)
+    prompts = [window.fit_prompt(question.prompt, max_tokens) for question in questions]
+    samples = [
+        [window.fit(s) for s in with_drafts(question.prompt, question.drafts, shared_context)]
+        for question in questions
+    ]
+    read = read_options(student, samples)
     texts: dict[int, str] = {}
     for n, (prompt, sample) in enumerate(zip(prompts, samples, strict=True)):
         branches = ((each.context, branch) for each in sample for branch in each.branches)
         for (context, branch), option in zip(branches, read[n], strict=True):
-            asked = (context, branch.prefix) == (prompt.context, prompt.branches[0].prefix)
-            if option.greedy and asked and len(branch.target) <= max_tokens:
-                [texts[n]] = decode(tokenizer, [branch.target])
-    others = [n for n in range(len(rows)) if n not in texts]
-    chosen = [prompts[n] for n in others]
-    written = generate_answers(model, tokenizer, chosen, max_tokens, dtype)
+            whole = context == prompt.context  # not cut to leave room for a longer text
+            if option.greedy and whole and len(branch.target) <= max_tokens:
+                [texts[n]] = decode(student.tokenizer, [branch.target])
+    others = [n for n in range(len(questions)) if n not in texts]
+    written = generate_answers(student, [prompts[n] for n in others], max_tokens)
     texts |= dict(zip(others, written, strict=True))
-    return [(texts[n], [option.score for option in read[n]]) for n in range(len(rows))]
+    return [(texts[n], [option.score for option in read[n]]) for n in range(len(questions))]
 
 
 @torch.no_grad()
 def read_options(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    questions: Sequence[Sequence[Sample]],
-    dtype: str,
+    student: StudentModel, questions: Sequence[Sequence[Sample]]
 ) -> list[list[ReadOption]]:
     """Return what the student makes of each option, question by question.
 
-    `questions` are samples of `Encoder.options`; `dtype` is the precision. Raises `UserError` if
-    a log-probability is not finite.
+    `questions` are samples with an option in each branch. Raises `UserError` if a log-probability
+    is not finite.
     """
+    model, tokenizer, dtype = student
     questions = _readable(model, questions)
-    samples = [s for of_question in questions for s in of_question if s.branches]
+    samples = [s for of_question in questions for s in of_question]
     read: list[list[ReadOption]] = [[] for _ in samples]
-    collate = Collator(model, tokenizer, [ANSWER])
+    collate = Collator(model, tokenizer)
     model.eval()
-    for batch in by_length([sample.length for sample in samples], inference_tokens(model)):
-        tensors = collate([samples[n] for n in batch])
-        labels = tensors["labels"][tensors["labels"] != IGNORED].to(model.device)
+    for chosen in by_length([sample.length for sample in samples], student.pass_tokens):
+        batch = collate([samples[n] for n in chosen]).to(model.device)
         with autocast(dtype):
-            on_device = {name: tensor.to(model.device) for name, tensor in tensors.items()}
-            logits = target_logits(model, on_device).float()
-        losses = functional.cross_entropy(logits, labels, reduction="none").cpu()
+            logits = target_logits(model, batch)
+        losses = functional.cross_entropy(logits, batch.labels, reduction="none").cpu()
         if not losses.isfinite().all():
             raise UserError(
                 f"{model.name_or_path}: log-probabilities are not finite in {dtype}; set "
                 "student.dtype to float32, or choose another model"
             )
-        greedy = (logits.argmax(-1) == labels).cpu()
-        branches = [(n, len(branch.target)) for n in batch for branch in samples[n].branches]
-        sizes = [size for _, size in branches]
-        for (n, _), loss, same in zip(
-            branches, losses.split(sizes), greedy.split(sizes), strict=True
-        ):
-            read[n].append(ReadOption(-loss[:-1].mean().item(), bool(same.all())))
+        greedy = (logits.argmax(-1) == batch.labels).cpu()
+        owners = (n for n in chosen for _ in samples[n].branches)
+        for n, target in zip(owners, batch.targets, strict=True):
+            tokens = slice(target.start, target.end)
+            score = -losses[tokens][:-1].mean().item()
+            read[n].append(ReadOption(score, bool(greedy[tokens].all())))
     by_sample = iter(read)
     return [
-        [option for s in of_question if s.branches for option in next(by_sample)]
-        for of_question in questions
+        [option for _ in of_question for option in next(by_sample)] for of_question in questions
     ]
 
 
@@ -120,65 +116,65 @@ def _readable(
     return [separate_tasks(of_question) for of_question in questions]
 
 
+class Explained(NamedTuple):
+    """A train question with its targets: its whole samples, salient words, and rationales.
+
+    `rationales` are pairs of a teacher and a text.
+    """
+
+    samples: list[Sample]
+    words: list[str]
+    rationales: list[tuple[str, str]]
+
+    def targets(self, task: str) -> list[tuple[Sample, list[str]]]:
+        """Return each target of a task: alone as a sample, and its words."""
+        alone = [s for s in separate_tasks(self.samples) if s.branches[0].task == task]
+        words = [normalise(text).split() for teacher, text in self.rationales if teacher == task]
+        if task == SALIENCY:
+            words = [list(map(normalise, self.words))] if self.words else []
+        return list(zip(alone, words, strict=True))
+
+
 def explanation_scores(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    encoder: Encoder,
-    rows: Sequence[dict[str, Any]],
-    teachers: Sequence[str],
-    dtype: str,
+    student: StudentModel, questions: Sequence[Explained], teachers: Sequence[str], window: Window
 ) -> dict[str, Any]:
     """Measure how well the student repeats the salient words and rationales it was taught.
 
-    `rows` are train rows of `distill`. Returns the mean F1 of the salient words, and of the words
-    of each teacher's rationales, if there are any:
-    `{"words": {"f1", "questions"}, "rationales": {teacher: {"f1", "questions"}}}`. A target that is
-    too long for the student, which training left out, is not measured; stderr says how many are.
+    Returns the mean F1 of the salient words, and of the words of each teacher's rationales, if
+    there are any: `{"words": {"f1", "questions"}, "rationales": {teacher: {"f1", "questions"}}}`. A
+    target that is too long for the student, which training left out, is not measured; stderr says
+    how many are.
     """
 
-    def measure(
-        label: str,
-        task: tuple[str, str],
-        targets: dict[int, tuple[str, list[str]]],
-        separator: str | None,
-    ) -> dict[str, Any] | None:
-        """Compare what the student writes with `targets`, text and words by number of row.
-
-        `task` is its name and the prefix that asks for it.
-        """
-        lengths = {n: len(encoder.target(text)) for n, (text, _) in targets.items()}
-        taught = [n for n in targets if encoder.fits(rows[n], lengths[n] + 1, *task)]
-        longest = max((lengths[n] for n in taught), default=0)
-        kept = [n for n in taught if encoder.fits(rows[n], longest, *task)]
+    def measure(label: str, task: str, separator: str | None) -> dict[str, Any] | None:
+        """Compare what the student writes with the last target of this task of each question."""
+        targets = [own[-1] for question in questions if (own := question.targets(task))]
+        taught = [(s, words) for s, words in targets if window.fit(s).branches]
+        longest = max((len(sample.branches[0].target) - 1 for sample, _ in taught), default=0)
+        kept = [(s, words) for s, words in taught if window.fit(_of_length(s, longest)).branches]
         if left := len(targets) - len(kept):
             count = f"{left} of {len(targets)}"
             print(f"{label}: {count} are too long for the student, not measured", file=sys.stderr)
         if not kept:
             return None
-        prompts = [encoder.prompt(rows[n], longest, *task) for n in kept]
-        written = generate_answers(model, tokenizer, prompts, longest, dtype)
+        prompts = [window.fit_prompt(sample, longest) for sample, _ in kept]
+        written = generate_answers(student, prompts, longest)
         scores = [
-            f1(normalise(text).split(separator), targets[n][1])
-            for n, text in zip(kept, written, strict=True)
+            f1(normalise(text).split(separator), words)
+            for text, (_, words) in zip(written, kept, strict=True)
         ]
         return {"f1": round(mean(scores), 6), "questions": len(scores)}
 
     result: dict[str, Any] = {}
-    salient = {
-        n: (", ".join(words), [normalise(word) for word in words])
-        for n, row in enumerate(rows)
-        if (words := row["saliency"])
-    }
-    if score := measure("key words", (SALIENCY, SALIENCY_TASK), salient, ", "):
+    if score := measure("key words", SALIENCY, ", "):
         result["words"] = score
-    for number, teacher in enumerate(teachers, start=1):
-        rationales = {
-            n: (rationale["text"], normalise(rationale["text"]).split())
-            for n, row in enumerate(rows)
-            for rationale in row["rationales"]
-            if rationale["teacher"] == teacher
-        }
-        task = (teacher, rationale_task(number))
-        if score := measure(f"rationales of {teacher}", task, rationales, None):
+    for teacher in teachers:
+        if score := measure(f"rationales of {teacher}", teacher, None):
             result.setdefault("rationales", {})[teacher] = score
     return result
+
+
+def _of_length(sample: Sample, length: int) -> Sample:
+    """Return a sample of one branch with a target of so many tokens."""
+    [branch] = sample.branches
+    return replace(sample, branches=[replace(branch, target=[0] * length)])

@@ -15,16 +15,18 @@ from typing import Any
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
+from stages.distil.encoding.encoder import Encoder
+from stages.distil.encoding.samples import with_drafts
 from stages.distil.evaluation.probes import read_options
-from stages.distil.interface.method import Student
+from stages.distil.interface.method import ANSWER, Student
 from stages.distil.interface.parameters import Parameters
 from stages.distil.language.answers import without_conclusion
-from stages.distil.language.student_prompts import rationale_task, student_context
+from stages.distil.language.student_prompts import rationale_task, student_context, text_before
 from stages.distil.models.hardware import precision
 from stages.distil.models.loading import load_model
 from stages.distil.storage import tables, versions
 from stages.distil.storage.store import Store
-from stages.distil.student.samples import Encoder
+from stages.distil.student.answering import StudentModel
 from stages.distil.weights.architecture import load_tokenizer
 from stages.distil.weights.checking import refuse_quantised
 from stages.distil.weights.folders import fingerprint, model_folder
@@ -80,13 +82,8 @@ class Scorer:
                     if row["status"] in self._statuses and row["rationale"]:
                         options, answer = example.options, example.answer
                         text = without_conclusion(row["rationale"], options, answer)
-                    asked.append(
-                        {
-                            "id": example.id,
-                            "context": student_context(example.question, example.options),
-                            "answer": example.answer,
-                        }
-                    )
+                    context = student_context(example.question, example.options)
+                    asked.append({"id": example.id, "context": context, "answer": example.answer})
                     texts.append(text)
                 values = iter(self._measure(asked, texts))
                 for row, text in zip(batch, texts, strict=True):
@@ -123,7 +120,18 @@ class Scorer:
 
     def _log_probabilities(self, rows: Sequence[dict[str, str]]) -> list[float]:
         """Return log p(answer | context) of each row."""
-        samples = [self._encoder.options(row | {"options": [row["answer"]]}) for row in rows]
-        read = read_options(self._model, self._tokenizer, samples, self._dtype)
-        lengths = (len(sample[0].branches[0].target) - 1 for sample in samples)
+        before = text_before(ANSWER)
+        questions = [
+            {"id": row["id"], "question": row["context"].removeprefix(before), "options": []}
+            for row in rows
+        ]
+        answers = self._encoder.answers([row["answer"] for row in rows])
+        window = self._encoder.window
+        samples = [
+            [window.fit(sample) for sample in with_drafts(prompt, [answer], shared=True)]
+            for prompt, answer in zip(self._encoder.prompts(questions), answers, strict=True)
+        ]
+        student = StudentModel(self._model, self._tokenizer, self._dtype)
+        read = read_options(student, samples)
+        lengths = (len(answer) - 1 for answer in answers)
         return [option.score * length for [option], length in zip(read, lengths, strict=True)]

@@ -25,6 +25,8 @@ RATIONALES = Path("data/rationales")  # one table per teacher
 USEFULNESS = Path("data/usefulness")  # one table per teacher
 SALIENCY = Path("data/saliency.parquet")
 DISTILL = Path("data/distill")  # one folder of files per split
+ENCODED = Path("data/encoded")  # the same as one student's tokens
+LENGTHS = ENCODED / "lengths.parquet"
 PREDICTIONS = Path("results/predictions.parquet")
 METRICS = Path("results/metrics.json")
 FIGURES = Path("results/figures")  # one folder per scale of `make figures`
@@ -106,6 +108,8 @@ SCHEMAS = {
         rationales=pa.list_(pa.struct([_teacher, _text, _status])),
         saliency=pa.list_(pa.string()),
     ),
+    # How many train texts of a kind have so many of the student's tokens.
+    LENGTHS: _schema(text=pa.string(), tokens=pa.int32(), rows=pa.int64()),
     # `scores` are the mean log-probabilities of the options' tokens; empty without options.
     PREDICTIONS: _schema(
         id=pa.string(),
@@ -278,6 +282,23 @@ def scan_table(
                 group = _read_group(rows, file, number, columns)
                 yield from group[start::step].to_pylist()
                 start = (start - len(group)) % step
+
+
+def row_groups(path: Path) -> list[tuple[Path, int, int]]:
+    """Return the file, number and rows of each row group of a table, a file or a folder of them."""
+    check_exists(path)
+    groups = []
+    for file in _files(path):
+        with open_table(file) as rows:
+            counts = [rows.metadata.row_group(n).num_rows for n in range(rows.num_row_groups)]
+        groups += [(file, number, count) for number, count in enumerate(counts)]
+    return groups
+
+
+def read_row_group(file: Path, number: int) -> pa.Table:
+    """Read a row group of a file; raise `UserError` if it is damaged."""
+    with open_table(file) as rows:
+        return _read_group(rows, file, number, rows.schema_arrow.names)
 
 
 def _read_group(file: pq.ParquetFile, path: Path, number: int, columns: Sequence[str]) -> pa.Table:

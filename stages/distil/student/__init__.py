@@ -1,4 +1,4 @@
-"""The student: encoding, training, answering, export.
+"""The student: its batches, losses, training, answers and export.
 
-May import: interface, storage, language, weights, models.
+May import: interface, storage, language, weights, encoding, models.
 """

@@ -1,37 +1,41 @@
 """The student's greedy answers."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import NamedTuple
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from stages.distil.encoding.encoder import decode
+from stages.distil.encoding.files import Asked
+from stages.distil.encoding.samples import Sample, Window
 from stages.distil.language.answers import is_correct
 from stages.distil.models.batching import in_parts
 from stages.distil.models.generation import continue_greedily
 from stages.distil.models.hardware import pass_tokens
-from stages.distil.student.loss import autocast
-from stages.distil.student.samples import Sample
+from stages.distil.student.batch import autocast
 
 INFERENCE_TOKENS = 8192  # of a pass without gradients, on a CPU
 PART = 16_384  # questions that are answered, and held, at once; batches are formed within a part
 
 
-def inference_tokens(model: PreTrainedModel) -> int:
-    """Return the token budget of a pass without gradients."""
-    return pass_tokens("auto", INFERENCE_TOKENS, model, weight_bytes=0)
+class StudentModel(NamedTuple):
+    """A student that can answer; `dtype` is the precision, `bfloat16` or `float32`."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    dtype: str
+
+    @property
+    def pass_tokens(self) -> int:
+        """The token budget of a pass without gradients."""
+        return pass_tokens("auto", INFERENCE_TOKENS, self.model, weight_bytes=0)
 
 
 def generate_answers(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[Sample],
-    max_tokens: int,
-    dtype: str,
+    student: StudentModel, prompts: Sequence[Sample], max_tokens: int
 ) -> list[str]:
-    """Return the student's greedy text for each prompt of `Encoder.prompt`, in their order.
-
-    `dtype` is the precision, `bfloat16` or `float32`.
-    """
+    """Return the student's greedy text for each prompt of `Window.fit_prompt`, in their order."""
+    model, tokenizer, dtype = student
     padding = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
     groups: dict[tuple[int, ...], list[int]] = {}  # an encoder-decoder's text begins with a prefix
     for number, prompt in enumerate(prompts):
@@ -51,7 +55,7 @@ def generate_answers(
                 ids,
                 max_tokens,
                 padding,
-                inference_tokens(model),
+                student.pass_tokens,
                 start,
                 tokenizer.eos_token_id,
             )
@@ -62,26 +66,21 @@ def generate_answers(
 
 
 def count_correct(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[Sample],
-    questions: Sequence[dict[str, Any]],
+    student: StudentModel,
+    questions: Sequence[Asked],
     numbers: range,
+    window: Window,
     max_tokens: int,
-    dtype: str,
 ) -> int:
     """Return how many questions of these numbers the student answers correctly, by its text.
 
-    `questions` are rows with `options` and `answer`, and `prompts` their prompts. Memory holds PART
-    of them.
+    Memory holds PART of them.
     """
     correct = 0
     for part in in_parts(numbers, PART):
-        texts = generate_answers(model, tokenizer, [prompts[n] for n in part], max_tokens, dtype)
-        correct += sum(is_correct(text, questions[n]) for n, text in zip(part, texts, strict=True))
+        asked = [questions[n] for n in part]
+        prompts = [window.fit_prompt(question.prompt, max_tokens) for question in asked]
+        texts = generate_answers(student, prompts, max_tokens)
+        answered = zip(texts, asked, strict=True)
+        correct += sum(is_correct(text, question._asdict()) for text, question in answered)
     return correct
-
-
-def decode(tokenizer: PreTrainedTokenizerBase, texts: list[list[int]]) -> list[str]:
-    """Return the texts of tokens that the student wrote, without control tokens."""
-    return [tokenizer.decode(tokens, skip_special_tokens=True) for tokens in texts]

@@ -1,91 +1,414 @@
-"""Train the student: arguments of the Trainer, curves, checkpoints, the best epoch."""
+"""Train the student: the data, an optimiser step, the Trainer around it, and the whole training.
+
+The Trainer of transformers runs the loop; the steps and their loss are the project's.
+"""
 
 import hashlib
 import math
+import resource
 import sys
+import time
+from collections.abc import Container, Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypedDict
 
+import torch
+from accelerate.utils import gather_object
 from dvclive import Live
 from torch import Tensor
-from transformers import (
-    EarlyStoppingCallback,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-    Trainer,
-    TrainerCallback,
-    set_seed,
-)
+from torch.utils.data import DataLoader, Dataset
+from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, set_seed
 
+from stages.distil.encoding.files import Asked
+from stages.distil.encoding.limits import Limits
+from stages.distil.encoding.samples import Sample, Window, fit_targets, of_tasks
+from stages.distil.interface.errors import UserError
+from stages.distil.interface.method import Train
 from stages.distil.models import resuming
-from stages.distil.models.hardware import pass_tokens
+from stages.distil.models.batching import by_length
+from stages.distil.models.hardware import explain_out_of_memory, pass_tokens
 from stages.distil.models.lora import round_frozen
 from stages.distil.storage import versions
-from stages.distil.student.collator import Collator
-from stages.distil.student.loss import check_shared_context
-from stages.distil.student.steps import Steps
-from stages.distil.student.trainer import DistillationTrainer, Questions, Recipe
+from stages.distil.student.answering import StudentModel, count_correct
+from stages.distil.student.batch import (
+    Batch,
+    Collator,
+    autocast,
+    check_shared_context,
+    target_logits,
+)
+from stages.distil.student.losses import Loss, predictions
 
 CHECKPOINTS = Path(".cache/checkpoints/train")
 BATCH_TOKENS = 2048  # of a pass on a CPU
 NEVER_FREED: list[Trainer] = []
 TRAINED_WEIGHT = 16  # bytes: float32 weight, gradient and AdamW's two moments
 
+# --------------------------------------------------------------------------------------------------
+# What is learnt, and how
 
-class _Curves(TrainerCallback):
-    """Writes curves with DVCLive, without times; a resumed run also writes its earlier epochs."""
 
-    def __init__(self, live: Live | None):
-        self.live = live
+@dataclass(frozen=True)
+class TrainingData:
+    """The questions of a training.
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        for entry in state.log_history:
-            self._write(state, entry, entry["step"])
+    `taught` contains the samples of each train question, and `asked` the validation questions;
+    `digest` identifies both. `longest` is the number of the train question with the longest sample
+    of several branches.
+    """
 
-    def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        control.should_log = True  # so that no logged mean spans a checkpoint
+    taught: Sequence[Sequence[Sample]]
+    asked: Sequence[Asked]
+    window: Window
+    longest: int
+    digest: str
 
-    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
-        self._write(state, logs, state.global_step)
-        if "eval_accuracy" in logs and state.is_world_process_zero:
-            print(
-                f"epoch {math.ceil(state.epoch)}: validation accuracy {logs['eval_accuracy']:.3f}",
-                file=sys.stderr,
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a student is trained.
+
+    `objective` holds the losses and their weights in the total loss. An answer has at most
+    `max_tokens` tokens. `dtype` is the precision of the passes, and `identity` identifies the
+    student.
+    """
+
+    settings: Train
+    objective: tuple[tuple[Loss, float], ...]
+    seed: int
+    max_tokens: int
+    dtype: str
+    identity: str
+
+    @property
+    def losses(self) -> list[Loss]:
+        """The losses, without their weights."""
+        return [loss for loss, _ in self.objective]
+
+
+class Survey(NamedTuple):
+    """What a training will meet: the tasks that have a target, what does not fit, the longest."""
+
+    tasks: set[str]
+    limits: Limits
+    longest: int
+
+
+def survey(questions: Sequence[Sequence[Sample]], tasks: Container[str], window: Window) -> Survey:
+    """Read each train question once; `questions` have whole samples, and `tasks` are taught."""
+    taught: set[str] = set()
+    limits = Limits()
+    longest = (0, 0)  # tokens of a sample with several branches, and its question
+    for number, question in enumerate(questions):
+        whole = of_tasks(question, tasks)
+        fitted = fit_targets(whole, window)
+        limits.add_read(window, whole)
+        taught.update(branch.task for sample in fitted for branch in sample.branches)
+        shared = (sample.length for sample in fitted if len(sample.branches) > 1)
+        longest = max(longest, (max(shared, default=0), -number))
+    return Survey(taught, limits, -longest[1])
+
+
+# --------------------------------------------------------------------------------------------------
+# An epoch as optimiser steps, each made of passes within a token budget
+
+
+class Step(TypedDict):
+    """One process's share of an optimiser step over L losses.
+
+    `passes` are batches of `tokens` tokens in all, padding left out. Of the whole step, over all
+    processes, `counts` (L,) are what the losses' sums are divided by, and `coverage` (L,) is the
+    share of questions that each loss is about.
+    """
+
+    passes: list[Batch]
+    tokens: int
+    counts: Tensor
+    coverage: Tensor
+
+
+class Steps(Dataset):
+    """The steps of an epoch: questions in an order drawn for each epoch, in passes by length.
+
+    A question is a list of samples; all of them are in the same step and, if a loss compares them,
+    in the same pass.
+    """
+
+    def __init__(
+        self,
+        questions: Sequence[Sequence[Sample]],
+        collate: Collator,
+        losses: Sequence[Loss],
+        settings: Train,
+        batch_tokens: int,
+        seed: int,
+    ):
+        """Take the samples of each question and the tokens of a pass."""
+        self.questions = questions
+        self._collate = collate
+        self._losses = losses
+        self._whole = any(loss.whole_questions for loss in losses)
+        self._batch_size = settings.batch_size
+        self._batch_tokens = batch_tokens
+        self._seed = seed
+        self.rank, self.processes = 0, 1
+        self.set_epoch(0)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Draw the order of an epoch."""
+        random = torch.Generator().manual_seed(self._seed * 100_003 + epoch)
+        self._order = torch.randperm(len(self.questions), generator=random)
+
+    def __len__(self) -> int:
+        return -(-len(self.questions) // self._batch_size)
+
+    def __getitem__(self, number: int) -> Step:
+        if not 0 <= number < len(self):
+            raise IndexError(number)
+        start = number * self._batch_size
+        chosen = self._order[start : start + self._batch_size].tolist()
+        questions = [self.questions[n] for n in chosen]
+        counts = torch.tensor([[loss.count(q) for loss in self._losses] for q in questions])
+        # Samples that must be in the same pass, group by group.
+        groups = questions if self._whole else [[s] for q in questions for s in q]
+        groups = sorted(groups, key=_tokens)
+        shares = [self.batches(groups[r :: self.processes]) for r in range(self.processes)]
+        passes = [self._collate(batch) for batch in shares[self.rank]]
+        idle = max(map(len, shares)) - len(passes)  # while another process has more passes
+        return Step(
+            passes=passes + [self._collate(groups[0][:1]).without_targets()] * idle,
+            tokens=sum(sample.length for batch in shares[self.rank] for sample in batch),
+            counts=counts.sum(0),
+            coverage=(counts > 0).float().mean(0),
+        )
+
+    def batches(self, groups: Sequence[Sequence[Sample]]) -> list[list[Sample]]:
+        """Split groups of samples into batches within the token budget, one for each pass."""
+        batches = by_length([_tokens(group) for group in groups], self._batch_tokens)
+        return [[sample for i in chosen for sample in groups[i]] for chosen in batches]
+
+
+def _tokens(samples: Sequence[Sample]) -> int:
+    """Return the tokens of samples in one pass, with padding."""
+    return len(samples) * max(sample.length for sample in samples)
+
+
+class _Loader(DataLoader):
+    """Yields steps in order; the Trainer sets the epoch."""
+
+    def set_epoch(self, epoch: int) -> None:
+        self.dataset.set_epoch(epoch)
+
+
+# --------------------------------------------------------------------------------------------------
+# The Trainer: one optimiser step, validation, and what is logged
+
+
+class DistillationTrainer(resuming.ResumableTrainer):
+    """A Trainer that learns all tasks of a question at once and measures its answers."""
+
+    def __init__(self, *, data: TrainingData, recipe: Recipe, batch_tokens: int, **arguments: Any):
+        """Take the questions, the recipe and the tokens of a pass."""
+        super().__init__(**arguments)
+        self._data, self._recipe = data, recipe
+        self._losses = recipe.losses
+        self._weights = torch.tensor([w for _, w in recipe.objective], device=self.args.device)
+        diverging = [0.0 if loss.bounded else weight for loss, weight in recipe.objective]
+        self._diverging = torch.tensor(diverging, device=self.args.device)
+        vocabulary = self.model.config.get_text_config().vocab_size
+        self._limit = 2 * math.log(vocabulary) * sum(diverging)  # twice the loss of guessing
+        self._started = False
+        self._advice = f"set train.batch_tokens below {batch_tokens}"
+        self._logged = _Logged(len(self._losses), self.args.device)
+        self.train_dataset.rank = self.args.process_index
+        self.train_dataset.processes = self.args.world_size
+
+    def get_train_dataloader(self) -> DataLoader:
+        """Return the steps unchanged: they are already batches."""
+        return _Loader(self.train_dataset, batch_size=None, collate_fn=lambda step: step)
+
+    def training_step(
+        self, model: torch.nn.Module, inputs: Step, num_items_in_batch: Any = None
+    ) -> Tensor:
+        """Compute the gradients of a step, pass by pass; return its loss.
+
+        A pass is weighted by its share of the step's targets, so that neither the token budget nor
+        the number of processes changes the sum. Raises `UserError` if the loss diverges.
+        """
+        model.train()
+        device, processes = self.args.device, self.args.world_size
+        counts, coverage = inputs["counts"].to(device), inputs["coverage"].to(device)
+        weights = self._weights * coverage
+        losses = torch.zeros_like(weights)  # of this process's passes
+        last = len(inputs["passes"]) - 1
+        for number, batch in enumerate(inputs["passes"]):
+            batch = batch.to(device)
+            exchange = nullcontext() if number == last else self.accelerator.no_sync(model)
+            with exchange, explain_out_of_memory("a pass", self._advice):
+                with autocast(self._recipe.dtype):
+                    predicted = predictions(target_logits(model, batch), batch)
+                    sums = torch.stack([loss(predicted) for loss in self._losses])
+                parts = sums / counts.clamp(min=1)
+                # The gradients of the processes are averaged, but must be summed.
+                self.accelerator.backward((parts * weights).sum() * processes)
+            losses += parts.detach()
+        self._logged.add(losses, coverage, inputs["tokens"])
+        total = (losses * weights).sum() * processes
+        self._check_divergence(total.item(), (losses * self._diverging * coverage).sum().item())
+        return total
+
+    def _check_divergence(self, total: float, diverging: float) -> None:
+        """Raise `UserError` if a loss is far above that of guessing, and of the first step."""
+        loss = diverging * self.args.world_size
+        if not self._started:
+            self._limit = max(self._limit, 2 * loss)
+            self._started = True
+        if not math.isfinite(total) or loss > self._limit:
+            raise UserError(
+                f"the loss is {loss:.4g} at step {self.state.global_step}, more than "
+                f"{self._limit:.3g}; lower train.learning_rate"
             )
 
-    def _write(self, state: Any, logs: dict[str, float], step: int) -> None:
-        if self.live is None:  # the main process writes
-            return
-        self.live.step = step
+    def evaluate(self, *arguments: Any, **keywords: Any) -> dict[str, float]:
+        """Answer the validation questions; return the share answered correctly."""
+        asked, recipe = self._data.asked, self._recipe
+        own = range(self.args.process_index, len(asked), self.args.world_size)
+        if self.is_fsdp_enabled:  # a pass needs all processes: each has a part of the weights
+            own = range(len(asked))
+        student = StudentModel(self.model, self.processing_class, recipe.dtype)
+        correct = count_correct(student, asked, own, self._data.window, recipe.max_tokens)
+        counts = gather_object([(correct, len(own))])
+        right, total = map(sum, zip(*counts, strict=True))
+        metrics = {"eval_accuracy": right / total}
+        self.log(metrics)
+        self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        self._logged.start()  # no step took this time
+        return metrics
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log; add to a loss those of its parts, and the speed, since the last call."""
         if "loss" in logs:
-            self.live.log_metric("loss/total", logs["loss"])
+            logs |= self._logged.take(self.accelerator, [loss.name for loss in self._losses])
+        super().log(logs, start_time)
+
+    def best_epoch(self) -> tuple[int, float]:
+        """Return the epoch whose weights were kept, and its validation accuracy.
+
+        A training by steps may end in the middle of an epoch, which counts as one.
+        """
+        history = [entry for entry in self.state.log_history if "eval_accuracy" in entry]
+        best = max(history, key=lambda entry: entry["eval_accuracy"])  # the first of a tie
+        return math.ceil(best["epoch"]), best["eval_accuracy"]
+
+
+class _Logged:
+    """Sums over the steps since the last log: losses, the steps that each is about, tokens."""
+
+    def __init__(self, losses: int, device: torch.device):
+        self._losses = torch.zeros(losses, device=device)
+        self._steps = torch.zeros_like(self._losses)
+        self.start()
+
+    def start(self) -> None:
+        """Measure the speed from now on."""
+        self._tokens, self._since = 0, time.monotonic()
+
+    def add(self, losses: Tensor, coverage: Tensor, tokens: int) -> None:
+        self._losses += losses
+        self._steps += coverage > 0
+        self._tokens += tokens
+
+    def take(self, accelerator: Any, names: Sequence[str]) -> dict[str, float]:
+        """Return the mean of each loss over its steps, tokens per second and peak memory."""
+        means = (accelerator.reduce(self._losses, "sum") / self._steps).tolist()
+        taken = self._steps.tolist()
+        logs = {
+            f"loss/{name}": mean
+            for name, mean, steps in zip(names, means, taken, strict=True)
+            if steps
+        }
+        seconds = time.monotonic() - self._since
+        logs["speed/tokens_per_second"] = sum(gather_object([self._tokens])) / seconds
+        logs["speed/peak_memory_gb"] = _peak_memory() / 1e9
+        self._losses.zero_()
+        self._steps.zero_()
+        self.start()
+        return logs
+
+
+def _peak_memory() -> int:
+    """Return the most bytes that this process has held so far, on its GPU if it has one."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+# --------------------------------------------------------------------------------------------------
+# The whole training
+
+
+class Curves(TrainerCallback):
+    """Writes curves with DVCLive; a resumed run also writes its earlier epochs.
+
+    `losses` gets those of the losses and of the validation, which are the same in every run, and
+    `speed` those that differ.
+    """
+
+    def __init__(self, losses: Live, speed: Live):
+        """Take where to write them."""
+        self._losses, self._speed = losses, speed
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Write what was logged before this process."""
+        for entry in state.log_history:
+            self._write(entry, entry["step"])
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+        """Write what is logged."""
+        self._write(logs, state.global_step)
+        if "eval_accuracy" in logs:
+            accuracy = f"validation accuracy {logs['eval_accuracy']:.3f}"
+            print(f"epoch {math.ceil(state.epoch)}: {accuracy}", file=sys.stderr)
+
+    def _write(self, logs: Mapping[str, float], step: int) -> None:
+        self._losses.step = self._speed.step = step
+        if "loss" in logs:
+            self._losses.log_metric("loss/total", logs["loss"])
         for name, value in logs.items():
             if name.startswith("loss/"):
-                self.live.log_metric(name, value)
+                self._losses.log_metric(name, value)
+            if name.startswith("speed/"):
+                self._speed.log_metric(name.removeprefix("speed/"), value)
         if "eval_accuracy" in logs:
-            self.live.log_metric("validation/accuracy", logs["eval_accuracy"])
+            self._losses.log_metric("validation/accuracy", logs["eval_accuracy"])
+
+
+class _LogEachEpoch(TrainerCallback):
+    """Lets no logged mean span a checkpoint."""
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        control.should_log = True
 
 
 def train_student(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    questions: Questions,
-    recipe: Recipe,
-    live: Live | None,
+    student: StudentModel, data: TrainingData, recipe: Recipe, curves: Curves | None
 ) -> tuple[int, float, dict[str, Tensor] | None]:
-    """Train on the samples of every question; leave the weights of the best epoch in `model`.
+    """Train on the samples of every question; leave the weights of the best epoch in the student.
 
-    Returns that epoch, its validation accuracy and, if `model` as it was loaded has to take them,
-    weights: all of them if FSDP has sharded `model`, in the main process; those of LoRA, beside
-    which others are rounded. A stopped run with the same inputs resumes after its last epoch.
-    Raises `UserError` if the loss diverges, or if the student cannot share a context.
+    The main process writes `curves`. Returns that epoch, its validation accuracy and, if the model
+    as it was loaded has to take them, weights: all of them if FSDP has sharded the model, in the
+    main process; those of LoRA, beside which others are rounded. A stopped run with the same inputs
+    resumes after its last epoch. Raises `UserError` if the loss diverges, or if the student cannot
+    share a context.
     """
+    model, tokenizer, _ = student
     settings, seed = recipe.settings, recipe.seed
     set_seed(seed)
-    tasks = recipe.tasks
     batch_tokens = pass_tokens(settings.batch_tokens, BATCH_TOKENS, model, TRAINED_WEIGHT)
-    collate = Collator(model, tokenizer, tasks)
-    steps = Steps(questions.train, collate, tasks, settings.batch_size, batch_tokens, seed)
+    collate = Collator(model, tokenizer)
+    steps = Steps(data.taught, collate, recipe.losses, settings, batch_tokens, seed)
     arguments = resuming.training_arguments(
         CHECKPOINTS,
         settings,
@@ -100,26 +423,23 @@ def train_student(
         restore_callback_states_from_checkpoint=True,
         ddp_find_unused_parameters=False,
     )
-    callbacks: list[TrainerCallback] = [_Curves(live)]
-    if settings.patience:
-        callbacks.append(EarlyStoppingCallback(settings.patience))
     trainer = DistillationTrainer(
         model=model,
         args=arguments,
         train_dataset=steps,
-        eval_dataset=questions.validation,  # required, but `evaluate` uses `questions`
+        eval_dataset=data.asked,  # required, but `evaluate` uses `data`
         processing_class=tokenizer,
-        callbacks=callbacks,
-        questions=questions,
+        callbacks=list(_callbacks(settings, curves)),
+        data=data,
         recipe=recipe,
         batch_tokens=batch_tokens,
     )
-    if live is not None:  # FSDP gives the other processes no weights before it shards them
-        check_shared_context(model, collate, questions.train[questions.longest])
+    if curves is not None:  # FSDP gives the other processes no weights before it shards them
+        check_shared_context(model, collate, data.taught[data.longest])
     sharded = trainer.is_fsdp_enabled  # which takes one precision for all
     if recipe.dtype == "bfloat16" and not sharded:
         round_frozen(model)
-    key = [versions.TRAINING, recipe, batch_tokens, arguments.world_size, questions.digest]
+    key = [versions.TRAINING, recipe, batch_tokens, arguments.world_size, data.digest]
     resuming.train(trainer, hashlib.sha256(repr(key).encode()).hexdigest())
     weights = None
     if sharded:
@@ -132,3 +452,11 @@ def train_student(
         # need the lock to free a tensor: the process exits before either is destroyed.
         NEVER_FREED.append(trainer)
     return *trainer.best_epoch(), weights
+
+
+def _callbacks(settings: Train, curves: Curves | None) -> Iterator[TrainerCallback]:
+    yield _LogEachEpoch()
+    if curves:
+        yield curves
+    if settings.patience:
+        yield EarlyStoppingCallback(settings.patience)

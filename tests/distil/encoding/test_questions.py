@@ -3,13 +3,13 @@
 import json
 
 import pytest
+from stages.distil.encoding.questions import ENCODED, encode_questions, remove_encoded
 
 from stages.distil.dataset.joining import distill_schema
 from stages.distil.encoding import questions
-from stages.distil.encoding.questions import ENCODED, encode_questions, remove_encoded
+from stages.distil.encoding.samples import Encoder
 from stages.distil.interface.method import Assemble
 from stages.distil.storage import tables
-from stages.distil.student.samples import Encoder
 from tests.distil.student.test_samples import ROWS, load
 from tests.distil.student.test_weights import WEIGHTED
 

@@ -4,11 +4,11 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
+from stages.distil.encoding.samples import Encoder, Sample
 from stages.distil.evaluation.probes import answer_questions, explanation_scores, read_options
 from stages.distil.interface.errors import UserError
 from stages.distil.interface.method import Student, StudentPrompt
 from stages.distil.student.answering import generate_answers
-from stages.distil.student.samples import Encoder, Sample
 from tests import families
 from tests.distil.student.test_samples import ROWS, load, memorise, row
 

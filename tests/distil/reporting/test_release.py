@@ -6,6 +6,7 @@ import shutil
 import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
 
+from stages.distil.encoding.samples import Encoder
 from stages.distil.interface.errors import UserError
 from stages.distil.interface.method import Student
 from stages.distil.interface.parameters import load_parameters
@@ -14,7 +15,6 @@ from stages.distil.reporting.release import model_card, release
 from stages.distil.storage import tables
 from stages.distil.student.answering import generate_answers
 from stages.distil.student.export import configure_inference
-from stages.distil.student.samples import Encoder
 from stages.distil.weights.folders import RELEASE, STUDENT, save_model
 
 SCORE = {"questions": 4, "correct": 3, "accuracy": 0.75, "low": 0.301, "high": 0.954}

@@ -11,6 +11,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 from tokenizers.processors import TemplateProcessing
 from transformers import LlamaConfig, PreTrainedTokenizerFast, T5Config
 
+from stages.distil.encoding.samples import Encoder
 from stages.distil.interface.method import Student, StudentPrompt
 from stages.distil.language.student_prompts import (
     ANSWER_TASK,
@@ -21,7 +22,6 @@ from stages.distil.language.student_prompts import (
     student_context,
 )
 from stages.distil.student.export import configure_inference
-from stages.distil.student.samples import Encoder
 
 WEIGHTS = {"answer": 1.0, "one": 0.5, "two": 0.5, "saliency": 0.5}
 PREFIXES = {"answer": "predict", "one": "explain", "two": "say why", "saliency": "Words"}

@@ -5,13 +5,13 @@ import shutil
 import pytest
 from transformers import AutoConfig, AutoTokenizer
 
+from stages.distil.encoding.limits import find_limits
+from stages.distil.encoding.samples import Encoder
 from stages.distil.interface.errors import UserError
 from stages.distil.interface.method import Student, StudentPrompt
 from stages.distil.interface.parameters import load_parameters
 from stages.distil.language.student_prompts import student_context
 from stages.distil.storage import tables
-from stages.distil.student.limits import find_limits
-from stages.distil.student.samples import Encoder
 
 
 def row(number: int, options=("red", "green"), answer="green", words=3, rationale="So.") -> dict:

@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from torch import nn
-
 from stages.distil.student.collator import Collator, count_targets
 from stages.distil.student.loss import mutual_information, task_sums, total_loss
-from stages.distil.student.samples import MUTUAL_INFORMATION, Branch, Sample
 from stages.distil.student.steps import Steps
+from torch import nn
+
+from stages.distil.encoding.samples import MUTUAL_INFORMATION, Branch, Sample
 from tests.distil.student.test_samples import ROWS, WEIGHTS, load
 
 ALL_WEIGHTS = WEIGHTS | {MUTUAL_INFORMATION: 0.3}

@@ -4,14 +4,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from stages.distil.student.collator import Collator, count_targets
+from stages.distil.student.loss import task_sums, total_loss
 
+from stages.distil.encoding.samples import Encoder, Sample, separate_tasks
 from stages.distil.interface.errors import UserError
 from stages.distil.interface.method import Student
 from stages.distil.models.loading import load_model
 from stages.distil.student.answering import generate_answers
-from stages.distil.student.collator import Collator, count_targets
-from stages.distil.student.loss import task_sums, total_loss
-from stages.distil.student.samples import Encoder, Sample, separate_tasks
 
 WEIGHTS = {"answer": 1.0, "one": 0.5, "two": 0.25, "saliency": 0.7}
 TASKS = list(WEIGHTS)

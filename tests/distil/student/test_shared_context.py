@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from stages.distil.student.collator import Collator
+from stages.distil.student.loss import check_shared_context, task_sums
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -17,10 +19,8 @@ from transformers import (
     Qwen2Config,
 )
 
+from stages.distil.encoding.samples import Branch, Sample, separate_tasks
 from stages.distil.interface.errors import UserError
-from stages.distil.student.collator import Collator
-from stages.distil.student.loss import check_shared_context, task_sums
-from stages.distil.student.samples import Branch, Sample, separate_tasks
 from tests.distil.student.test_samples import encode, load
 
 COMMON = {"vocab_size": 400, "hidden_size": 48, "num_hidden_layers": 2}

@@ -4,12 +4,12 @@ import math
 
 import pytest
 import torch
-
 from stages.distil.student.collator import Collator, count_targets
 from stages.distil.student.loss import check_shared_context, soft_cross_entropy, task_sums
 from stages.distil.student.loss import total_loss as total
-from stages.distil.student.samples import SOFT_LABELS
 from stages.distil.student.steps import Steps
+
+from stages.distil.encoding.samples import SOFT_LABELS
 from tests.distil.student.test_mutual_information import check_empty_pass, check_loss, logits_of
 from tests.distil.student.test_samples import WEIGHTS, load, row
 

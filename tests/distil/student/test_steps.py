@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-
-from stages.distil.student.samples import Branch, Sample
 from stages.distil.student.steps import Steps
+
+from stages.distil.encoding.samples import Branch, Sample
 
 TASKS = ["answer", "one"]
 

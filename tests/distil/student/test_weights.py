@@ -4,11 +4,11 @@ from collections import Counter
 
 import pytest
 import torch
-
 from stages.distil.student.collator import Collator
 from stages.distil.student.loss import task_sums, total_loss
-from stages.distil.student.samples import MUTUAL_INFORMATION
 from stages.distil.student.steps import Steps
+
+from stages.distil.encoding.samples import MUTUAL_INFORMATION
 from tests.distil.student.test_mutual_information import (
     SAMPLED,
     check_empty_pass,

@@ -13,12 +13,12 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, MixtralConfig, Qwen2_5_VLConfig
 
 from stages.distil.attribution.word_scores import WordScores
+from stages.distil.encoding.limits import find_limits
 from stages.distil.evaluation.usefulness import Scorer
 from stages.distil.interface.catalogue import FolderModel
 from stages.distil.interface.errors import UserError
 from stages.distil.interface.parameters import load_parameters
 from stages.distil.models.loading import load_model
-from stages.distil.student.limits import find_limits
 from stages.distil.teachers.vllm_backend import start_vllm
 from stages.distil.weights.architecture import model_without_weights
 from stages.distil.weights.checking import check_files, quantisation
