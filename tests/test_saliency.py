@@ -221,14 +221,6 @@ def test_the_first_accepted_sample_is_read(tmp_path, monkeypatch):
         list(accepted_rationales(examples[:2], "tiny", ["ok"]))
 
 
-def test_tables_of_former_teachers_are_removed(explained, tiny_model, tmp_path):
-    explained(tiny_model)
-    stale = tables.rationale_table("former")
-    stale.write_bytes(tables.rationale_table("tiny").read_bytes())
-    explained(tiny_model)
-    assert not stale.exists()
-
-
 def predictions(folder, rationales: dict[str, str] | None = None) -> dict[str, str]:
     """Return the option with the largest mean log-probability, computed one at a time."""
     rationales = rationales or {}

@@ -148,12 +148,9 @@ class Assemble(Settings):
     statuses: list[Literal["ok", "truncated", "repetitive", "contradicts", "inconclusive"]] = Field(
         min_length=1
     )
-    choose: Literal["all", "best", "threshold", "weighted"] = Field(
-        "all",
-        description="which rationales of a question are taught, or with which weights, by their "
-        "usefulness",
+    choose: Literal["all", "best"] = Field(
+        "all", description="best: of a question's rationales, the most useful one alone"
     )
-    least: Number = Field(0.0, description="usefulness of a rationale for choose=threshold")
     scorer: Name = Field(description="model whose log p(answer) measures the usefulness")
     labels: str = Field(GOLD, description="gold, vote, or the name of a teacher")
 
