@@ -31,7 +31,7 @@ from transformers import Cache, PreTrainedModel
 from stages.distil.attribution.prompts import Prompt
 from stages.distil.interface.errors import UserError
 from stages.distil.interface.method import Saliency
-from stages.distil.models import generation, logits
+from stages.distil.models import generation
 from stages.distil.models.batching import by_length
 from stages.distil.models.hardware import explain_out_of_memory, pass_tokens
 from stages.distil.models.layers import attention_span
@@ -244,7 +244,7 @@ class Attributor:
                 "use_cache": cache is not None,
             }
             positions = functional.pad(is_label, (width - is_label.shape[1], 0))
-        with logits.logits_at(self._model, positions):
+        with generation.logits_at(self._model, positions):
             output = self._model(inputs_embeds=embeddings, attention_mask=mask, **inputs)
         return output.logits[0].float()
 

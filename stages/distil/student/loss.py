@@ -10,8 +10,8 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 
 from stages.distil.interface.errors import UserError
+from stages.distil.models.generation import logits_at
 from stages.distil.models.hardware import device, explain_out_of_memory
-from stages.distil.models.logits import logits_at
 from stages.distil.student.collator import IGNORED, NUMBERED, Collator
 from stages.distil.student.samples import Sample, separate_tasks
 
