@@ -12,7 +12,8 @@ import pyarrow.compute as pc
 
 from stages.distil.interface.errors import UserError
 from stages.distil.interface.method import ANSWER, Assemble, Saliency, StudentPrompt
-from stages.distil.language.answers import concludes, same
+from stages.distil.language.answers import same
+from stages.distil.language.conclusions import concludes
 from stages.distil.language.quality import CONTRADICTS, OK
 from stages.distil.language.student_prompts import (
     BULLET,

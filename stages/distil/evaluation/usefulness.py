@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 from stages.distil.evaluation.probes import read_options
 from stages.distil.interface.method import Student
 from stages.distil.interface.parameters import Parameters
-from stages.distil.language.answers import without_conclusion
+from stages.distil.language.conclusions import without_conclusion
 from stages.distil.language.student_prompts import rationale_task, student_context
 from stages.distil.models.hardware import precision
 from stages.distil.models.loading import load_model
