@@ -15,7 +15,8 @@ import pyarrow.compute as pc
 
 from stages.distil.interface.errors import UserError
 from stages.distil.interface.method import Assemble, Saliency
-from stages.distil.language.answers import concludes, same
+from stages.distil.language.answers import same
+from stages.distil.language.conclusions import concludes
 from stages.distil.language.quality import CONTRADICTS, OK
 from stages.distil.language.student_prompts import question_text
 from stages.distil.language.words import salient_words

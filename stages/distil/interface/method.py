@@ -115,13 +115,12 @@ class Saliency(Settings):
         "input_x_gradient",
         "saliency",
         "integrated_gradients",
-        "gradient_shap",
         "occlusion",
         "random",
     ] = Field("input_x_gradient", description="random is a control: scores without a meaning")
     target: Literal["gold", "prediction"] = Field("gold", description="the answer that is scored")
     only_correct: bool = Field(False, description="skip questions the teacher gets wrong")
-    steps: Count = Field(16, description="for integrated_gradients and gradient_shap")
+    steps: Count = Field(16, description="for integrated_gradients")
     dtype: Precision = Field("auto", description="precision of the attribution")
     finetune: Finetune = Finetune()
     batch_tokens: Tokens = Field("auto", description="tokens per pass, including padding")
