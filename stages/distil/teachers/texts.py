@@ -15,7 +15,7 @@ from stages.distil.language.teacher_prompts import Conversation, PromptFile
 from stages.distil.language.thinking import split_thought
 from stages.distil.storage import tables
 from stages.distil.storage.examples import POOL, Example
-from stages.distil.teachers.backend import TOO_LONG, Completion
+from stages.distil.teachers.backend import Completion
 from stages.distil.teachers.in_context import ExampleGenerator, Solved, data_rationale
 from stages.distil.teachers.writer import CachedWriter, WritingTask
 
@@ -133,10 +133,9 @@ class TeacherTexts:
 
     def _option_scores(self, example: Example) -> list[float] | None:
         """Return the score of each option, None if there is none or the prompt is too long."""
-        scored = [self._writer.read(task) for task in self._options_of(example)]
-        if not scored or any(completion.finish_reason == TOO_LONG for completion in scored):
-            return None
-        return [float(completion.text) for completion in scored]
+        scores = [self._writer.read(task).score for task in self._options_of(example)]
+        known = [score for score in scores if score is not None]
+        return known if scores and len(known) == len(scores) else None
 
     def _judge(
         self, example: Example, completion: Completion, forced: bool = False

@@ -105,7 +105,7 @@ class Generator:
         by_reply = losses.split([len(reply) for _, _, reply in batch])
         for (request, tokens, reply), own in zip(batch, by_reply, strict=True):
             score = -own.mean().item()
-            yield request, Completion(str(score), "stop", len(tokens), len(reply))
+            yield request, Completion("", "stop", len(tokens), len(reply), score)
 
     @torch.inference_mode()
     def _generate(self, batch: list[Encoded]) -> Iterator[tuple[Request, Completion]]:
