@@ -248,7 +248,7 @@ class Attributor:
             output = self._model(inputs_embeds=embeddings, attention_mask=mask, **inputs)
         return output.logits[0].float()
 
-    def _occlusion(self, batch: "_Batch", count: int) -> list[float]:
+    def _occlusion(self, batch: "_Layout", count: int) -> list[float]:
         """Return how much log-probability is lost without each word of one prompt.
 
         A word is left out by masking its tokens. Later positions close the gap, so that a
@@ -269,21 +269,21 @@ class Attributor:
         )
         return scores[0].tolist()
 
-    def _input_x_gradient(self, batch: "_Batch") -> tuple[Tensor, list[None]]:
+    def _input_x_gradient(self, batch: "_Layout") -> tuple[Tensor, list[None]]:
         """Σ_d e_d · ∂ log p(label | prompt) / ∂ e_d (Shrikumar et al., 2016)."""
         scores = InputXGradient(self._log_probability).attribute(
             batch.embeddings, additional_forward_args=(batch.mask, batch.labels)
         )
         return scores.float().sum(-1), [None] * len(scores)
 
-    def _saliency(self, batch: "_Batch") -> tuple[Tensor, list[None]]:
+    def _saliency(self, batch: "_Layout") -> tuple[Tensor, list[None]]:
         """‖∂ log p(label | prompt) / ∂ e‖₂ (Simonyan et al., 2014)."""
         scores = AbsoluteGradient(self._log_probability).attribute(
             batch.embeddings, additional_forward_args=(batch.mask, batch.labels)
         )
         return scores.float().norm(dim=-1), [None] * len(scores)
 
-    def _integrated_gradients(self, batch: "_Batch") -> tuple[Tensor, list[float]]:
+    def _integrated_gradients(self, batch: "_Layout") -> tuple[Tensor, list[float]]:
         """(e − e₀) · mean gradient on the line from e₀ to e (Sundararajan et al., 2017).
 
         In the baseline e₀ the padding token replaces the words' tokens, so the scores of the words
@@ -316,7 +316,7 @@ class Attributor:
         return self._model.base_model(input_ids=tokens, use_cache=True).past_key_values
 
     @torch.no_grad()
-    def _lay_out(self, prompts: Sequence[Prompt]) -> "_Batch":
+    def _lay_out(self, prompts: Sequence[Prompt]) -> "_Layout":
         """Lay prompts out without the cached prefix, which only the mask covers.
 
         A decoder-only model's rows end with the label and are padded on the left, an
@@ -343,11 +343,11 @@ class Attributor:
             labels[n, first : first + len(prompt.label)] = torch.tensor(prompt.label)
         device = self._model.device
         ids, mask, words, labels = (t.to(device) for t in (ids, mask, words, labels))
-        return _Batch(ids, self._embed(ids), mask, labels, words, offsets)
+        return _Layout(ids, self._embed(ids), mask, labels, words, offsets)
 
 
 @dataclass(frozen=True)
-class _Batch:
+class _Layout:
     """Prompts as B rows of N tokens, after P cached ones.
 
     `ids` (B, N); `embeddings` (B, N, D); `mask` (B, P + N); `labels` (B, T), -1 for padding;
@@ -397,7 +397,7 @@ def _by_word(prompt: Prompt, scores: Sequence[float]) -> list[float]:
     return words
 
 
-METHODS: dict[str, Callable[[Attributor, _Batch], tuple[Tensor, Sequence[float | None]]]] = {
+METHODS: dict[str, Callable[[Attributor, _Layout], tuple[Tensor, Sequence[float | None]]]] = {
     "input_x_gradient": Attributor._input_x_gradient,
     "saliency": Attributor._saliency,
     "integrated_gradients": Attributor._integrated_gradients,

@@ -10,7 +10,7 @@ from transformers import AutoTokenizer
 
 from stages.distil.attribution.attributor import Attributor
 from stages.distil.attribution.prompts import Prompt
-from stages.distil.attribution.scorer import Questions, load_scorer
+from stages.distil.attribution.teacher import PredictionBatch, load_teacher
 from stages.distil.interface.errors import UserError
 from stages.distil.models import generation
 from stages.distil.models.layers import attention_span
@@ -163,7 +163,7 @@ def test_a_predicted_answer_ends_with_its_turn(tiny_model, tmp_path, monkeypatch
     tokenizer = AutoTokenizer.from_pretrained(folder)
     declared = json.dumps({"eos_token_id": tokenizer.convert_tokens_to_ids(end)})
     (folder / "generation_config.json").write_text(declared)
-    scorer = load_scorer(folder, settings(), "float32", None)
+    teacher = load_teacher(folder, settings(), "float32", None)
     asked = Prompt(tokens(3, 9), tokens(5, 2), [], [], [])
     passed = []
 
@@ -172,7 +172,7 @@ def test_a_predicted_answer_ends_with_its_turn(tiny_model, tmp_path, monkeypatch
         return torch.tensor([[*asked.ids, *tokenizer.encode("tea<|im_end|>")]])
 
     monkeypatch.setattr(generation, "generate", write)
-    questions = Questions(b"", ["1"], [], [], [], [(0, asked)])
-    assert scorer.compute(questions) == ["tea"]
+    questions = PredictionBatch(b"", ["1"], [], [], [], [(0, asked)])
+    assert teacher.compute(questions) == ["tea"]
     both = sorted(tokenizer.convert_tokens_to_ids(["<|endoftext|>", "<|im_end|>"]))
     assert passed == [both if end == "<|endoftext|>" else None]
