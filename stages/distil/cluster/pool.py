@@ -92,6 +92,17 @@ class Pool:
 
     def _execute(self, blobs: Sequence[bytes], size: int) -> Iterator[tuple[int, bytes]]:
         """Yield the number and result of each request whose worker lives."""
+        for batch in self._batches(blobs, size):
+            numbers, values = batch["number"].to_pylist(), batch["result"].to_pylist()
+            yield from ((n, v) for n, v in zip(numbers, values, strict=True) if n != ERROR)
+            if ERROR in numbers:
+                raise UserError(pickle.loads(values[numbers.index(ERROR)]))
+
+    def _batches(self, blobs: Sequence[bytes], size: int) -> Iterator[pa.Table]:
+        """Yield the results of the blocks, which a thread waits for while this one counts machines.
+
+        Raises `UserError` if Ray ends the run, or no machine has had room for a worker for long.
+        """
         results: queue.SimpleQueue[Any] = queue.SimpleQueue()
         workers = max(1, min(self._workers, self._capacity.copies(), -(-len(blobs) // size)))
 
@@ -106,10 +117,20 @@ class Pool:
                 results.put(error)
 
         threading.Thread(target=run, daemon=True).start()
+        while (batch := self._next(results)) is not None:
+            if isinstance(batch, Exception):
+                raise UserError(
+                    f"cluster: the run ended early: {one_line(batch)[:300]}; completed requests "
+                    "are kept; see the workers' logs, then run again to resume"
+                ) from batch
+            yield batch
+
+    def _next(self, results: "queue.SimpleQueue[Any]") -> Any:
+        """Return the next entry; raise `UserError` if no machine has room for a worker for long."""
         last_seen = time.monotonic()
         while True:
             try:
-                batch = results.get(timeout=CHECK)
+                return results.get(timeout=CHECK)
             except queue.Empty:
                 if self._capacity.copies():
                     last_seen = time.monotonic()
@@ -118,18 +139,6 @@ class Pool:
                         f"cluster: no machine has had room for a worker for {PATIENCE} s; start "
                         "the machines again, then run again to resume"
                     ) from None
-                continue
-            if batch is None:
-                return
-            if isinstance(batch, Exception):
-                raise UserError(
-                    f"cluster: the run ended early: {one_line(batch)[:300]}; completed requests "
-                    "are kept; see the workers' logs, then run again to resume"
-                ) from batch
-            numbers, values = batch["number"].to_pylist(), batch["result"].to_pylist()
-            yield from ((n, v) for n, v in zip(numbers, values, strict=True) if n != ERROR)
-            if ERROR in numbers:
-                raise UserError(pickle.loads(values[numbers.index(ERROR)]))
 
     def _dataset(self, blobs: Sequence[bytes], size: int, workers: int) -> Any:
         import ray.data
