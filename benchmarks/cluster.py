@@ -31,7 +31,7 @@ from ruamel.yaml import YAML
 
 from benchmarks.loopback import PROJECT, Node, loopback
 from benchmarks.rationales import prepare_folder, write_parameters
-from stages.distil.attribution.scorer import load_scorer
+from stages.distil.attribution.teacher import load_teacher
 from stages.distil.teachers.selection import load_backend
 
 KEYS = {"rationales": "", "saliency": "_saliency"}  # the ends of the keys of each stage
@@ -77,9 +77,9 @@ def timed_backend(times: str, *arguments: Any) -> Timed:
     return Timed(load_backend(*arguments), times)
 
 
-def timed_scorer(times: str, *arguments: Any, **options: Any) -> Timed:
+def timed_teacher(times: str, *arguments: Any, **options: Any) -> Timed:
     """Load a teacher as the stage `saliency` does; workers import this function."""
-    return Timed(load_scorer(*arguments, **options), times)
+    return Timed(load_teacher(*arguments, **options), times)
 
 
 def run_stage(stage: str, teacher: str, times: str) -> None:
@@ -97,7 +97,7 @@ def run_stage(stage: str, teacher: str, times: str) -> None:
         selection.load_backend = partial(cluster.timed_backend, times)  # type: ignore
         rationales.rationales(parameters, teacher)
     else:
-        word_scores.load_scorer = partial(cluster.timed_scorer, times)  # type: ignore
+        word_scores.load_teacher = partial(cluster.timed_teacher, times)  # type: ignore
         saliency.saliency(parameters)
 
 

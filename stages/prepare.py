@@ -5,7 +5,7 @@ import shutil
 import sys
 from collections import Counter
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -24,60 +24,77 @@ POOL_DRAWN_FROM = 4  # how many times the pool size is taken from the start of t
 PARTS = Path(".cache/prepare")  # a table per split, as splits are read in another order
 
 
+@dataclass
+class Read:
+    """What was read: questions of each split, rows by what became of them, the first bad row."""
+
+    sizes: dict[str, int] = field(default_factory=lambda: dict.fromkeys(SPLITS, 0))
+    tally: Counter[str] = field(default_factory=Counter)
+    first_error: str = ""
+
+
 def prepare(parameters: Parameters) -> None:
     """Write the tables of examples and of rejected rows; raise `UserError` if too many are bad.
 
     Repeated questions are rejected too but do not count as bad.
     """
-    data, settings = parameters.data, parameters.data_set
-    if warning := reading.warning(settings):
+    if warning := reading.warning(parameters.data_set):
         print(f"prepare: warning: {warning}", file=sys.stderr)
-    sizes = dict.fromkeys(SPLITS, 0)
-    tally: Counter[str] = Counter()
     with ExitStack() as stack:
         stack.callback(shutil.rmtree, PARTS, ignore_errors=True)
-        with ExitStack() as writers:
-            parts = {
-                split: writers.enter_context(
-                    tables.TableWriter(PARTS / f"{split}.parquet", tables.SCHEMAS[tables.EXAMPLES])
-                )
-                for split in SPLITS
-            }
-            rejected = stack.enter_context(tables.TableWriter(tables.REJECTED))
-            first_error = ""
-            rows = reading.read(settings, parameters.seed, data.max_characters, tally)
-            for row in tqdm(rows, desc="prepare", unit="row", delay=5, file=sys.stderr):
-                if isinstance(row, Example):
-                    sizes[row.split] += 1
-                    parts[row.split].write(tables.example_row(row))
-                else:
-                    # No table can hold half of a surrogate pair; it stays an escape, as in JSON.
-                    text = row.text.encode(errors="backslashreplace").decode()
-                    rejected.write(asdict(row) | {"text": text})
-                    if row.repeated:
-                        tally["repeated"] += 1
-                        continue
-                    first_error = first_error or f"{row.source}, row {row.row}: {row.reason}"
-                    tally["rejected"] += 1
-        _check_counts(parameters, sizes, tally, first_error)
-        chosen = None
-        if data.fraction < 1 or data.limit:
-            groups = tables.scan_row_groups(PARTS / "train.parquet", ["id"])
-            ids = [name for group in groups for name in group["id"].to_pylist()]
-            chosen = choose_subset(ids, data.fraction, data.limit, parameters.seed)
+        rejected = stack.enter_context(tables.TableWriter(tables.REJECTED))
+        read = _read_questions(parameters, rejected)
+        _check_counts(parameters, read)
+        chosen = _choose_train(parameters)
         examples = stack.enter_context(tables.TableWriter(tables.EXAMPLES))
         for split in SPLITS:
             for index, example in enumerate(tables.scan_table(PARTS / f"{split}.parquet")):
                 if split != "train" or chosen is None or index in chosen:
                     examples.write(example)
-        if not sizes[POOL]:
+        if not read.sizes[POOL]:
             for example in _choose_pool(parameters):
                 examples.write(example | {"split": POOL})
     if chosen is not None:
-        sizes["train"] = len(chosen)
-    counts = ", ".join(f"{size} {split}" for split, size in sizes.items() if size)
-    notes = "".join(f"; {count} {note}" for note, count in sorted(tally.items()))
-    print(f"{data.name}: {counts}{notes}")
+        read.sizes["train"] = len(chosen)
+    counts = ", ".join(f"{size} {split}" for split, size in read.sizes.items() if size)
+    notes = "".join(f"; {count} {note}" for note, count in sorted(read.tally.items()))
+    print(f"{parameters.data.name}: {counts}{notes}")
+
+
+def _read_questions(parameters: Parameters, rejected: tables.TableWriter) -> Read:
+    """Write the questions of each split into a table of PARTS, other rows into `rejected`."""
+    read = Read()
+    with ExitStack() as stack:
+        parts = {
+            split: stack.enter_context(
+                tables.TableWriter(PARTS / f"{split}.parquet", tables.SCHEMAS[tables.EXAMPLES])
+            )
+            for split in SPLITS
+        }
+        longest = parameters.data.max_characters
+        rows = reading.read(parameters.data_set, parameters.seed, longest, read.tally)
+        for row in tqdm(rows, desc="prepare", unit="row", delay=5, file=sys.stderr):
+            if isinstance(row, Example):
+                read.sizes[row.split] += 1
+                parts[row.split].write(tables.example_row(row))
+                continue
+            # No table can hold half of a surrogate pair; it stays an escape, as in JSON.
+            text = row.text.encode(errors="backslashreplace").decode()
+            rejected.write(asdict(row) | {"text": text})
+            read.tally["repeated" if row.repeated else "rejected"] += 1
+            if not row.repeated and not read.first_error:
+                read.first_error = f"{row.source}, row {row.row}: {row.reason}"
+    return read
+
+
+def _choose_train(parameters: Parameters) -> set[int] | None:
+    """Return the positions of the train questions to use; None for all."""
+    data = parameters.data
+    if data.fraction == 1 and not data.limit:
+        return None
+    groups = tables.scan_row_groups(PARTS / "train.parquet", ["id"])
+    ids = [name for group in groups for name in group["id"].to_pylist()]
+    return choose_subset(ids, data.fraction, data.limit, parameters.seed)
 
 
 def _choose_pool(parameters: Parameters) -> list[dict[str, Any]]:
@@ -94,18 +111,16 @@ def _choose_pool(parameters: Parameters) -> list[dict[str, Any]]:
     return draw.sample(candidates, min(size, len(candidates)))
 
 
-def _check_counts(
-    parameters: Parameters, sizes: dict[str, int], tally: Counter[str], first_error: str
-) -> None:
-    rejected = tally["rejected"]
-    total = sum(sizes.values()) + rejected
+def _check_counts(parameters: Parameters, read: Read) -> None:
+    tally, rejected = read.tally, read.tally["rejected"]
+    total = sum(read.sizes.values()) + rejected
     if rejected > parameters.data.max_rejected * total:
         raise UserError(
-            f"{first_error} ({rejected} bad rows of {total}; fix them, or raise data.max_rejected "
-            "to skip them)"
+            f"{read.first_error} ({rejected} bad rows of {total}; fix them, or raise "
+            "data.max_rejected to skip them)"
         )
     for split in ("train", "validation", "test"):
-        if not sizes[split]:
+        if not read.sizes[split]:
             kinds = [kind for kind in ("left out by where", "repeated", "rejected") if tally[kind]]
             notes = ", ".join(f"{tally[kind]} {kind}" for kind in kinds)
             raise UserError(

@@ -12,10 +12,8 @@ window would count that padding, so such a model caches nothing and is padded af
 import copy
 import hashlib
 import json
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
 from math import inf
 from os.path import commonprefix
 from typing import Any
@@ -29,7 +27,7 @@ from torch.nn import functional
 from transformers import Cache, PreTrainedModel
 
 from stages.distil.attribution.prompts import Prompt
-from stages.distil.interface.errors import UserError
+from stages.distil.interface.errors import UserError, tell_once
 from stages.distil.interface.method import Saliency
 from stages.distil.models import generation
 from stages.distil.models.batching import by_length
@@ -79,7 +77,7 @@ class Attributor:
         if not prompts:
             return
         if self._padded_after(prompts):
-            _tell_once(
+            tell_once(
                 f"{type(self._model).__name__} has a state or a sliding window, so each prompt is "
                 "read whole: no prefix is cached"
             )
@@ -248,7 +246,7 @@ class Attributor:
             output = self._model(inputs_embeds=embeddings, attention_mask=mask, **inputs)
         return output.logits[0].float()
 
-    def _occlusion(self, batch: "_Batch", count: int) -> list[float]:
+    def _occlusion(self, batch: "_Layout", count: int) -> list[float]:
         """Return how much log-probability is lost without each word of one prompt.
 
         A word is left out by masking its tokens. Later positions close the gap, so that a
@@ -269,21 +267,21 @@ class Attributor:
         )
         return scores[0].tolist()
 
-    def _input_x_gradient(self, batch: "_Batch") -> tuple[Tensor, list[None]]:
+    def _input_x_gradient(self, batch: "_Layout") -> tuple[Tensor, list[None]]:
         """Σ_d e_d · ∂ log p(label | prompt) / ∂ e_d (Shrikumar et al., 2016)."""
         scores = InputXGradient(self._log_probability).attribute(
             batch.embeddings, additional_forward_args=(batch.mask, batch.labels)
         )
         return scores.float().sum(-1), [None] * len(scores)
 
-    def _saliency(self, batch: "_Batch") -> tuple[Tensor, list[None]]:
+    def _saliency(self, batch: "_Layout") -> tuple[Tensor, list[None]]:
         """‖∂ log p(label | prompt) / ∂ e‖₂ (Simonyan et al., 2014)."""
         scores = AbsoluteGradient(self._log_probability).attribute(
             batch.embeddings, additional_forward_args=(batch.mask, batch.labels)
         )
         return scores.float().norm(dim=-1), [None] * len(scores)
 
-    def _integrated_gradients(self, batch: "_Batch") -> tuple[Tensor, list[float]]:
+    def _integrated_gradients(self, batch: "_Layout") -> tuple[Tensor, list[float]]:
         """(e − e₀) · mean gradient on the line from e₀ to e (Sundararajan et al., 2017).
 
         In the baseline e₀ the padding token replaces the words' tokens, so the scores of the words
@@ -316,7 +314,7 @@ class Attributor:
         return self._model.base_model(input_ids=tokens, use_cache=True).past_key_values
 
     @torch.no_grad()
-    def _lay_out(self, prompts: Sequence[Prompt]) -> "_Batch":
+    def _lay_out(self, prompts: Sequence[Prompt]) -> "_Layout":
         """Lay prompts out without the cached prefix, which only the mask covers.
 
         A decoder-only model's rows end with the label and are padded on the left, an
@@ -343,11 +341,11 @@ class Attributor:
             labels[n, first : first + len(prompt.label)] = torch.tensor(prompt.label)
         device = self._model.device
         ids, mask, words, labels = (t.to(device) for t in (ids, mask, words, labels))
-        return _Batch(ids, self._embed(ids), mask, labels, words, offsets)
+        return _Layout(ids, self._embed(ids), mask, labels, words, offsets)
 
 
 @dataclass(frozen=True)
-class _Batch:
+class _Layout:
     """Prompts as B rows of N tokens, after P cached ones.
 
     `ids` (B, N); `embeddings` (B, N, D); `mask` (B, P + N); `labels` (B, T), -1 for padding;
@@ -374,11 +372,6 @@ def _padded_last(
     return embeddings.gather(1, columns), mask.gather(1, order), positions.gather(1, order)
 
 
-@cache
-def _tell_once(line: str) -> None:
-    print(line, file=sys.stderr)
-
-
 def random_scores(prompt: Prompt) -> Scores:
     """Return a score between 0 and 1 for each word, drawn with the prompt as the seed.
 
@@ -397,7 +390,7 @@ def _by_word(prompt: Prompt, scores: Sequence[float]) -> list[float]:
     return words
 
 
-METHODS: dict[str, Callable[[Attributor, _Batch], tuple[Tensor, Sequence[float | None]]]] = {
+METHODS: dict[str, Callable[[Attributor, _Layout], tuple[Tensor, Sequence[float | None]]]] = {
     "input_x_gradient": Attributor._input_x_gradient,
     "saliency": Attributor._saliency,
     "integrated_gradients": Attributor._integrated_gradients,

@@ -17,7 +17,7 @@ from transformers import (
 )
 
 from stages.distil.attribution.prompts import Prompt
-from stages.distil.attribution.scorer import padding
+from stages.distil.attribution.teacher import padding
 from stages.distil.interface.errors import UserError
 from stages.distil.interface.method import Finetune
 from stages.distil.models.batching import pad

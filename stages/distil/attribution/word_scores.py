@@ -16,7 +16,13 @@ from tqdm import tqdm
 
 from stages.distil.attribution.attributor import Attributor, Scores, random_scores
 from stages.distil.attribution.prompts import Prompt, encode_prompt, scored_text
-from stages.distil.attribution.scorer import Batch, Questions, Scorer, load_scorer, padding
+from stages.distil.attribution.teacher import (
+    AttributionTeacher,
+    Batch,
+    PredictionBatch,
+    load_teacher,
+    padding,
+)
 from stages.distil.cluster.pool import Pool
 from stages.distil.interface.catalogue import template_variables
 from stages.distil.interface.errors import UserError
@@ -75,15 +81,15 @@ class WordScores:
         self.unexplained = 0
 
     @cached_property
-    def _scorer(self) -> Scorer:
-        return load_scorer(self._folder, self._settings, self._dtype, self._adapter)
+    def _teacher(self) -> AttributionTeacher:
+        return load_teacher(self._folder, self._settings, self._dtype, self._adapter)
 
     @cached_property
     def _pool(self) -> Pool:
         budget = {"batch_tokens": self._attributor.batch_tokens}  # not what suits the worker
         settings = self._settings.model_copy(update=budget)
         adapter = self._adapter and self._adapter.resolve()
-        start = partial(load_scorer, self._folder.resolve(), settings, self._dtype, adapter)
+        start = partial(load_teacher, self._folder.resolve(), settings, self._dtype, adapter)
         gpus = min(1, self._cluster.gpus)
         return Pool(start, self._cluster, lambda batch: ", ".join(batch.ids), gpus)
 
@@ -91,7 +97,7 @@ class WordScores:
     def _attributor(self) -> Attributor:
         """What forms the batches, for which a model needs no weights."""
         if self._cluster.engine is None:
-            return self._scorer.attributor
+            return self._teacher.attributor
         model = model_without_weights(self._folder, self._dtype)
         return Attributor(model, self._settings, padding(self._tokenizer))
 
@@ -222,11 +228,11 @@ class WordScores:
         if stored := self._store.select(batch.key):
             self._store.hits += self._cluster.engine is None  # else _missing has counted it
             return json.loads(stored[0])
-        return self._keep(batch, self._scorer.compute(batch))
+        return self._keep(batch, self._teacher.compute(batch))
 
     def _keep(self, batch: Batch, result: list[Any]) -> list[Any]:
         """Store a result and return it; raise `UserError` if a score is not finite."""
-        if not isinstance(batch, Questions) and not all(
+        if not isinstance(batch, PredictionBatch) and not all(
             isfinite(score) for words, _ in result for score in words
         ):
             raise UserError(
@@ -259,7 +265,7 @@ class WordScores:
     def _prompts(self, chosen: Targets) -> list[Prompt]:
         return [self._prompt(reading, target) for reading, target in chosen]
 
-    def _questions(self, readings: Sequence[Reading]) -> Questions:
+    def _questions(self, readings: Sequence[Reading]) -> PredictionBatch:
         """Return questions whose answers the teacher predicts together."""
         options = [(n, o) for n, (example, _) in enumerate(readings) for o in example.options]
         prompts = [self._prompt(readings[n], option) for n, option in options]
@@ -275,7 +281,7 @@ class WordScores:
             kind = f"predictions up to {ends}"
         key = self._attributor.key(f"{self._identity} {kind}", every)
         ids = [example.id for example, _ in readings]
-        return Questions(key, ids, self._attributor.shared, prompts, options, open_ended)
+        return PredictionBatch(key, ids, self._attributor.shared, prompts, options, open_ended)
 
     def _prompt(self, reading: Reading, label: str) -> Prompt:
         example, rationale = reading

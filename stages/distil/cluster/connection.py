@@ -91,7 +91,7 @@ def _advice(error: Exception) -> str:
     )
 
 
-class Room:
+class Capacity:
     """The share of a cluster that a copy of a model takes, and the copies that fit.
 
     A copy takes `gpus` GPUs. If that is 0, it takes as many cores as the smallest machine has:

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 
-from stages.distil.cluster.connection import Room, connect
+from stages.distil.cluster.connection import Capacity, connect
 from stages.distil.interface.errors import UserError, one_line
 from stages.distil.interface.method import Cluster
 
@@ -30,7 +30,7 @@ CHECK = 10  # seconds without a result after which the machines are counted
 ERROR = -1  # in place of a request's number: the result is a message for the user
 
 
-class Backend(Protocol):
+class Completer(Protocol):
     """What a worker holds: it yields each request with its result, in any order."""
 
     def complete(self, requests: Iterable[Any]) -> Iterator[tuple[Any, Any]]:
@@ -48,7 +48,7 @@ class Pool:
 
     def __init__(
         self,
-        start: Callable[[], Backend],
+        start: Callable[[], Completer],
         cluster: Cluster,
         describe: Callable[[Any], str],
         gpus: int,
@@ -63,8 +63,8 @@ class Pool:
         self._start = start
         self._describe = describe
         self._block = cluster.block
-        self._room = Room(cluster, gpus)
-        self._workers = self._room.reserve()
+        self._capacity = Capacity(cluster, gpus)
+        self._workers = self._capacity.reserve()
         _quiet()
 
     def complete(self, requests: Iterable[Any]) -> Iterator[tuple[Any, Any]]:
@@ -92,8 +92,19 @@ class Pool:
 
     def _execute(self, blobs: Sequence[bytes], size: int) -> Iterator[tuple[int, bytes]]:
         """Yield the number and result of each request whose worker lives."""
+        for batch in self._batches(blobs, size):
+            numbers, values = batch["number"].to_pylist(), batch["result"].to_pylist()
+            yield from ((n, v) for n, v in zip(numbers, values, strict=True) if n != ERROR)
+            if ERROR in numbers:
+                raise UserError(pickle.loads(values[numbers.index(ERROR)]))
+
+    def _batches(self, blobs: Sequence[bytes], size: int) -> Iterator[pa.Table]:
+        """Yield the results of the blocks, which a thread waits for while this one counts machines.
+
+        Raises `UserError` if Ray ends the run, or no machine has had room for a worker for long.
+        """
         results: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        workers = max(1, min(self._workers, self._room.copies(), -(-len(blobs) // size)))
+        workers = max(1, min(self._workers, self._capacity.copies(), -(-len(blobs) // size)))
 
         def run() -> None:
             try:
@@ -106,30 +117,28 @@ class Pool:
                 results.put(error)
 
         threading.Thread(target=run, daemon=True).start()
+        while (batch := self._next(results)) is not None:
+            if isinstance(batch, Exception):
+                raise UserError(
+                    f"cluster: the run ended early: {one_line(batch)[:300]}; completed requests "
+                    "are kept; see the workers' logs, then run again to resume"
+                ) from batch
+            yield batch
+
+    def _next(self, results: "queue.SimpleQueue[Any]") -> Any:
+        """Return the next entry; raise `UserError` if no machine has room for a worker for long."""
         last_seen = time.monotonic()
         while True:
             try:
-                batch = results.get(timeout=CHECK)
+                return results.get(timeout=CHECK)
             except queue.Empty:
-                if self._room.copies():
+                if self._capacity.copies():
                     last_seen = time.monotonic()
                 elif time.monotonic() - last_seen > PATIENCE:
                     raise UserError(
                         f"cluster: no machine has had room for a worker for {PATIENCE} s; start "
                         "the machines again, then run again to resume"
                     ) from None
-                continue
-            if batch is None:
-                return
-            if isinstance(batch, Exception):
-                raise UserError(
-                    f"cluster: the run ended early: {one_line(batch)[:300]}; completed requests "
-                    "are kept; see the workers' logs, then run again to resume"
-                ) from batch
-            numbers, values = batch["number"].to_pylist(), batch["result"].to_pylist()
-            yield from ((n, v) for n, v in zip(numbers, values, strict=True) if n != ERROR)
-            if ERROR in numbers:
-                raise UserError(pickle.loads(values[numbers.index(ERROR)]))
 
     def _dataset(self, blobs: Sequence[bytes], size: int, workers: int) -> Any:
         import ray.data
@@ -157,8 +166,8 @@ class Pool:
                 batch_format="pyarrow",
                 # One block at a time, so that a dying worker takes no other block with it.
                 compute=ray.data.ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=1),
-                num_cpus=self._room.share["CPU"],
-                num_gpus=self._room.share.get("GPU", 0),
+                num_cpus=self._capacity.share["CPU"],
+                num_gpus=self._capacity.share.get("GPU", 0),
                 # Ray would repeat a block for ever, and wait for ever for a machine that does not
                 # come back. Without a second try the block is left out, and `complete` sees that.
                 max_task_retries=0,
@@ -168,9 +177,9 @@ class Pool:
 class _Worker:
     """Holds the backend in a process of the cluster."""
 
-    def __init__(self, start: Callable[[], Backend]):
+    def __init__(self, start: Callable[[], Completer]):
         self._start = start
-        self._backend: Backend | None = None
+        self._backend: Completer | None = None
 
     def __call__(self, block: pa.Table) -> pa.Table:
         """Return the results of a block; row ERROR, if any, holds a message for the user."""

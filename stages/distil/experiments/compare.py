@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import numpy as np
 from scipy import stats
@@ -20,15 +19,13 @@ from stages.distil.evaluation.statistics import wilson_interval
 from stages.distil.interface.errors import UserError, report_errors
 from stages.distil.interface.escaping import for_terminal
 from stages.distil.storage import tables
-from stages.distil.storage.csv_files import csv_text
+from stages.distil.storage.csv_files import TableRows, csv_text
 
 WORKSPACE = "workspace"
 RESAMPLES = 9_999
 TRAINING = Path("results/train/metrics.json")
 CHANGED = Path("results/changed.csv")
 SHOWN = 5  # changed questions that are printed
-
-Rows = list[dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -85,7 +82,7 @@ def difference(a: Sequence[bool], b: Sequence[bool]) -> Difference:
     )
 
 
-def read_predictions(name: str) -> Rows:
+def read_predictions(name: str) -> TableRows:
     """Read the predictions of a folder, the workspace, an experiment or a revision.
 
     Raises `UserError` if there is nothing of that name, or it has no predictions.
@@ -123,7 +120,7 @@ def read_training(revision: str) -> dict[str, str]:
     return {"epoch": str(summary["best_epoch"]), "steps": str(summary["step"])}
 
 
-def changed_questions(a: Rows, b: Rows) -> Rows:
+def changed_questions(a: TableRows, b: TableRows) -> TableRows:
     """Return the questions that only one side answered correctly, with both answers.
 
     Raises `UserError` unless both sides answered the same questions in the same order.

@@ -11,12 +11,7 @@ from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 
-from stages.distil.experiments.compare import (
-    Rows,
-    changed_questions,
-    read_predictions,
-    read_training,
-)
+from stages.distil.experiments.compare import changed_questions, read_predictions, read_training
 from stages.distil.experiments.plan import MAIN, Figure, Grid, Run, plan
 from stages.distil.experiments.points import Point, table
 from stages.distil.experiments.queue import execute, finished
@@ -25,7 +20,7 @@ from stages.distil.interface.escaping import for_markdown
 from stages.distil.interface.settings import load_settings
 from stages.distil.reporting.plots import draw_methods, draw_sweep
 from stages.distil.storage import tables
-from stages.distil.storage.csv_files import csv_text
+from stages.distil.storage.csv_files import TableRows, csv_text
 from stages.distil.storage.tables import DATA_SETS, FIGURES
 
 SCALES = Path("stages/figures")
@@ -77,7 +72,7 @@ def write_figures(grid: Grid, runs: list[Run], folder: Path) -> None:
     print(f"\n{len(texts)} files in {folder}/")
 
 
-def draw(figure: Figure, rows: Rows) -> str:
+def draw(figure: Figure, rows: TableRows) -> str:
     """Return a figure as SVG: one row per method, or lines over the values of a parameter."""
     seeds = len(figure.seeds)
     over = f"over {seeds} seeds (dots)" if seeds > 1 else "over test questions"
@@ -87,7 +82,7 @@ def draw(figure: Figure, rows: Rows) -> str:
     return draw_methods(rows, title)
 
 
-def _print_table(title: str, figure: Figure, rows: Rows) -> None:
+def _print_table(title: str, figure: Figure, rows: TableRows) -> None:
     print(f"\n{title}: accuracy along {figure.parameter}" if figure.parameter else f"\n{title}")
     print("| method | value | each run | epoch kept | mean | 95 % interval | gain | p | headroom |")
     print("|---|---|---|---|---|---|---|---|---|")
@@ -113,7 +108,7 @@ def _print_table(title: str, figure: Figure, rows: Rows) -> None:
         print(f"| {' | '.join(map(str, cells))} |")
 
 
-def case_study(grid: Grid, answers: dict[str, list[Rows]]) -> str:
+def case_study(grid: Grid, answers: dict[str, list[TableRows]]) -> str:
     """Return, as Markdown, the questions on which two methods differ for most seeds.
 
     `answers` contains the predictions of each method, one table per seed. TinyLLM, figure 4.

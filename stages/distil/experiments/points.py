@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from stages.distil.evaluation.statistics import wilson_interval
-from stages.distil.experiments.compare import Rows, difference
+from stages.distil.experiments.compare import difference
 from stages.distil.experiments.plan import Grid
+from stages.distil.storage.csv_files import TableRows
 
 COLUMNS = ("accuracy", "low", "high", "runs", "gain", "gain_low", "gain_high", "p", "headroom")
 RESAMPLES = 9_999
@@ -104,14 +105,14 @@ def headroom(point: Point, baseline: Point, ceiling: Point) -> float | None:
     return (point.accuracy - baseline.accuracy) / room if room > 0 else None
 
 
-def table(grid: Grid, points: list[Point]) -> Rows:
+def table(grid: Grid, points: list[Point]) -> TableRows:
     """Return the rows of a figure: method, value, COLUMNS, and each run's accuracy and epoch.
 
     Gain, p and headroom are None if the figure has no other point to compare with. `p` is that of
     the gain, corrected for the number of gains in the figure.
     """
     by_key = {(point.method, point.value): point for point in points}
-    rows: Rows = []
+    rows: TableRows = []
     gains: dict[int, Estimate] = {}
     for number, point in enumerate(points):
         low, high = interval(point)

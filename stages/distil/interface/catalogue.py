@@ -12,7 +12,7 @@ HubId = Annotated[str, matching(r"[\w.-]+/[\w.-]+", "owner/name")]
 Commit = Annotated[str, matching("[0-9a-f]{40}", "a commit, 40 hex digits")]
 
 
-class _Generator(Settings):
+class _WritingModel(Settings):
     chat_template_kwargs: dict[str, Any] = Field(
         {}, description="variables of its chat template, such as enable_thinking"
     )
@@ -21,7 +21,7 @@ class _Generator(Settings):
     )
 
 
-class HubModel(_Generator):
+class HubModel(_WritingModel):
     """A model of the Hugging Face Hub at a pinned commit."""
 
     source: Literal["hub"]
@@ -29,14 +29,14 @@ class HubModel(_Generator):
     revision: Commit
 
 
-class FolderModel(_Generator):
+class FolderModel(_WritingModel):
     """A model in a local folder in the Hugging Face format (safetensors)."""
 
     source: Literal["folder"]
     path: Path
 
 
-class PackageModel(_Generator):
+class PackageModel(_WritingModel):
     """A GGUF file in one or more packages of the Python package index, joined in order."""
 
     source: Literal["package"]
@@ -61,7 +61,7 @@ Url = Annotated[
 ]
 
 
-class ServerModel(_Generator):
+class ServerModel(_WritingModel):
     """A teacher behind an OpenAI-compatible server, such as `vllm serve`."""
 
     source: Literal["server"]
@@ -118,13 +118,13 @@ class KinshipSizes(Settings):
     pool: Count
 
 
-class _DataSet(Settings):
+class _AnyDataSet(Settings):
     def must_conclude(self, teacher: str) -> bool:
         """Return whether a rationale of the data that names no answer is inconclusive."""
         return True
 
 
-class Kinship(_DataSet):
+class Kinship(_AnyDataSet):
     """Generated questions about family relationships."""
 
     source: Literal["kinship"]
@@ -134,7 +134,7 @@ class Kinship(_DataSet):
     licence: str | None = Field("Apache-2.0", description="for the data card")
 
 
-class Gym(_DataSet):
+class Gym(_AnyDataSet):
     """Questions of a reasoning-gym task, generated with this project's seed."""
 
     source: Literal["reasoning-gym"]
@@ -202,7 +202,7 @@ class FileSizes(Settings):
     test: Count | None = None
 
 
-class _Records(_DataSet):
+class _Records(_AnyDataSet):
     sizes: FileSizes = FileSizes()
     fields: Fields = Fields()
     hold_out: Integer = Field(

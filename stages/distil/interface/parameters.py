@@ -67,7 +67,24 @@ class Parameters(Settings):
     datasets: dict[Name, DataSet]
 
     @model_validator(mode="after")
-    def _names_exist(self) -> "Parameters":
+    def _fit_together(self) -> "Parameters":
+        self._check_models()
+        self._check_data_set()
+        self._check_teachers()
+        self._check_labels()
+        self._check_soft_labels()
+        self._check_engine()
+        self._check_identities()
+        self._check_words()
+        self._check_prefixes()
+        if self.train.mutual_information and not any(map(self.teacher_weight, self.teachers)):
+            raise ValueError(
+                "train.mutual_information: it needs rationales, but alpha is 0; raise alpha"
+            )
+        return self
+
+    def _check_models(self) -> None:
+        """Refuse names that are not in `models`, or of which the pipeline makes something else."""
         for key, name in [
             *((f"teachers[{i}]", teacher) for i, teacher in enumerate(self.teachers)),
             ("saliency.teacher", self.saliency.teacher),
@@ -84,32 +101,25 @@ class Parameters(Settings):
         for name, reason in RESERVED.items():
             if name in self.models:
                 raise ValueError(f"models.{name}: {reason}; choose another name")
+
+    def _check_data_set(self) -> None:
         if self.data.name not in self.datasets:
             unknown = unknown_name(self.data.name, self.datasets, "data set in `datasets`")
             raise ValueError(f"data.name: {unknown}")
+
+    def _check_teachers(self) -> None:
+        """Refuse a teacher that is listed twice, and weights that are not the teachers'."""
         if len(set(self.teachers)) < len(self.teachers):
             raise ValueError("teachers: a name is listed twice; list each teacher once")
-        if isinstance(self.alpha, dict):
-            for name in self.alpha:
-                if name not in self.teachers:
-                    unknown = unknown_name(name, self.teachers, "teacher")
-                    raise ValueError(f"alpha: {unknown}; {how_to_replace('alpha')}")
-            for name in self.teachers:
-                if name not in self.alpha:
-                    raise ValueError(
-                        f"alpha: no weight for teacher {name!r}; add one (0 turns it off)"
-                    )
-        self._check_labels()
-        self._check_soft_labels()
-        self._check_engine()
-        self._check_identities()
-        self._check_words()
-        self._check_prefixes()
-        if self.train.mutual_information and not any(map(self.teacher_weight, self.teachers)):
-            raise ValueError(
-                "train.mutual_information: it needs rationales, but alpha is 0; raise alpha"
-            )
-        return self
+        if not isinstance(self.alpha, dict):
+            return
+        for name in self.alpha:
+            if name not in self.teachers:
+                unknown = unknown_name(name, self.teachers, "teacher")
+                raise ValueError(f"alpha: {unknown}; {how_to_replace('alpha')}")
+        for name in self.teachers:
+            if name not in self.alpha:
+                raise ValueError(f"alpha: no weight for teacher {name!r}; add one (0 turns it off)")
 
     def _check_identities(self) -> None:
         """Refuse two models with the same stored texts, of which one would copy the other.

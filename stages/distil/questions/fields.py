@@ -31,7 +31,7 @@ class _RepeatedError(BadRowError):
     """The question occurred earlier."""
 
 
-class Questions:
+class QuestionReader:
     """Turn the records of a data set into questions, one split after the other.
 
     Pass the test split first and train last: a question that occurred earlier is refused, so one in

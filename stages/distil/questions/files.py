@@ -125,10 +125,10 @@ def _check_content(path: Path, suffix: str) -> None:
         )
 
 
-Row = tuple[int, str, Any, str]  # number, text, value, error
+FileRow = tuple[int, str, Any, str]  # number, text, value, error
 
 
-def _rows(stream: pa.NativeFile, path: Path, kind: str, rows: str | None) -> Iterator[Row]:
+def _rows(stream: pa.NativeFile, path: Path, kind: str, rows: str | None) -> Iterator[FileRow]:
     if kind == ".parquet":
         return _parquet(stream, path)
     text = io.BufferedReader(stream)
@@ -144,7 +144,7 @@ def _rows(stream: pa.NativeFile, path: Path, kind: str, rows: str | None) -> Ite
     return delimited.read(text, path, "\t" if kind == ".tsv" else ",")
 
 
-def _json_lines(stream: io.BufferedReader, path: Path) -> Iterator[Row]:
+def _json_lines(stream: io.BufferedReader, path: Path) -> Iterator[FileRow]:
     for number, line in enumerate(delimited.lines(stream, path), start=1):
         if number == 1:
             line = line.removeprefix(codecs.BOM_UTF8)
@@ -153,7 +153,7 @@ def _json_lines(stream: io.BufferedReader, path: Path) -> Iterator[Row]:
             yield number, line.decode(errors="replace"), *_parse_json(line)
 
 
-def _json(stream: io.BufferedReader, path: Path, rows: str | None) -> Iterator[Row]:
+def _json(stream: io.BufferedReader, path: Path, rows: str | None) -> Iterator[FileRow]:
     text = _read_whole(stream, path, "convert it to JSON lines, which are read row by row")
     value, error = _parse_json(text.removeprefix(codecs.BOM_UTF8))
     for key in rows.split(".") if rows else []:
@@ -215,7 +215,7 @@ def _integer(digits: str) -> int | Unreadable:
     return int(digits)
 
 
-def _parquet(stream: pa.NativeFile, path: Path) -> Iterator[Row]:
+def _parquet(stream: pa.NativeFile, path: Path) -> Iterator[FileRow]:
     number = 0
     if not stream.seekable():
         stream = pa.BufferReader(_read_whole(stream, path, "unpack it"))

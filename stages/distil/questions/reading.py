@@ -8,7 +8,7 @@ from stages.distil.interface.catalogue import Files, FileSizes, Gym, Hub, Kinshi
 from stages.distil.interface.errors import UserError
 from stages.distil.interface.paths import locate
 from stages.distil.questions import files, gym, hub, kinship
-from stages.distil.questions.fields import Questions
+from stages.distil.questions.fields import QuestionReader
 from stages.distil.questions.sampling import choose_subset
 from stages.distil.storage.content import content
 from stages.distil.storage.examples import Example, Rejected
@@ -73,12 +73,12 @@ def _rows(
     settings: Files | Hub, max_characters: int, tally: Counter[str]
 ) -> Iterator[tuple[Split, Example | Rejected]]:
     """Yield every row, with the split that it is read from."""
-    questions = Questions(settings, max_characters, tally)
+    reader = QuestionReader(settings, max_characters, tally)
     source = files if isinstance(settings, Files) else hub
     order: tuple[Split, ...] = ("test", "validation", "train")
     for split in order:
         if split != "validation" or not settings.hold_out:
-            yield from ((split, row) for row in questions.accept(source.read(settings, split)))
+            yield from ((split, row) for row in reader.accept(source.read(settings, split)))
 
 
 def data_set_content(settings: Kinship | Gym | Files | Hub) -> dict[str, str]:

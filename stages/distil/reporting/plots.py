@@ -1,15 +1,16 @@
 """Plots as SVG: the same bytes from the same numbers."""
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
+
+from stages.distil.storage.csv_files import TableRows
 
 if TYPE_CHECKING:  # importing matplotlib takes a second
     from matplotlib.axes import Axes
 
 DASHES = ("-", "--", ":", "-.")  # lines differ without colours too
 WIDTH = 6.4  # inches
-Rows = Sequence[dict[str, Any]]
 
 
 def draw_curves(curves: dict[str, list[tuple[int, float]]], label: str) -> str:
@@ -29,7 +30,7 @@ def draw_curves(curves: dict[str, list[tuple[int, float]]], label: str) -> str:
     return _svg(draw, 3.2, "report")
 
 
-def draw_methods(rows: Rows, title: str) -> str:
+def draw_methods(rows: TableRows, title: str) -> str:
     """Draw the mean, interval and single runs of each method, one below the other.
 
     Rows have `method`, `accuracy`, `low`, `high`, and `each`: the runs' accuracies in one text.
@@ -49,7 +50,7 @@ def draw_methods(rows: Rows, title: str) -> str:
     return _svg(draw, 0.9 + 0.4 * len(rows), "figures", title)
 
 
-def draw_sweep(rows: Rows, parameter: str, title: str) -> str:
+def draw_sweep(rows: TableRows, parameter: str, title: str) -> str:
     """Draw each method's accuracy and interval along the values of a parameter.
 
     Rows have `method`, `value`, `accuracy`, `low` and `high`.

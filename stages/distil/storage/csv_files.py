@@ -7,6 +7,8 @@ from typing import Any
 
 from stages.distil.interface.escaping import for_csv
 
+TableRows = list[dict[str, Any]]  # rows of a table in memory, by the names of its columns
+
 
 def csv_text(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
     """Return these columns of rows as CSV with a header, texts escaped by `for_csv`."""

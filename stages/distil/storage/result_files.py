@@ -16,25 +16,25 @@ from stages.distil.storage.tables import METRICS
 RERUN = "delete it and run `dvc repro`"
 
 
-class _Part(BaseModel):
+class _MetricsPart(BaseModel):
     """A part of the metrics: what is read of it; it may hold more."""
 
     model_config = ConfigDict(extra="ignore", strict=True, allow_inf_nan=False)
 
 
-class _F1(_Part):
+class _F1(_MetricsPart):
     f1: float
     questions: int
 
 
-class _Score(_Part):
+class _Score(_MetricsPart):
     accuracy: float
     low: float
     high: float
     questions: int
 
 
-class _Student(_Score):
+class _StudentMetrics(_Score):
     parameters: int | None = None
     by_option: _Score | None = None
     words: _F1 | None = None
@@ -42,7 +42,7 @@ class _Student(_Score):
     classes: dict[str, float] = {}
 
 
-class _Teacher(_Part):
+class _TeacherMetrics(_MetricsPart):
     rationales: dict[str, int]
     accuracy: float | None = None
     low: float | None = None
@@ -53,14 +53,14 @@ class _Teacher(_Part):
     train: _Score | None = None
 
 
-class _Overlap(_Part):
+class _Overlap(_MetricsPart):
     overlap: float
     chance: float
 
 
-class _Metrics(_Part):
-    student: _Student
-    teachers: dict[str, _Teacher]
+class _Metrics(_MetricsPart):
+    student: _StudentMetrics
+    teachers: dict[str, _TeacherMetrics]
     saliency: _Overlap | dict[str, None]
 
 

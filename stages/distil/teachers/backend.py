@@ -56,7 +56,8 @@ class Request:
 class Completion:
     """A generated text; it begins with the teacher's thought, if it thinks (`split_thought`).
 
-    Of a request with a reply, it is the mean log-probability of the reply's tokens, as a number.
+    Of a request with a reply nothing is written: `score` is the mean log-probability of the reply's
+    tokens. Otherwise it is None.
 
     `finish_reason` is `stop`, LENGTH if the token limit cut the text off, CONTENT_FILTER if a
     server's filter did, or TOO_LONG if prompt and limit together exceed the teacher's context;
@@ -69,6 +70,7 @@ class Completion:
     finish_reason: str
     prompt_tokens: TokenCount
     output_tokens: TokenCount
+    score: float | None = None
 
     @property
     def lacks_reply(self) -> bool:
@@ -77,7 +79,7 @@ class Completion:
         A server's filter, refusal or overload is such a reason, and may be gone on another day.
         """
         is_cut = self.finish_reason == CONTENT_FILTER
-        is_empty = not split_thought(self.text)[1].strip()
+        is_empty = self.score is None and not split_thought(self.text)[1].strip()
         return is_cut or (is_empty and self.finish_reason not in (LENGTH, TOO_LONG))
 
 

@@ -75,19 +75,19 @@ def _characters(value: Any) -> Any:
 _Text = Annotated[str, Field(strict=True), BeforeValidator(_characters)]
 
 
-class _Part(BaseModel):
+class _ContentPart(BaseModel):
     """A part of a reply's content, or of a thought in it."""
 
     type: _Text = "text"
     text: _Text | None = None
-    thinking: "_Text | _Parts | None" = None
+    thinking: "_Text | _ContentParts | None" = None
 
 
-_Parts = Annotated[list[_Part], Field(max_length=MOST_ITEMS)]
+_ContentParts = Annotated[list[_ContentPart], Field(max_length=MOST_ITEMS)]
 
 
 class _Message(BaseModel):
-    content: _Text | _Parts | None = None
+    content: _Text | _ContentParts | None = None
     # Servers that take a thought out of the reply give it a field of its own.
     reasoning_content: Any = None
     reasoning: Any = None
@@ -114,7 +114,7 @@ class _Usage(BaseModel):
     completion_tokens: TokenCount | None = None
 
 
-class _Reply(BaseModel):
+class _CompletionBody(BaseModel):
     choices: Annotated[list[_Choice], Field(min_length=1, max_length=MOST_ITEMS)]
     usage: _Usage | None = None
 
@@ -126,7 +126,7 @@ def read_completion(body: bytes, chat: bool) -> Completion:
     """
     try:
         value = parse(body)
-        reply = _Reply.model_validate(value)
+        reply = _CompletionBody.model_validate(value)
     except ValidationError as error:
         raise NotACompletionError(_message(value) or _first_mistake(error)) from None
     except json.JSONDecodeError as error:
@@ -204,7 +204,7 @@ def named_parameter(text: str, sent: Iterable[str]) -> str | None:
     return next((name for name in sent if re.search(rf"\b{name}\b", text)), None)
 
 
-def _joined(content: "str | list[_Part] | None") -> str:
+def _joined(content: "str | list[_ContentPart] | None") -> str:
     """Return the text of a reply's content; thoughts among its parts come first."""
     if content is None or isinstance(content, str):
         return content or ""

@@ -15,7 +15,7 @@ from stages.distil.language.teacher_prompts import Conversation, PromptFile
 from stages.distil.language.thinking import split_thought
 from stages.distil.storage import tables
 from stages.distil.storage.examples import POOL, Example
-from stages.distil.teachers.backend import TOO_LONG, Completion
+from stages.distil.teachers.backend import Completion
 from stages.distil.teachers.in_context import ExampleGenerator, Solved, data_rationale
 from stages.distil.teachers.writer import CachedWriter, WritingTask
 
@@ -65,8 +65,7 @@ class TeacherTexts:
         for example, sample in self._samples():
             completion = self._writer.read(self._rationale_task(example, sample))
             text, answer, status = self._judge(example, completion)
-            keep = status == OK or self._settings.on_bad != "drop"
-            row = rationale_row(example, completion, sample, text if keep else None, status, answer)
+            row = rationale_row(example, completion, sample, text, status, answer)
             if self._scores_options and not sample:
                 row[tables.OPTION_SCORES.name] = self._option_scores(example)
             yield row
@@ -133,10 +132,9 @@ class TeacherTexts:
 
     def _option_scores(self, example: Example) -> list[float] | None:
         """Return the score of each option, None if there is none or the prompt is too long."""
-        scored = [self._writer.read(task) for task in self._options_of(example)]
-        if not scored or any(completion.finish_reason == TOO_LONG for completion in scored):
-            return None
-        return [float(completion.text) for completion in scored]
+        scores = [self._writer.read(task).score for task in self._options_of(example)]
+        known = [score for score in scores if score is not None]
+        return known if scores and len(known) == len(scores) else None
 
     def _judge(
         self, example: Example, completion: Completion, forced: bool = False

@@ -18,8 +18,8 @@ from stages.distil.teachers.backend import TOO_LONG, Completion, Request
 
 IN_FLIGHT = 512  # requests that are sorted by length and batched together
 BATCH_TOKENS = 8192  # per batch on a CPU: rows × (longest prompt + longest text)
-Encoded = tuple[Request, list[int], str]  # with the tokens of its prompt and a thought's mark
-Reply = tuple[Request, list[int], list[int]]  # with the tokens of its prompt and of its reply
+EncodedPrompt = tuple[Request, list[int], str]  # its prompt's tokens, and a thought's mark
+EncodedReply = tuple[Request, list[int], list[int]]  # the tokens of its prompt and of its reply
 UNLIMITED = 10**9  # tokenizers without a limit declare one above this
 
 
@@ -54,8 +54,8 @@ class Generator:
         """Yield each request with its completion, short prompts first among IN_FLIGHT requests."""
         remaining = iter(requests)
         while window := list(islice(remaining, IN_FLIGHT)):
-            encoded: list[Encoded] = []
-            replies: list[Reply] = []
+            encoded: list[EncodedPrompt] = []
+            replies: list[EncodedReply] = []
             for request in window:
                 tokens, opening = self._chat.encode(request.conversation)
                 reply: list[int] = []
@@ -82,7 +82,7 @@ class Generator:
                     yield from self._generate([batch[row] for row in rows])
 
     @torch.inference_mode()
-    def _score(self, batch: list[Reply]) -> Iterator[tuple[Request, Completion]]:
+    def _score(self, batch: list[EncodedReply]) -> Iterator[tuple[Request, Completion]]:
         """Yield the mean log-probability of each reply; rows are padded on the right."""
         rows = [t if self._encoder_decoder else t + reply[:-1] for _, t, reply in batch]
         ids, mask = pad(rows, 0)
@@ -105,10 +105,10 @@ class Generator:
         by_reply = losses.split([len(reply) for _, _, reply in batch])
         for (request, tokens, reply), own in zip(batch, by_reply, strict=True):
             score = -own.mean().item()
-            yield request, Completion(str(score), "stop", len(tokens), len(reply))
+            yield request, Completion("", "stop", len(tokens), len(reply), score)
 
     @torch.inference_mode()
-    def _generate(self, batch: list[Encoded]) -> Iterator[tuple[Request, Completion]]:
+    def _generate(self, batch: list[EncodedPrompt]) -> Iterator[tuple[Request, Completion]]:
         padding = self._tokenizer.pad_token_id
         if padding is None:
             padding = min(self._end_tokens, default=0)
@@ -153,8 +153,8 @@ class Generator:
             )
 
 
-def _batches(encoded: list[Encoded], budget: int) -> Iterator[list[Encoded]]:
-    batch: list[Encoded] = []
+def _batches(encoded: list[EncodedPrompt], budget: int) -> Iterator[list[EncodedPrompt]]:
+    batch: list[EncodedPrompt] = []
     longest_prompt = longest_text = 0
     for request, tokens, opening in encoded:
         longest_prompt = max(longest_prompt, len(tokens))

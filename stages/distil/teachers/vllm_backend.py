@@ -107,7 +107,7 @@ class Engine:
                         positions = zip(reply, output.prompt_logprobs[-len(reply) :], strict=True)
                         score = mean(position[token].logprob for token, position in positions)
                         length = len(output.prompt_token_ids) - len(reply)
-                        yield request, Completion(str(score), "stop", length, len(reply))
+                        yield request, Completion("", "stop", length, len(reply), score)
                         continue
                     text = self._chat.with_marks(generated.text, generated.token_ids)
                     yield (

@@ -12,7 +12,6 @@ from itertools import chain
 from pathlib import Path
 from typing import Self
 
-from pydantic import ValidationError
 from tqdm import tqdm
 
 from stages.distil.interface.errors import UserError
@@ -23,7 +22,7 @@ from stages.distil.teachers.backend import TOO_LONG, Backend, Completion, Reques
 
 GENERATIONS = Path(".cache/generations/generations.sqlite")  # `make clean` keeps it
 COLUMNS = {
-    "text": "TEXT",
+    "text": "TEXT",  # or a score, as its digits
     "finish_reason": "TEXT",
     "prompt_tokens": "INTEGER",
     "output_tokens": "INTEGER",
@@ -48,17 +47,19 @@ class Generations(Store):
         self._lacking.__exit__(*details)
         super().__exit__(*details)
 
-    def get(self, key: bytes) -> Completion | None:
+    def get(self, key: bytes, scored: bool = False) -> Completion | None:
         """Return the completion of a key, or None; what is stored but is none is removed.
 
-        Its text is as `as_text` leaves it.
+        Its text is as `as_text` leaves it. With `scored`, it is that of a request with a reply.
         """
         row = self.select(key)
         if row is None:
             return None
         try:
             completion = Completion(*row)
-        except ValidationError:  # earlier versions stored what servers replied
+            if scored:
+                return replace(completion, text="", score=float(completion.text))
+        except ValueError:  # earlier versions stored what servers replied
             self.delete(key)
             return None
         return replace(completion, text=as_text(completion.text))
@@ -71,14 +72,15 @@ class Generations(Store):
         """
         if completion.lacks_reply:
             self._lacking.replace(key, [self.times_lacking(key) + 1])
-        stored = self.get(key)
-        values = vars(completion) | {"text": as_text(completion.text)}
-        row = [values[name] for name in COLUMNS]
+        scored = completion.score is not None
+        stored = self.get(key, scored)
+        text = str(completion.score) if scored else as_text(completion.text)
+        row = [(vars(completion) | {"text": text})[name] for name in COLUMNS]
         if stored is None:
             self.insert(key, row)
         elif stored.lacks_reply:
             self.replace(key, row)
-        if self.get(key) is None:
+        if self.get(key, scored) is None:
             raise UserError(f"{self._path}: does not keep what is written; move the file away")
 
     def times_lacking(self, key: bytes) -> int:
@@ -218,7 +220,7 @@ class CachedWriter:
             fitting = self._fitting_request(task, temperature, seed)
             if fitting is None:
                 return Completion("", TOO_LONG, 0, 0)
-            stored = self._store.get(fitting.key)
+            stored = self._store.get(fitting.key, scored=task.reply is not None)
             if stored is None:
                 return fitting
             if len(task.attempts) > 1 and task.is_sound(stored):

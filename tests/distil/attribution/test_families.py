@@ -10,8 +10,8 @@ from transformers import AutoTokenizer
 
 from stages.distil.attribution.attributor import Attributor
 from stages.distil.attribution.prompts import Prompt
-from stages.distil.attribution.scorer import Questions, load_scorer
-from stages.distil.interface.errors import UserError
+from stages.distil.attribution.teacher import PredictionBatch, load_teacher
+from stages.distil.interface.errors import UserError, tell_once
 from stages.distil.models import generation
 from stages.distil.models.layers import attention_span
 from tests import families
@@ -124,9 +124,7 @@ def test_within_its_window_a_model_caches_the_prefix_and_keeps_its_key():
 
 
 def test_a_model_without_a_cached_prefix_is_told(capsys):
-    from stages.distil.attribution import attributor
-
-    attributor._tell_once.cache_clear()
+    tell_once.cache_clear()
     for _ in range(2):
         load("Mamba")
     assert capsys.readouterr().err.count("MambaForCausalLM has a state or a sliding window") == 1
@@ -163,7 +161,7 @@ def test_a_predicted_answer_ends_with_its_turn(tiny_model, tmp_path, monkeypatch
     tokenizer = AutoTokenizer.from_pretrained(folder)
     declared = json.dumps({"eos_token_id": tokenizer.convert_tokens_to_ids(end)})
     (folder / "generation_config.json").write_text(declared)
-    scorer = load_scorer(folder, settings(), "float32", None)
+    teacher = load_teacher(folder, settings(), "float32", None)
     asked = Prompt(tokens(3, 9), tokens(5, 2), [], [], [])
     passed = []
 
@@ -172,7 +170,7 @@ def test_a_predicted_answer_ends_with_its_turn(tiny_model, tmp_path, monkeypatch
         return torch.tensor([[*asked.ids, *tokenizer.encode("tea<|im_end|>")]])
 
     monkeypatch.setattr(generation, "generate", write)
-    questions = Questions(b"", ["1"], [], [], [], [(0, asked)])
-    assert scorer.compute(questions) == ["tea"]
+    questions = PredictionBatch(b"", ["1"], [], [], [], [(0, asked)])
+    assert teacher.compute(questions) == ["tea"]
     both = sorted(tokenizer.convert_tokens_to_ids(["<|endoftext|>", "<|im_end|>"]))
     assert passed == [both if end == "<|endoftext|>" else None]

@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 
 from stages.distil.interface.parameters import load_parameters
-from stages.distil.questions.fields import Questions
+from stages.distil.questions.fields import QuestionReader
 from stages.distil.storage.examples import Example, Record
 from tests.conftest import PARAMS
 
@@ -14,7 +14,7 @@ def read(name: str, *rows: dict) -> tuple[list, Counter]:
     settings = load_parameters(PARAMS).datasets[name]
     tally: Counter[str] = Counter()
     records = [Record("train", name, n, "", row) for n, row in enumerate(rows, start=1)]
-    return list(Questions(settings, 50_000, tally).accept(records)), tally
+    return list(QuestionReader(settings, 50_000, tally).accept(records)), tally
 
 
 def choices(*texts: str, labels: str = "ABCDE") -> dict:

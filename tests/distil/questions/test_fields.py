@@ -7,14 +7,14 @@ from hypothesis import strategies as st
 
 from stages.distil.interface.catalogue import Files
 from stages.distil.interface.errors import UserError
-from stages.distil.questions.fields import Questions
+from stages.distil.questions.fields import QuestionReader
 from stages.distil.storage.examples import Example, Record, Rejected
 
 
 def read(rows: list, **changes) -> list[Example | Rejected]:
     data_set = Files(source="files", folder=".", **changes)
     records = [Record("train", "f", n, "", row) for n, row in enumerate(rows, start=1)]
-    return list(Questions(data_set, 1_000, Counter()).accept(records))
+    return list(QuestionReader(data_set, 1_000, Counter()).accept(records))
 
 
 ROW = {"id": "1", "question": "Who?", "options": ["Ann", "Bob", "Cy"], "answer": "Bob"}
@@ -165,7 +165,7 @@ def test_white_space_does_not_hide_a_repeated_question():
 
 def split_rows(**questions: list[dict]) -> list[Example | Rejected]:
     """Read rows of several splits, in the order of the keyword arguments."""
-    reader = Questions(Files(source="files", folder="."), 1_000, Counter())
+    reader = QuestionReader(Files(source="files", folder="."), 1_000, Counter())
     return [
         row
         for split, rows in questions.items()
@@ -260,7 +260,7 @@ def test_the_reason_and_the_text_of_a_refused_row_are_cut():
     (row,) = read([ROW | {"answer": "x" * 900}])
     assert row.reason == f"answer '{'x' * 492} …"
     records = [Record("train", "f", 1, "x" * 20_000, error="not JSON")]
-    (row,) = Questions(Files(source="files", folder="."), 9, Counter()).accept(records)
+    (row,) = QuestionReader(Files(source="files", folder="."), 9, Counter()).accept(records)
     assert row.text == "x" * 10_000 + " …"
 
 

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from stages.distil.interface.catalogue import Files, Gym, Hub
 from stages.distil.interface.errors import UserError
 from stages.distil.questions import delimited, files, hub
-from stages.distil.questions.fields import Questions
+from stages.distil.questions.fields import QuestionReader
 from stages.distil.questions.reading import read, warning
 from stages.distil.storage import tables
 from stages.distil.storage.examples import Example, Rejected
@@ -248,7 +248,7 @@ def test_a_key_that_occurs_twice_costs_its_row_only_where_it_is_used(tmp_path, k
     text = f"[{', '.join(rows)}]" if kind == "json" else "\n".join(rows)
     (tmp_path / f"train.{kind}").write_text(text)
     data_set = Files(source="files", folder=tmp_path)
-    one, two, three, four = Questions(data_set, 1_000, Counter()).accept(
+    one, two, three, four = QuestionReader(data_set, 1_000, Counter()).accept(
         files.read(data_set, "train")
     )
     assert (two.id, three.id) == ("2", "3")
@@ -307,7 +307,7 @@ def test_only_rows_with_a_wrong_text_in_a_used_field_are_refused(
         folder=tmp_path,
         fields={"answer": "more.answer"},
     )
-    questions = Questions(data, 1_000, Counter())
+    questions = QuestionReader(data, 1_000, Counter())
     reader = files if source is Files else hub
     rows = list(questions.accept(reader.read(data, "test")))
     refused = [(row.row, row.reason) for row in rows if isinstance(row, Rejected)]

@@ -150,7 +150,7 @@ def test_a_replys_score_is_the_mean_log_probability_of_its_tokens(request, famil
         else:
             labels = torch.tensor([[-100] * len(tokens) + reply])
             loss = model(input_ids=torch.tensor([tokens + reply]), labels=labels).loss
-        assert float(done[scored].text) == pytest.approx(-loss.item(), rel=1e-4)
+        assert done[scored].score == pytest.approx(-loss.item(), rel=1e-4)
         assert done[scored].output_tokens == len(reply)
 
 

@@ -131,8 +131,8 @@ def test_a_replys_score_is_the_mean_of_its_tokens_in_the_prompt(tiny_model, monk
     tokens, of_reply = teacher._chat.encode_reply(conversation, "mother")
     positions = range(len(tokens), len(tokens) + len(of_reply))
     assert len(of_reply) > 1
-    assert float(done[reply].text) == pytest.approx(-sum(positions) / len(of_reply) / 10)
-    assert done[reply] == Completion(done[reply].text, "stop", len(tokens), len(of_reply))
+    assert done[reply].score == pytest.approx(-sum(positions) / len(of_reply) / 10)
+    assert done[reply] == Completion("", "stop", len(tokens), len(of_reply), done[reply].score)
     assert (done[text].text, done[text].finish_reason) == ("so", "length")
     assert done[long].finish_reason == TOO_LONG
 

@@ -48,6 +48,18 @@ def test_the_first_text_of_a_key_is_kept():
         assert store.get(b"key") == TEXT
 
 
+def test_a_score_is_a_number_also_one_that_was_kept_before():
+    scored = Completion("", "stop", 7, 3, score=-1.25)
+    with Generations() as store:
+        store.put(b"new", scored)
+        store.insert(b"kept before", ["-1.25", "stop", 7, 3])
+        store.insert(b"no number", ["red", "stop", 7, 3])
+        assert store.get(b"new", scored=True) == scored
+        assert store.get(b"kept before", scored=True) == scored
+        assert store.get(b"no number", scored=True) is None
+        assert store.times_lacking(b"new") == 0
+
+
 def test_two_processes_can_write_at_the_same_time():
     program = (
         "import sys\n"

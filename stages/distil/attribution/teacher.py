@@ -35,7 +35,7 @@ class Batch:
 
 
 @dataclass(frozen=True)
-class Questions(Batch):
+class PredictionBatch(Batch):
     """Questions whose answers to predict.
 
     `options[i]` is the question's number and the option that `prompts[i]` asks for; `open_ended`
@@ -46,7 +46,7 @@ class Questions(Batch):
     open_ended: list[tuple[int, Prompt]]
 
 
-class Scorer:
+class AttributionTeacher:
     """A teacher that scores the words of prompts and predicts answers."""
 
     def __init__(
@@ -75,11 +75,11 @@ class Scorer:
         if batch.prompts and not self._checked:
             self.attributor.check(batch.prompts)
             self._checked = True
-        if isinstance(batch, Questions):
+        if isinstance(batch, PredictionBatch):
             return self._predictions(batch)
         return [[scores.words, scores.delta] for scores in self.attributor.score(batch.prompts)]
 
-    def _predictions(self, questions: Questions) -> list[str]:
+    def _predictions(self, questions: PredictionBatch) -> list[str]:
         """Return the teacher's own answers.
 
         An answer is the option whose tokens have the largest mean log-probability. Without options
@@ -101,7 +101,9 @@ class Scorer:
         return [best[n][1] for n in range(len(best))]
 
 
-def load_scorer(folder: Path, settings: Saliency, dtype: str, adapter: Path | None) -> Scorer:
+def load_teacher(
+    folder: Path, settings: Saliency, dtype: str, adapter: Path | None
+) -> AttributionTeacher:
     """Load a teacher, with an adapter's matrices if there is one."""
     model, tokenizer = load_model(folder, dtype)
     if adapter:
@@ -110,7 +112,7 @@ def load_scorer(folder: Path, settings: Saliency, dtype: str, adapter: Path | No
     ends = None
     if missing := missing_ends(Chat(folder.name, tokenizer), folder).tokens:
         ends = sorted({*missing, *end_tokens(generation_settings(folder), tokenizer)})
-    return Scorer(attributor, tokenizer, ends)
+    return AttributionTeacher(attributor, tokenizer, ends)
 
 
 def padding(tokenizer: PreTrainedTokenizerBase) -> int:
