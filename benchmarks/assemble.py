@@ -1,8 +1,8 @@
 """How fast and how large is assembly? A million drawn questions against DuckDB's bare join.
 
 Run from the project's folder: .venv/bin/python -m benchmarks.assemble [--rows N] [--teachers M]
-Draws the tables that assembly reads, then runs, each in a process of its own: the stage's join,
-the join of twice the rows, and DuckDB joining and writing the same tables (zstd, no choice of
+Draws the tables that assembly reads, then runs, each in a process of its own: the stage,
+the stage with twice the rows, and DuckDB joining and writing the same tables (zstd, no choice of
 words, no order). The last line is one JSON object.
 """
 
@@ -94,12 +94,12 @@ def draw_tables(rows: int, teachers: int, others: int = 100) -> None:
 
 
 def assemble(teachers: int) -> None:
-    """Run the stage's join."""
+    """Run the stage."""
     from stages import assemble as stage
     from stages.distil.interface.parameters import load_parameters
 
     parameters = load_parameters(PROJECT / "params.yaml")
-    stage.join(parameters.model_copy(update={"teachers": list(TEACHERS[:teachers])}))
+    stage.assemble(parameters.model_copy(update={"teachers": list(TEACHERS[:teachers])}))
 
 
 def join_with_duckdb(teachers: int) -> None:

@@ -36,6 +36,7 @@ STAGES = (
     "rationales",
     "saliency",
     "assemble",
+    "encode",
     "card",
     "train",
     "evaluate",

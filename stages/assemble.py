@@ -1,9 +1,18 @@
-"""Stage `assemble`: bring a question and all its targets together, one row a question."""
+"""Stage `assemble`: bring a question and all its targets together, one row per question."""
 
 import sys
 from collections import Counter
+from collections.abc import Iterator
 
-from stages.distil.dataset.joining import count_statuses, distill_schema, join_targets
+import pyarrow as pa
+
+from stages.distil.dataset.joining import (
+    Counts,
+    Join,
+    Targets,
+    TeacherCounts,
+    without_targets,
+)
 from stages.distil.interface.command import run_stage
 from stages.distil.interface.errors import UserError
 from stages.distil.interface.method import GOLD, STATUSES, VOTE
@@ -18,9 +27,10 @@ from stages.distil.language.quality import (
     TRUNCATED,
 )
 from stages.distil.storage import tables
-from stages.distil.storage.rationales import remove_stale
+from stages.distil.storage.tables import distill_table
 
 FEW = 0.1  # of a teacher's rationales
+NO_ROW = "no row"  # counted like a status
 # What helps if most rationales have a status.
 ADVICE = {
     OK: "add ok to assemble.statuses",
@@ -30,7 +40,7 @@ ADVICE = {
     CONTRADICTS: "set rationales.teacher_forcing to true, or choose another teacher",
     INCONCLUSIVE: "add inconclusive to assemble.statuses if they need not name the answer",
     TOO_LONG: "raise rationales.context",
-    "no row": "run `dvc repro` to write them",
+    NO_ROW: "run `dvc repro` to write them",
 }
 PROVIDED = {  # by the data set
     EMPTY: "the data set has few under this name; choose another of `teachers`",
@@ -42,109 +52,99 @@ PROVIDED = {  # by the data set
 
 
 def assemble(parameters: Parameters) -> None:
-    """Write `distill`; report what the student cannot read or write before it is trained."""
-    join(parameters)
-    from stages.distil.encoding.limits import find_limits  # importing torch takes seconds
-
-    for line in find_limits(parameters):
-        print(f"assemble: warning: {line}", file=sys.stderr)
-
-
-def join(parameters: Parameters) -> None:
     """Write `distill`; rationales that the quality gate refused are left out.
 
-    Tables of teachers that params.yaml no longer names are removed first.
+    Raises `UserError` if no rationale, label or soft label is left of those that should be taught.
     """
-    remove_stale(parameters.teachers)
-    tally: Counter[str] = Counter()
-    teachers, settings = parameters.teachers, parameters.assemble
-    counts = {teacher: count_statuses(teacher) for teacher in teachers}
-    accepted = any(each[status] for each in counts.values() for status in settings.statuses)
-    if teachers and not accepted:
+    targets = Targets(
+        parameters.teachers,
+        parameters.assemble,
+        parameters.saliency,
+        _labellers(parameters),
+        parameters.soft_labels.teacher,
+    )
+    join = Join(targets)
+    rows = {"train": tables.write_shards(distill_table("train"), _checked(join), targets.schema)}
+    for split in ("validation", "test"):
+        questions = without_targets(split, targets.schema)
+        rows[split] = tables.write_shards(distill_table(split), questions, targets.schema)
+    print(", ".join(f"{count:,} {split}" for split, count in rows.items()))
+    _report(parameters, targets, join.counts)
+
+
+def _checked(join: Join) -> Iterator[pa.Table]:
+    """Yield the train questions; raise `UserError` if they lack what is to be taught.
+
+    It does so at the end, before the table appears under its name.
+    """
+    yield from join
+    targets, counts = join.targets, join.counts
+    statuses = sum((each.statuses for each in counts.teachers.values()), Counter[str]())
+    if counts.teachers and not any(statuses[status] for status in targets.assemble.statuses):
         raise UserError(
-            f"no rationale of {', '.join(teachers)} passed the quality gate; see the status column "
-            "in data/rationales, and assemble.statuses"
+            f"no rationale of {', '.join(counts.teachers)} passed the quality gate; see the status "
+            "column in data/rationales, and assemble.statuses"
         )
-    labellers = _labellers(parameters)
-    saliency = parameters.saliency
-    scorer = parameters.soft_labels.teacher
-    schema = distill_schema(settings, bool(scorer))
-    rows = {}
-    for split in ("train", "validation", "test"):
-        joined = join_targets(
-            split,
-            teachers,
-            settings,
-            saliency,
-            tally,
-            labellers,
-            scorer,
-            parameters.student.prompt,
-        )
-        rows[split] = tables.write_shards(tables.distill_table(split), joined, schema)
-    if not rows["train"]:
+    if not counts.questions:
         raise UserError(
-            f"{', '.join(labellers)} answered no train question; see the answer column in "
+            f"{', '.join(targets.labellers)} answered no train question; see the answer column in "
             "data/rationales and assemble.labels"
         )
-    print(", ".join(f"{count:,} {split}" for split, count in rows.items()))
-    for teacher in teachers:
-        own = counts[teacher] | Counter({"no row": tally[f"{teacher}: no row"]})
-        against = tally[f"{teacher}: against the label"]
-        own.update({OK: -against, CONTRADICTS: against})
-        count = sum(own[status] for status in settings.statuses)
-        lost = [
-            f"{number:,} {status}"
-            for status in (*STATUSES, "no row")
-            if status not in settings.statuses and (number := own[status])
-        ]
-        selects = settings.choose in ("best", "threshold")
-        chosen = f"{tally[f'{teacher}: chosen']:,} of " if selects else ""
-        print(f"{teacher}: {chosen}{count:,} rationales; without: {', '.join(lost) or 'none'}")
+    if targets.soft_labels and not counts.scored:
+        raise UserError(
+            f"soft_labels.teacher: {targets.soft_labels} scored the options of no train question "
+            f"({counts.free_form:,} are free-form); set it to null, or choose questions with "
+            "options"
+        )
+
+
+def _report(parameters: Parameters, targets: Targets, counts: Counts) -> None:
+    """Print how many targets of each kind there are, and why others are missing."""
+    for teacher, own in counts.teachers.items():
+        print(_rationales_of(teacher, own, targets))
         if line := _few_kept(teacher, own, parameters):
             print(f"assemble: warning: {line}", file=sys.stderr)
-    if labellers:
+    if targets.labellers:
         print(
-            f"labels of {', '.join(labellers)}: {tally['labels: not gold']:,} are not gold, "
-            f"{tally['labels: none']:,} questions left out without one"
+            f"labels of {', '.join(targets.labellers)}: {counts.not_gold:,} are not gold, "
+            f"{counts.unlabelled:,} questions left out without one"
         )
-    if scorer:
-        _report_soft_labels(scorer, tally)
-    print(f"saliency: {rows['train'] - tally['saliency: no row']:,} train questions")
+    if targets.soft_labels:
+        print(
+            f"soft labels of {targets.soft_labels}: {counts.scored:,} questions; without: "
+            f"{counts.free_form:,} free-form, {counts.too_long:,} too long"
+        )
+    print(f"saliency: {counts.questions - counts.without_words:,} train questions")
 
 
-def _few_kept(teacher: str, own: Counter[str], parameters: Parameters) -> str | None:
-    """Return a warning if fewer than FEW of a teacher's rationales are learnt, or None.
+def _rationales_of(teacher: str, counts: TeacherCounts, targets: Targets) -> str:
+    """Return a line that says how many of a teacher's rationales are accepted, and chosen."""
+    accepted = targets.assemble.statuses
+    numbers = counts.statuses | Counter({NO_ROW: counts.no_row})
+    lost = [
+        f"{numbers[status]:,} {status}"
+        for status in (*STATUSES, NO_ROW)
+        if status not in accepted and numbers[status]
+    ]
+    chosen = f"{counts.taught:,} of " if targets.assemble.choose == "best" else ""
+    total = sum(numbers[status] for status in accepted)
+    return f"{teacher}: {chosen}{total:,} rationales; without: {', '.join(lost) or 'none'}"
 
-    `own` counts its rationales by status, and its questions without a row.
-    """
-    statuses = parameters.assemble.statuses
-    total, kept = own.total(), sum(own[status] for status in statuses)
+
+def _few_kept(teacher: str, counts: TeacherCounts, parameters: Parameters) -> str | None:
+    """Return a warning if fewer than FEW of a teacher's rationales are learnt, or None."""
+    accepted = parameters.assemble.statuses
+    numbers = counts.statuses | Counter({NO_ROW: counts.no_row})
+    total, kept = numbers.total(), sum(numbers[status] for status in accepted)
     if kept >= FEW * total:
         return None
-    reason, number = max(
-        ((status, own[status]) for status in own if status not in statuses),
-        key=lambda pair: pair[1],
-    )
+    lost = Counter({status: n for status, n in numbers.items() if status not in accepted})
+    ((reason, number),) = lost.most_common(1)
     provided = parameters.models[teacher].source == "provided"
     advice = (PROVIDED if provided else {}).get(reason) or ADVICE[reason]
     return (
         f"{teacher}: only {kept:,} of {total:,} rationales ({kept / total:.1%}) are learnt; "
         f"{number:,} are {reason}: {advice.format(data=parameters.data.name)}"
-    )
-
-
-def _report_soft_labels(teacher: str, tally: Counter[str]) -> None:
-    """Print how many questions have soft labels; raise `UserError` if none has."""
-    scored, free_form = tally["soft labels"], tally["soft labels: free-form"]
-    if not scored:
-        raise UserError(
-            f"soft_labels.teacher: {teacher} scored the options of no train question "
-            f"({free_form:,} are free-form); set it to null, or choose questions with options"
-        )
-    print(
-        f"soft labels of {teacher}: {scored:,} questions; without: {free_form:,} free-form, "
-        f"{tally['soft labels: too long']:,} too long"
     )
 
 

@@ -7,17 +7,12 @@ from stages.distil.interface.command import run_stage
 from stages.distil.interface.errors import UserError
 from stages.distil.interface.parameters import Parameters
 from stages.distil.storage import tables
-from stages.distil.storage.rationales import remove_stale
 from stages.distil.storage.store import Store
 
 
 def saliency(parameters: Parameters) -> None:
-    """Write the table of word scores, one row per train question that has any.
-
-    Tables of teachers that params.yaml no longer names are removed first.
-    """
+    """Write the table of word scores, one row per train question that has any."""
     total = tables.count_examples()["train"]
-    remove_stale(parameters.teachers)
     settings = parameters.saliency
     if settings.of != "question" and settings.teacher not in parameters.teachers:
         tables.write_table(tables.SALIENCY, [])

@@ -1,6 +1,7 @@
 """Stage `sources`: note what the catalogues' entries hold, so that a changed file is read again.
 
-It also makes the folders of the teachers' tables, which stay empty without a teacher.
+It also owns the folders of the teachers' tables: it makes them, which stay empty without a teacher,
+and removes what former teachers left in them.
 """
 
 import json
@@ -10,6 +11,7 @@ from stages.distil.interface.parameters import Parameters
 from stages.distil.questions.reading import data_set_content
 from stages.distil.storage import tables
 from stages.distil.storage.content import SOURCES
+from stages.distil.storage.rationales import make_folders
 from stages.distil.weights.folders import model_content
 
 
@@ -21,8 +23,7 @@ def sources(parameters: Parameters) -> None:
     # All other stages come after this file: DVC removes a stage's outputs before it runs the stage,
     # and a name such as `../x` would make that a folder elsewhere.
     tables.write_text(SOURCES / "checked", "The parameters have been checked.\n")
-    for folder in (tables.RATIONALES, tables.USEFULNESS):
-        tables.write_text(folder / ".keep", "One table per teacher.\n")
+    make_folders(parameters.teachers)
     for name, model in parameters.models.items():
         used = name in parameters.used_models
         _write("models", name, used, model_content(model) if used else {})

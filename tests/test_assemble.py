@@ -1,24 +1,29 @@
 """Assembly against a plain join over dictionaries, on tables longer than a row group."""
 
+import os
 import shutil
+import subprocess
+import sys
 from collections import Counter
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from stages.assemble import join
-from stages.distil.dataset.joining import count_statuses, distill_schema, join_targets
+from stages.assemble import assemble
+from stages.distil.dataset.joining import Counts, Join, Targets, without_targets
 from stages.distil.interface.errors import UserError
-from stages.distil.interface.method import Assemble, Saliency, StudentPrompt
+from stages.distil.interface.method import Assemble, Saliency
 from stages.distil.interface.parameters import load_parameters
-from stages.distil.language.student_prompts import question_text, student_context
+from stages.distil.language.student_prompts import question_text
 from stages.distil.language.words import WORD
 from stages.distil.storage import tables
 from stages.distil.storage.rationales import usefulness_table
+from tests.conftest import ROOT
 from tests.distil.language.test_words import plain_top_words
 
 TEACHERS = ["one", "two"]
+MODELS = ["models/one", "models/two"]
 SETTINGS = Assemble(statuses=["ok", "truncated"], scorer="any")
 STATUSES = SETTINGS.statuses
 SALIENCY = Saliency(teacher="any", top_k=2, weight=1)
@@ -79,7 +84,7 @@ def drawn(tmp_path, monkeypatch) -> dict[str, dict]:
 
 @pytest.mark.parametrize("labellers", [[], ["two"]])
 def test_option_scores_are_joined_with_their_questions(drawn, labellers):
-    """Teacher `two` gave two rationales a question; the first has the scores."""
+    """Teacher `two` gave two rationales to a question; the first has the scores."""
     rows, expected = [], {}
     for name, row in drawn["two"].items():
         options = drawn["examples"][name]["options"]
@@ -94,26 +99,24 @@ def test_option_scores_are_joined_with_their_questions(drawn, labellers):
     with tables.TableWriter(tables.rationale_table("two"), schema) as table:
         for row in rows:
             table.write(row)
-    schema, tally = tables.with_scores(tables.SCHEMAS[tables.DISTILL], True), Counter()
-    for split in ("train", "test"):
-        joined = join_targets(split, ["one"], SETTINGS, SALIENCY, tally, labellers, "two")
-        tables.write_shards(tables.distill_table(split), joined, schema)
-    found = tables.read_table(tables.distill_table("train"))
+    found, counts = joined(labellers=labellers, soft_labels="two")
     questions = [row for row in drawn["examples"].values() if row["split"] == "train"]
     kept = [row["id"] for row in questions if not labellers or row["id"] in drawn["two"]]
     assert {row["id"]: row["option_scores"] for row in found} == {
         name: expected.get(name) for name in kept
     }
-    assert all(r["option_scores"] is None for r in tables.read_table(tables.distill_table("test")))
-    assert tally["soft labels"] == sum(map(bool, expected.values()))
-    assert tally["soft labels: free-form"] == sum(not row["options"] for row in questions)
-    lost = ("soft labels", "soft labels: free-form", "soft labels: too long")
-    assert sum(tally[name] for name in lost) == len(questions)
+    assert counts.questions == len(kept)
+    assert counts.scored == sum(bool(expected.get(name)) for name in kept)
+    assert counts.free_form == sum(not drawn["examples"][name]["options"] for name in kept)
+    assert counts.scored + counts.free_form + counts.too_long == len(kept)
+    schema = targets(soft_labels="two").schema
+    test = [row for part in without_targets("test", schema) for row in part.to_pylist()]
+    assert len(test) == 5 and all(row["option_scores"] is None for row in test)
 
 
 def test_a_table_without_option_scores_is_reported(drawn):
     with pytest.raises(UserError, match="two.parquet: expected columns .*option_scores.*dvc repro"):
-        list(join_targets("train", TEACHERS, SETTINGS, SALIENCY, Counter(), (), "two"))
+        Join(targets(soft_labels="two"))
 
 
 def write(held: dict[str, dict]) -> None:
@@ -123,9 +126,22 @@ def write(held: dict[str, dict]) -> None:
         tables.write_table(tables.rationale_table(teacher), held[teacher].values())
 
 
-def assembled(split: str, tally: Counter[str] | None = None) -> list[dict]:
-    rows = join_targets(split, TEACHERS, SETTINGS, SALIENCY, Counter() if tally is None else tally)
-    tables.write_shards(tables.distill_table(split), rows, tables.SCHEMAS[tables.DISTILL])
+def targets(teachers=TEACHERS, assemble=SETTINGS, saliency=SALIENCY, **others) -> Targets:
+    return Targets(teachers, assemble, saliency, **others)
+
+
+def joined(**changes) -> tuple[list[dict], Counts]:
+    """Return the joined train questions, and what was counted."""
+    join = Join(targets(**changes))
+    rows = [row for part in join for row in part.to_pylist()]
+    return rows, join.counts
+
+
+def assembled(split: str) -> list[dict]:
+    """Write a split as the stage does; return its rows."""
+    schema = targets().schema
+    parts = Join(targets()) if split == "train" else without_targets(split, schema)
+    tables.write_shards(tables.distill_table(split), parts, schema)
     return tables.read_table(tables.distill_table(split))
 
 
@@ -154,39 +170,6 @@ def test_streams_give_what_a_plain_join_gives(drawn, split):
     assert assembled(split) == expected
 
 
-PROMPTS = [
-    StudentPrompt(options="lettered"),
-    StudentPrompt(options="lettered", prefixes={"answer": "predict", "one": "explain"}),
-    StudentPrompt(prefixes={"answer": "predict"}),
-]
-
-
-@pytest.mark.parametrize("prompt", PROMPTS, ids=str)
-def test_the_students_prompt_changes_the_context_alone(drawn, prompt):
-    settings = SALIENCY.model_copy(update={"options": False})
-
-    def rows(prompt: StudentPrompt) -> list[dict]:
-        joined = join_targets("train", TEACHERS, SETTINGS, settings, Counter(), (), None, prompt)
-        return [row for table in joined for row in table.to_pylist()]
-
-    for before, after in zip(rows(StudentPrompt()), rows(prompt), strict=True):
-        example = drawn["examples"][after["id"]]
-        expected = student_context(example["question"], example["options"], prompt)
-        assert after == before | {"context": expected}
-
-
-def test_letters_go_on_where_there_are_many_options(drawn):
-    row = drawn["examples"]["train-1"]
-    row["options"] = [f"choice {n}" for n in range(30)]
-    tables.write_table(tables.EXAMPLES, drawn["examples"].values())
-    joined = join_targets("train", TEACHERS, SETTINGS, SALIENCY, Counter(), (), None, PROMPTS[0])
-    contexts = {r["id"]: r["context"] for table in joined for r in table.to_pylist()}
-    assert contexts["train-1"] == student_context(row["question"], row["options"], PROMPTS[0])
-    assert contexts["train-1"].endswith(
-        "\n(z) choice 25\n(aa) choice 26\n(ab) choice 27\n(ac) choice 28\n(ad) choice 29"
-    )
-
-
 def test_without_the_options_words_of_question_and_rationale_are_chosen(drawn):
     rng = np.random.default_rng(2)
     expected = {}
@@ -207,8 +190,7 @@ def test_without_the_options_words_of_question_and_rationale_are_chosen(drawn):
         expected[name] = plain_top_words(row["text"], outside, 2)
     write(drawn)
     settings = SALIENCY.model_copy(update={"options": False})
-    rows = join_targets("train", TEACHERS, SETTINGS, settings, Counter())
-    found = {row["id"]: row["saliency"] for table in rows for row in table.to_pylist()}
+    found = {row["id"]: row["saliency"] for row in joined(saliency=settings)[0]}
     assert {name: words for name, words in found.items() if words} == expected
 
 
@@ -231,12 +213,11 @@ def test_teachers_answers_are_labels_where_asked_for(drawn, labellers):
         if given:
             most = max(votes.values())
             expected[name] = next(a for a in given if votes[a.lower()] == most)
-    tally: Counter[str] = Counter()
-    rows = list(join_targets("train", TEACHERS, SETTINGS, SALIENCY, tally, labellers))
-    found = {row["id"]: row["answer"] for table in rows for row in table.to_pylist()}
+    rows, counts = joined(teachers=[*TEACHERS, "three"], labellers=labellers)
+    found = {row["id"]: row["answer"] for row in rows}
     assert found == expected
-    assert 0 < tally["labels: none"] == 100 - len(expected)
-    assert tally["labels: not gold"] == sum(answer != "yes" for answer in found.values())
+    assert 0 < counts.unlabelled == 100 - counts.questions == 100 - len(expected)
+    assert counts.not_gold == sum(answer != "yes" for answer in found.values())
     assert len(assembled("validation")) == 3
 
 
@@ -253,9 +234,7 @@ def test_a_rationale_is_kept_if_it_ends_in_the_label_that_is_taught(drawn, label
                 row |= {"status": "ok", "answer": concluded if own else None}
                 row["rationale"] = f"It is clear from {name}." if own else f"So it is {concluded}."
     write(drawn)
-    tally: Counter[str] = Counter()
-    joined = join_targets("train", TEACHERS, SETTINGS, SALIENCY, tally, labellers)
-    rows = [row for table in joined for row in table.to_pylist()]
+    rows, counts = joined(labellers=labellers)
     kept = against = 0
     for row in rows:
         name, options = row["id"], drawn["examples"][row["id"]]["options"]
@@ -266,7 +245,8 @@ def test_a_rationale_is_kept_if_it_ends_in_the_label_that_is_taught(drawn, label
         assert taught == [t for t in TEACHERS if name in drawn[t] and t not in wrong], name
         kept += len(taught)
         against += len(wrong)
-    assert kept and against == sum(tally[f"{t}: against the label"] for t in TEACHERS)
+    assert kept and against == sum(c.statuses["contradicts"] for c in counts.teachers.values())
+    assert kept == sum(c.taught for c in counts.teachers.values())
     assert any(row["answer"] == "no" and row["rationales"] for row in rows)
 
 
@@ -301,13 +281,14 @@ def test_a_split_is_a_folder_of_shards_and_the_same_bytes_twice(drawn):
 
 
 def test_what_became_no_target_is_counted(drawn):
-    tally: Counter[str] = Counter()
-    assembled("train", tally)
+    _, counts = joined()
     for teacher in TEACHERS:
         statuses = Counter(r["status"] for r in drawn[teacher].values() if r["status"])
-        assert count_statuses(teacher) == statuses
-        assert tally[f"{teacher}: no row"] == 100 - statuses.total()
-    assert tally["saliency: no row"] == 100 - len(drawn["saliency"])
+        assert counts.teachers[teacher].statuses == statuses
+        assert counts.teachers[teacher].no_row == 100 - statuses.total()
+        assert counts.teachers[teacher].taught == sum(statuses[status] for status in STATUSES)
+    assert counts.without_words == 100 - len(drawn["saliency"])
+    assert counts.questions == 100
 
 
 @pytest.mark.parametrize(
@@ -334,7 +315,7 @@ def test_a_teacher_of_whom_little_is_learnt_is_named(
     served = {"source": "server", "url": "http://127.0.0.1:9/v1", "model": "any"}
     model = served if source == "server" else {"source": source}
     file = write_params({"teachers": ["one"], "models/one": model})
-    join(load_parameters(file))
+    assemble(load_parameters(file))
     warnings = capsys.readouterr().err.splitlines()
     if line is None:
         assert warnings == []
@@ -344,36 +325,42 @@ def test_a_teacher_of_whom_little_is_learnt_is_named(
         assert warning.startswith(start + line)
 
 
-def test_a_teacher_that_is_gone_and_a_gate_that_nothing_passes(
-    drawn, write_params, run_stage, tiny_model
-):
-    changes = {
-        "teachers": ["one"],
-        "models/one": {"source": "provided"},
-        "models/two": {"source": "provided"},
-        "models/tiny": {"source": "folder", "path": str(tiny_model)},
-        "student/model": "tiny",
-    }
-    shutil.copytree(tiny_model, "models/tiny")
-    tables.write_table(usefulness_table("two"), [])
-    write_params(changes)
+def test_a_teacher_that_is_gone_and_a_gate_that_nothing_passes(drawn, write_params, run_stage):
+    """The table of a former teacher has no part in the result, whoever left it."""
+    write_params({"teachers": ["one"]} | dict.fromkeys(MODELS, {"source": "provided"}))
     done = run_stage("assemble")
     assert done.returncode == 0, done.stderr
     assert "assemble: warning" not in done.stderr
-    assert not tables.rationale_table("two").exists()
-    assert not usefulness_table("two").exists()
+    assert tables.rationale_table("two").exists()
     rows = tables.read_table(tables.distill_table("train"))
     assert {r["teacher"] for row in rows for r in row["rationales"]} == {"one"}
-    write_params(changes | {"evaluate/max_tokens": 1})
-    done = run_stage("assemble")
-    assert done.returncode == 0, done.stderr
-    assert "assemble: warning: test: answers or options of more than 1 tokens" in done.stderr
+    shutil.rmtree(tables.DISTILL)
     for row in drawn["one"].values():
         row["status"] = row["status"] and "empty"
     write(drawn)
     done = run_stage("assemble")
     assert "no rationale of one passed the quality gate" in done.stderr
     assert done.returncode == 1
+    assert not tables.distill_table("train").exists()
+
+
+def test_no_model_is_needed(drawn, write_params):
+    """What a student cannot read is for `encode` to find."""
+    file = write_params({"teachers": TEACHERS} | dict.fromkeys(MODELS, {"source": "provided"}))
+    code = (
+        "import sys; from stages.assemble import *; "
+        "from stages.distil.interface.parameters import load_parameters; "
+        f"assemble(load_parameters({str(file)!r})); "
+        "print(sorted({'torch', 'transformers', 'tokenizers'} & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "[]"
 
 
 def write_usefulness(rows: dict[str, list[dict]]) -> dict[tuple[str, str, int], float | None]:
@@ -395,68 +382,38 @@ def write_usefulness(rows: dict[str, list[dict]]) -> dict[tuple[str, str, int], 
     return worth
 
 
-@pytest.mark.parametrize("choose", ["best", "threshold"])
-def test_rationales_are_chosen_by_their_usefulness(drawn, choose):
-    """Against a choice one question at a time; of equal ones the earlier teacher's is the best."""
-    worth = write_usefulness({teacher: list(drawn[teacher].values()) for teacher in TEACHERS})
-    expected = {}
-    for name in (f"train-{n}" for n in range(100)):
-        found = [(t, worth.get((name, t, 0))) for t in TEACHERS]
-        useful = [(t, value) for t, value in found if value is not None]
-        if choose == "threshold":
-            expected[name] = [t for t, value in useful if value >= 1]
-        else:
-            best = max((value for _, value in useful), default=None)
-            expected[name] = [t for t, value in useful if value == best][:1]
-    settings = Assemble(statuses=STATUSES, choose=choose, least=1, scorer="any")
-    tally: Counter[str] = Counter()
-    rows = join_targets("train", TEACHERS, settings, SALIENCY, tally)
-    found = {row["id"]: row["rationales"] for table in rows for row in table.to_pylist()}
-    assert {name: [r["teacher"] for r in chosen] for name, chosen in found.items()} == expected
-    assert all(r["text"] == f"{r['teacher']} on {n}" for n, chosen in found.items() for r in chosen)
-    counts = Counter(teacher for chosen in expected.values() for teacher in chosen)
-    assert {t: tally[f"{t}: chosen"] for t in TEACHERS} == counts
-    assert sum(map(len, join_targets("test", TEACHERS, settings, SALIENCY, tally))) == 5
-
-
-def test_rationales_are_weighted_by_their_usefulness(drawn):
-    """Against a softmax one question at a time; teacher `one` gave two rationales a question."""
+def test_the_most_useful_rationale_of_a_question_is_chosen(drawn):
+    """Against a choice one question at a time; of equal ones the first counts."""
     rows = {teacher: list(drawn[teacher].values()) for teacher in TEACHERS}
     rows["one"] = [
-        row | {"sample": sample}
+        row | {"sample": sample, "rationale": f"one on {row['id']} {sample}"}
         for row in rows["one"]
         for sample in range(2 if row["split"] == "train" else 1)
     ]
     tables.write_table(tables.rationale_table("one"), rows["one"])
     worth = write_usefulness(rows)
-    settings = Assemble(statuses=STATUSES, choose="weighted", scorer="any")
-    schema, tally = distill_schema(settings, False), Counter()
-    found = {}
-    for split in ("train", "test"):
-        joined = join_targets(split, TEACHERS, settings, SALIENCY, tally)
-        tables.write_shards(tables.distill_table(split), joined, schema)
-        found[split] = tables.read_table(tables.distill_table(split))
-    assert [row["rationales"] for row in found["test"]] == [[]] * 5
-    sizes = Counter()
-    for row, everyones in zip(found["train"], assembled("train"), strict=True):
-        values = [
-            worth[row["id"], teacher, each["sample"]] or 0.0
-            for teacher in TEACHERS
-            for each in rows[teacher]
-            if each["id"] == row["id"] and each["status"] in STATUSES
-        ]
-        weights = [r.pop("weight") for r in row["rationales"]]
-        assert row == everyones
-        odds = np.exp(values)
-        assert weights == pytest.approx(list(len(odds) * odds / odds.sum()))
-        sizes[len(weights)] += 1
-        if len(weights) == 1:
-            assert weights == [1.0]
-    assert set(sizes) == {0, 1, 2, 3}
+    texts = {(r["id"], t, r["sample"]): r["rationale"] for t in TEACHERS for r in rows[t]}
+    expected = {}
+    for name in (f"train-{n}" for n in range(100)):
+        useful = [key for key, value in worth.items() if key[0] == name and value is not None]
+        useful = [key for teacher in TEACHERS for key in useful if key[1] == teacher]
+        best = max((worth[key] for key in useful), default=None)
+        expected[name] = [texts[key] for key in useful if worth[key] == best][:1]
+    settings = Assemble(statuses=STATUSES, choose="best", scorer="any")
+    found, counts = joined(assemble=settings)
+    assert {row["id"]: [r["text"] for r in row["rationales"]] for row in found} == expected
+    taught = Counter(r["teacher"] for row in found for r in row["rationales"])
+    assert {teacher: counts.teachers[teacher].taught for teacher in TEACHERS} == taught
+    assert set(Counter(map(len, expected.values()))) == {0, 1} and len(taught) == 2
 
 
-def test_by_default_rationales_have_no_weight():
-    assert distill_schema(SETTINGS, False) == tables.SCHEMAS[tables.DISTILL]
+def test_usefulness_of_other_rationales_is_named(drawn):
+    write_usefulness({teacher: list(drawn[teacher].values())[1:] for teacher in TEACHERS})
+    settings = Assemble(statuses=STATUSES, choose="best", scorer="any")
+    with pytest.raises(
+        UserError, match="usefulness/one.parquet: its rows are not those of .*repro"
+    ):
+        joined(assemble=settings)
 
 
 def test_a_table_of_other_questions_is_named(drawn):

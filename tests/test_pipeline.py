@@ -282,6 +282,15 @@ def test_removing_a_teacher_and_adding_it_again_restores_the_lock(project):
     assert (project / "dvc.lock").read_bytes() == lock
 
 
+def test_a_table_that_a_former_teacher_left_reruns_nothing(project):
+    """As after `git checkout` of a commit with other teachers."""
+    tables = [project / f"data/{folder}/former.parquet" for folder in ("rationales", "usefulness")]
+    for table in tables:
+        shutil.copy(table.with_name("one.parquet"), table)
+    assert reproduced(dvc(project, "repro")) == []
+    assert not any(table.exists() for table in tables)
+
+
 def test_new_figures_rerun_the_report_only(project):
     figures = project / "results/figures"
     shutil.copytree(figures / "full", figures / "mine")

@@ -11,7 +11,7 @@ import pytest
 from transformers import Trainer
 
 from stages.distil.attribution.attributor import Attributor
-from stages.distil.dataset.joining import join_targets
+from stages.distil.dataset.joining import Join, Targets
 from stages.distil.evaluation.probes import read_options
 from stages.distil.evaluation.statistics import by_class, f1, score
 from stages.distil.interface.catalogue import Kinship, KinshipSizes
@@ -166,8 +166,8 @@ def test_targets(check_pin, tmp_path, monkeypatch):
     for stop_words in (True, False):
         saliency = Saliency(teacher="any", top_k=3, weight=1, stop_words=stop_words)
         settings = Assemble(statuses=["ok"], scorer="any")
-        joined = join_targets("train", ["one", "two"], settings, saliency, Counter(), ["two"])
-        result[f"stop words {stop_words}"] = [row for part in joined for row in part.to_pylist()]
+        join = Join(Targets(["one", "two"], settings, saliency, ["two"]))
+        result[f"stop words {stop_words}"] = [row for part in join for row in part.to_pylist()]
     result["statuses"] = [
         rationale_status(text, "stop", ["blue", "red"], "blue", None)
         for text in ("", "It is so.", "Hence it is red.", "Hence it is blue.", "a b c d " * 20)

@@ -22,12 +22,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from captum.attr import (
-    FeatureAblation,
-    GradientShap,
-    InputXGradient,
-    IntegratedGradients,
-)
+from captum.attr import FeatureAblation, InputXGradient, IntegratedGradients
 from captum.attr import Saliency as AbsoluteGradient
 from torch import Tensor
 from torch.nn import functional
@@ -36,7 +31,7 @@ from transformers import Cache, PreTrainedModel
 from stages.distil.attribution.prompts import Prompt
 from stages.distil.interface.errors import UserError
 from stages.distil.interface.method import Saliency
-from stages.distil.models import generation, logits
+from stages.distil.models import generation
 from stages.distil.models.batching import by_length
 from stages.distil.models.hardware import explain_out_of_memory, pass_tokens
 from stages.distil.models.layers import attention_span
@@ -146,10 +141,9 @@ class Attributor:
     def batches(self, prompts: Sequence[Prompt]) -> Iterator[list[int]]:
         """Yield the indices of the prompts to score together, longest first, by token budget."""
         passes = {"integrated_gradients": self._settings.steps}.get(self._settings.method, 1)
-        one_by_one = self._settings.method in ("gradient_shap", "occlusion")
         return by_length(
             [self._length(p) for p in prompts],
-            0 if one_by_one else self.batch_tokens // passes,
+            0 if self._settings.method == "occlusion" else self.batch_tokens // passes,
         )
 
     def key(self, identity: str, prompts: Sequence[Prompt]) -> bytes:
@@ -250,7 +244,7 @@ class Attributor:
                 "use_cache": cache is not None,
             }
             positions = functional.pad(is_label, (width - is_label.shape[1], 0))
-        with logits.logits_at(self._model, positions):
+        with generation.logits_at(self._model, positions):
             output = self._model(inputs_embeds=embeddings, attention_mask=mask, **inputs)
         return output.logits[0].float()
 
@@ -306,28 +300,6 @@ class Attributor:
             return_convergence_delta=True,
         )
         return scores.float().sum(-1), deltas.tolist()
-
-    def _gradient_shap(self, batch: "_Batch") -> tuple[Tensor, list[None]]:
-        """Take gradients at points on lines from random baselines (Lundberg and Lee, 2017).
-
-        In each of `steps` baselines, random tokens of the vocabulary replace the words' tokens. The
-        prompt determines the seed.
-        """
-        steps = self._settings.steps
-        seed = _seed(batch.ids.tolist())
-        random = np.random.default_rng(int.from_bytes(seed[:8]))
-        drawn = random.integers(self._embed.num_embeddings, size=(steps, batch.ids.shape[1]))
-        replacements = self._embed(torch.from_numpy(drawn).to(batch.ids.device))
-        baselines = torch.where(batch.words[..., None] >= 0, replacements, batch.embeddings)
-        np.random.seed(int.from_bytes(seed[:4]))  # Captum draws the points with it
-        torch.manual_seed(int.from_bytes(seed[:4]))
-        scores = GradientShap(self._log_probability).attribute(
-            batch.embeddings,
-            baselines,
-            n_samples=steps,
-            additional_forward_args=(batch.mask, batch.labels),
-        )
-        return scores.float().sum(-1), [None]
 
     def _padded_after(self, prompts: Sequence[Prompt]) -> bool:
         """Return whether a layer does not attend to the whole of the longest prompt and label."""
@@ -412,13 +384,9 @@ def random_scores(prompt: Prompt) -> Scores:
 
     They are the control of all methods, and the only scores that need no model.
     """
-    random = np.random.default_rng(int.from_bytes(_seed(prompt.ids)[:8]))
+    seed = hashlib.sha256(json.dumps(prompt.ids).encode()).digest()
+    random = np.random.default_rng(int.from_bytes(seed[:8]))
     return Scores(random.random(prompt.count).tolist())
-
-
-def _seed(ids: list[Any]) -> bytes:
-    """Return a seed, 32 bytes, that the tokens of a prompt determine."""
-    return hashlib.sha256(json.dumps(ids).encode()).digest()
 
 
 def _by_word(prompt: Prompt, scores: Sequence[float]) -> list[float]:
@@ -433,7 +401,6 @@ METHODS: dict[str, Callable[[Attributor, _Batch], tuple[Tensor, Sequence[float |
     "input_x_gradient": Attributor._input_x_gradient,
     "saliency": Attributor._saliency,
     "integrated_gradients": Attributor._integrated_gradients,
-    "gradient_shap": Attributor._gradient_shap,
 }
 BATCH_TOKENS = 1024  # of a pass on a CPU
 TOLERANCE = 1e-4  # of the logits' norm in float32

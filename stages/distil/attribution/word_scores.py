@@ -21,8 +21,9 @@ from stages.distil.cluster.pool import Pool
 from stages.distil.interface.catalogue import template_variables
 from stages.distil.interface.errors import UserError
 from stages.distil.interface.parameters import Parameters
-from stages.distil.language.answers import same, without_conclusion
+from stages.distil.language.answers import same
 from stages.distil.language.chat import Chat
+from stages.distil.language.conclusions import without_conclusion
 from stages.distil.language.teacher_prompts import PromptFile
 from stages.distil.models.generation import missing_ends
 from stages.distil.models.hardware import precision

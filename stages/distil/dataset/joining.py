@@ -1,30 +1,26 @@
 """Joins questions with their targets, in streams: memory holds one row group of each table.
 
-All tables have the order of the questions, so none is sorted or held whole.
+All tables have the order of the questions, so none is sorted or held whole. A row group of
+questions is joined at once. The rows of other tables that belong to it have a column PLACE: the
+position of their question in it.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from stages.distil.interface.errors import UserError
-from stages.distil.interface.method import Assemble, Saliency, StudentPrompt
-from stages.distil.language.answers import concludes, same
+from stages.distil.interface.method import Assemble, Saliency
+from stages.distil.language.answers import same
+from stages.distil.language.conclusions import concludes
 from stages.distil.language.quality import CONTRADICTS, OK
-from stages.distil.language.student_prompts import (
-    BULLET,
-    CHOICES,
-    DEFAULT,
-    OPTION_LINES,
-    OPTIONS,
-    SEPARATOR,
-    option_marks,
-)
+from stages.distil.language.student_prompts import question_text
 from stages.distil.language.words import salient_words
-from stages.distil.storage.following import Follower, ahead
+from stages.distil.storage.following import PLACE, Follower, ahead
 from stages.distil.storage.rationales import usefulness_table
 from stages.distil.storage.tables import (
     DISTILL,
@@ -32,238 +28,195 @@ from stages.distil.storage.tables import (
     OPTION_SCORES,
     SALIENCY,
     SCHEMAS,
+    USEFULNESS,
     rationale_table,
     scan_row_groups,
     with_scores,
 )
 
-# A teacher, its questions' positions, its texts, their statuses.
-Part = tuple[str, np.ndarray, pa.ChunkedArray, pa.ChunkedArray]
-NO_WORDS = pa.array([[]], pa.list_(pa.string()))
-WEIGHT = pa.field("weight", pa.float32(), nullable=False)  # of a rationale in its teacher's loss
+QUESTION = ["id", "question", "options", "answer"]
+RATIONALE = list(SCHEMAS[DISTILL].field("rationales").type.value_type)  # teacher, text, status
+ACCEPTED = pa.schema([PLACE, *RATIONALE, SCHEMAS[USEFULNESS].field("usefulness")])
+NO_WORDS = pa.scalar([], pa.list_(pa.string()))
 
 
-def distill_schema(settings: Assemble, scored: bool) -> pa.Schema:
-    """Return the schema of `distill`, with OPTION_SCORES if options are scored.
+@dataclass(frozen=True)
+class Targets:
+    """What train questions are joined with.
 
-    Rationales have a WEIGHT only if `settings` weight them.
+    `teachers` are those whose rationales are taught. With `labellers`, the answer to a question is
+    the one that most of these teachers gave (of two equally frequent ones, the earlier in their
+    order), and a question that none of them answered is left out; otherwise the gold one. The
+    teacher `soft_labels` adds its OPTION_SCORES. Labellers and that teacher are among the teachers.
     """
-    schema = with_scores(SCHEMAS[DISTILL], scored)
-    if settings.choose != "weighted":
-        return schema
-    at = schema.get_field_index("rationales")
-    weighted = pa.list_(pa.struct([*schema.field(at).type.value_type, WEIGHT]))
-    return schema.set(at, pa.field("rationales", weighted, nullable=False))
+
+    teachers: Sequence[str]
+    assemble: Assemble
+    saliency: Saliency
+    labellers: Sequence[str] = ()
+    soft_labels: str | None = None
+
+    @property
+    def schema(self) -> pa.Schema:
+        """The schema of `distill`, with OPTION_SCORES if there are soft labels."""
+        return with_scores(SCHEMAS[DISTILL], self.soft_labels is not None)
 
 
-def count_statuses(teacher: str) -> Counter[str]:
-    """Return how many of a teacher's rationales have each status."""
-    counts: Counter[str] = Counter()
-    for batch in scan_row_groups(rationale_table(teacher), ["status"], "train"):
-        for entry in batch["status"].value_counts().to_pylist():
-            counts[entry["values"]] += entry["counts"]
-    return counts
+@dataclass
+class TeacherCounts:
+    """What became of a teacher's rationales.
 
-
-def join_targets(
-    split: str,
-    teachers: Sequence[str],
-    settings: Assemble,
-    saliency: Saliency,
-    tally: Counter[str],
-    labellers: Sequence[str] = (),
-    scorer: str | None = None,
-    prompt: StudentPrompt = DEFAULT,
-) -> Iterator[pa.Table]:
-    """Yield the rows of a split of `distill`, one a question, in the order of the questions.
-
-    Only train questions have rationales and salient words. With `labellers`, the answer to a train
-    question is the one that most of these teachers gave (of two equally frequent ones, the earlier
-    in their order), and a question that none of them answered is left out. The teacher `scorer`
-    adds its OPTION_SCORES. `tally` counts what questions lack. A thread reads and joins the next rows
-    while the caller handles the last ones.
+    `statuses` counts them by status, after the comparison with the labels; `no_row` are the
+    questions without any, and `taught` the rationales that are targets.
     """
-    return ahead(_join(split, teachers, settings, saliency, tally, labellers, scorer, prompt))
+
+    statuses: Counter[str] = field(default_factory=Counter)
+    no_row: int = 0
+    taught: int = 0
 
 
-def _join(
-    split: str,
-    teachers: Sequence[str],
-    settings: Assemble,
-    saliency: Saliency,
-    tally: Counter[str],
-    labellers: Sequence[str],
-    scorer: str | None,
-    prompt: StudentPrompt,
-) -> Iterator[pa.Table]:
-    training = split == "train"
-    schema = distill_schema(settings, bool(scorer))
-    columns = ["id", "status", "rationale", "sample", *(["answer"] if labellers else [])]
-    everyone = dict.fromkeys([*teachers, *labellers, *([scorer] if scorer else [])])
-    own = {scorer: [*columns, OPTION_SCORES.name]}
-    written = {
-        t: Follower(rationale_table(t), own.get(t, columns), split)
-        for t in (everyone if training else ())
-    }
-    judged = training and settings.choose != "all"
-    useful = {t: Follower(usefulness_table(t), ["id", "usefulness"]) for t in teachers if judged}
-    scored = Follower(SALIENCY, ["id", "text", "words"]) if training else None
-    columns = ["id", "question", "options", "answer"]
-    statuses = pa.array(settings.statuses, pa.string())
-    for questions in ahead(scan_row_groups(EXAMPLES, columns, split)):
+@dataclass
+class Counts:
+    """How many train questions are written, and what they have or lack.
+
+    `unlabelled` are those left out since no labeller answered them, `not_gold` those whose label is
+    not the gold answer, `without_words` those without a row of SALIENCY. Soft labels: `scored`
+    questions have them, `free_form` ones have no options, `too_long` ones have, but no scores.
+    """
+
+    teachers: dict[str, TeacherCounts]
+    questions: int = 0
+    unlabelled: int = 0
+    not_gold: int = 0
+    without_words: int = 0
+    scored: int = 0
+    free_form: int = 0
+    too_long: int = 0
+
+
+def without_targets(split: str, schema: pa.Schema) -> Iterator[pa.Table]:
+    """Yield the questions of a split as rows of `distill`: they are answered, not learnt."""
+    for questions in scan_row_groups(EXAMPLES, QUESTION, split):
+        rows = [row | {"rationales": [], "saliency": []} for row in questions.to_pylist()]
+        yield pa.Table.from_pylist(rows, schema)
+
+
+class Join:
+    """The train questions with their targets, as tables of consecutive rows of `distill`.
+
+    They can be iterated over once; `counts` are complete after that. A thread reads and joins the
+    next rows while the caller handles the last ones. Raises `UserError` if a table is missing,
+    lacks a column, or does not have the order of the questions.
+    """
+
+    def __init__(self, targets: Targets):
+        """Open the tables that hold the targets."""
+        self.counts = Counts({teacher: TeacherCounts() for teacher in targets.teachers})
+        self.targets = targets
+        self._statuses = pa.array(targets.assemble.statuses, pa.string())
+        columns = ["id", "sample", "status", "rationale", *(["answer"] * bool(targets.labellers))]
+        self._written, self._useful = {}, {}
+        for teacher in targets.teachers:
+            scores = [OPTION_SCORES.name] if teacher == targets.soft_labels else []
+            path = rationale_table(teacher)
+            self._written[teacher] = Follower(path, [*columns, *scores], "train")
+            if targets.assemble.choose == "best":
+                path = usefulness_table(teacher)
+                self._useful[teacher] = Follower(path, ["id", "usefulness"])
+        self._scored = Follower(SALIENCY, ["id", "text", "words"])
+
+    def __iter__(self) -> Iterator[pa.Table]:
+        return ahead(self._tables())
+
+    def _tables(self) -> Iterator[pa.Table]:
+        for questions in ahead(scan_row_groups(EXAMPLES, QUESTION, "train")):
+            yield self._join(questions)
+        for follower in (*self._written.values(), *self._useful.values(), self._scored):
+            follower.finish()
+
+    def _join(self, questions: pa.Table) -> pa.Table:
+        """Return a row group of questions with their targets."""
         ids = questions["id"].combine_chunks()
-        size = len(ids)
-        scores = pa.nulls(size, OPTION_SCORES.type)
-        texts_of: dict[str, tuple[pa.Table, np.ndarray]] = {}
-        for teacher, table in written.items():
-            rows, places = table.rows_of(ids)
-            if teacher in teachers:
-                questions_with_rows = int(np.count_nonzero(np.diff(places, prepend=-1)))
-                tally[f"{teacher}: no row"] += size - questions_with_rows
-            if rows is not None:
-                texts_of[teacher] = (rows, places)
-        answers = questions["answer"]
-        if training and labellers:
-            votes = [texts_of[t] for t in labellers if t in texts_of]
-            answers = _labels(votes, questions["options"].to_pylist())
-            tally["labels: none"] += answers.null_count
-            tally["labels: not gold"] += (
-                pc.sum(pc.not_equal(answers, questions["answer"])).as_py() or 0
+        written = {teacher: table.rows_of(ids) for teacher, table in self._written.items()}
+        if self.targets.labellers:
+            questions = self._with_labels(questions, written)
+        accepted = [self._accepted(teacher, rows, questions) for teacher, rows in written.items()]
+        rationales = pa.concat_tables([ACCEPTED.empty_table(), *accepted]).combine_chunks()
+        if self._useful:
+            rationales = _most_useful(rationales)
+        columns = {name: questions[name] for name in QUESTION}
+        columns["rationales"] = _by_question(rationales, len(questions))
+        columns["saliency"] = _words(self._scored.rows_of(ids), questions, self.targets.saliency)
+        if teacher := self.targets.soft_labels:
+            columns[OPTION_SCORES.name] = _option_scores(written[teacher], len(questions))
+        joined = pa.table(columns).filter(pc.is_valid(questions["answer"]))
+        self._count(joined)
+        words = pc.coalesce(joined["saliency"], NO_WORDS)
+        at = joined.column_names.index("saliency")
+        return joined.set_column(at, "saliency", words).cast(self.targets.schema)
+
+    def _count(self, joined: pa.Table) -> None:
+        """Count rows that are written, and what they have or lack."""
+        self.counts.questions += len(joined)
+        self.counts.without_words += joined["saliency"].null_count
+        teachers = pc.struct_field(pc.list_flatten(joined["rationales"]), "teacher")
+        for teacher, number in Counter(teachers.to_pylist()).items():
+            self.counts.teachers[teacher].taught += number
+        if self.targets.soft_labels:
+            unscored = joined[OPTION_SCORES.name].null_count
+            free_form = _number(pc.equal(pc.list_value_length(joined["options"]), 0))
+            self.counts.scored += len(joined) - unscored
+            self.counts.free_form += free_form
+            self.counts.too_long += unscored - free_form
+
+    def _with_labels(self, questions: pa.Table, written: Mapping[str, pa.Table]) -> pa.Table:
+        """Return the questions with the labellers' answers; null where they gave none."""
+        votes = [written[teacher] for teacher in self.targets.labellers]
+        labels = _majority(votes, questions["options"].to_pylist())
+        self.counts.unlabelled += labels.null_count
+        self.counts.not_gold += _number(pc.not_equal(labels, questions["answer"]))
+        return questions.set_column(QUESTION.index("answer"), "answer", labels)
+
+    def _accepted(self, teacher: str, rows: pa.Table, questions: pa.Table) -> pa.Table:
+        """Return the ACCEPTED rationales among a teacher's rows: their status and text allow it."""
+        status = _against_labels(rows, questions) if self.targets.labellers else rows["status"]
+        counts = self.counts.teachers[teacher]
+        counts.statuses.update(status.to_pylist())
+        counts.no_row += len(questions) - len(rows[PLACE.name].unique())
+        usefulness = self._usefulness(teacher, rows, questions)
+        has_text = pc.fill_null(pc.greater(pc.binary_length(rows["rationale"]), 0), False)
+        accepted = pc.and_(pc.is_in(status, value_set=self._statuses), has_text)
+        if self._useful:
+            accepted = pc.and_(accepted, pc.is_valid(usefulness))
+        columns = [rows[PLACE.name], rows["rationale"], status, usefulness]
+        places, *columns = (column.filter(accepted) for column in columns)
+        return pa.table([places, pa.repeat(teacher, len(places)), *columns], schema=ACCEPTED)
+
+    def _usefulness(self, teacher: str, rows: pa.Table, questions: pa.Table) -> pa.ChunkedArray:
+        """Return the usefulness of a teacher's rationales; null where it is not measured."""
+        if teacher not in self._useful:
+            return pa.chunked_array([pa.nulls(len(rows), pa.float32())])
+        useful = self._useful[teacher].rows_of(questions["id"].combine_chunks())
+        if not useful[PLACE.name].equals(rows[PLACE.name]):
+            raise UserError(
+                f"{usefulness_table(teacher)}: its rows are not those of "
+                f"{rationale_table(teacher)}; delete it and run `dvc repro`"
             )
-        parts, worth = [], []
-        for teacher, (rows, places) in texts_of.items():
-            if teacher == scorer:
-                if OPTION_SCORES.name not in rows.column_names:
-                    raise UserError(
-                        f"{rationale_table(teacher)}: no column {OPTION_SCORES.name}, which "
-                        "soft_labels.teacher needs; run `dvc repro`"
-                    )
-                scores = _option_scores(rows, places, size)
-            if teacher in teachers:
-                status = rows["status"]
-                if labellers:
-                    status = _against_labels(rows, places, questions, answers)
-                    lost = pc.sum(pc.not_equal(status, rows["status"])).as_py() or 0
-                    tally[f"{teacher}: against the label"] += lost
-                accepted = pc.and_(
-                    pc.is_in(status, value_set=statuses),
-                    pc.fill_null(pc.greater(pc.binary_length(rows["rationale"]), 0), False),
-                )
-                if judged:
-                    values = _usefulness(teacher, useful[teacher], ids, places)
-                    if settings.choose == "weighted":
-                        values = pc.fill_null(values, 0.0)  # a mere conclusion raises nothing
-                    accepted = pc.and_(accepted, pc.is_valid(values))
-                    worth.append(values.filter(accepted).to_numpy())
-                texts = rows["rationale"].filter(accepted)
-                kept = pa.chunked_array([status]) if labellers else status
-                at = places[accepted.to_numpy()]
-                parts.append((teacher, at, texts, kept.filter(accepted)))
-        asked = _question_texts(questions, DEFAULT)
-        weights = None
-        if settings.choose == "weighted":
-            weights = _weights(_places(parts), worth)
-        elif parts and judged:
-            parts = list(_choose(parts, worth, settings))
-            for teacher, places, *_ in parts:
-                tally[f"{teacher}: chosen"] += len(places)
-        salient = NO_WORDS.take(pa.array(np.zeros(size, np.int64)))
-        if scored is not None:
-            rows, places = scored.rows_of(ids)
-            tally["saliency: no row"] += size - len(places)
-            if rows is not None:
-                salient = _salient(rows, places, questions["question"], asked, saliency)
-        if training and scorer:
-            free_form = pc.sum(pc.equal(pc.list_value_length(questions["options"]), 0)).as_py()
-            tally["soft labels"] += size - scores.null_count
-            tally["soft labels: free-form"] += free_form
-            tally["soft labels: too long"] += scores.null_count - free_form
-        joined = pa.table(
-            {
-                "id": ids,
-                "question": questions["question"],
-                "options": questions["options"],
-                "answer": answers,
-                "rationales": _rationales(parts, weights, size),
-                "saliency": salient,
-            }
-            | ({OPTION_SCORES.name: scores} if scorer else {})
-        )
-        if training and labellers:
-            joined = joined.filter(pc.is_valid(joined["answer"]))
-        yield joined.cast(schema)
-    for follower in (*written.values(), *useful.values(), *([scored] if scored else [])):
-        follower.finish()
+        return useful["usefulness"]
 
 
-def _usefulness(
-    teacher: str, table: Follower, ids: pa.Array, places: np.ndarray
-) -> pa.ChunkedArray:
-    """Return the usefulness of the rationales of a teacher's questions, whose positions are known.
+def _majority(votes: Sequence[pa.Table], options: Sequence[list[str]]) -> pa.StringArray:
+    """Return the answer that most teachers' first samples give to each question, or null.
 
-    Raises `UserError` if the table was not made of these rationales.
+    `votes` holds the rows of each teacher, `options` those of each question.
     """
-    values, found = table.rows_of(ids)
-    if values is None or not np.array_equal(found, places):
-        raise UserError(
-            f"{usefulness_table(teacher)}: its rows are not those of {rationale_table(teacher)}; "
-            "delete it and run `dvc repro`"
-        )
-    return values["usefulness"]
-
-
-def _choose(
-    parts: Sequence[Part], worth: Sequence[np.ndarray], settings: Assemble
-) -> Iterator[Part]:
-    """Yield the rationales of each part that are useful enough, or the best of their question.
-
-    `worth` holds the usefulness of each part's rationales. Of two equally good rationales of a
-    question the earlier teacher's counts, and of its samples the first.
-    """
-    if settings.choose == "threshold":
-        kept = [values >= settings.least for values in worth]
-    else:
-        places = _places(parts)
-        values = np.concatenate(worth)
-        order = np.lexsort((-values, places))  # stable: earlier teachers come first
-        first = np.unique(places[order], return_index=True)[1]
-        best = np.zeros(len(places), bool)
-        best[order[first]] = True
-        kept = np.split(best, np.cumsum([len(at) for _, at, *_ in parts])[:-1])
-    for (teacher, at, *columns), keep in zip(parts, kept, strict=True):
-        texts, status = (column.filter(pa.array(keep)) for column in columns)
-        yield teacher, at[keep], texts, status
-
-
-def _weights(places: np.ndarray, worth: Sequence[np.ndarray]) -> np.ndarray:
-    """Return the weight M softmax(u)_m of each of the M rationales of a question.
-
-    `places` are the positions of the rationales' questions, and `worth` holds the usefulness u of
-    each part's rationales. The weights of a question have mean 1; a rationale alone has weight 1.
-    """
-    values = np.concatenate([np.empty(0), *worth])
-    highest = np.full(places.max(initial=-1) + 1, -np.inf)
-    np.maximum.at(highest, places, values)
-    odds = np.exp(values - highest[places])
-    return odds * np.bincount(places)[places] / np.bincount(places, odds)[places]
-
-
-def _places(parts: Sequence[Part]) -> np.ndarray:
-    """Return the position of each rationale's question, part by part."""
-    return np.concatenate([np.empty(0, np.int64), *(at for _, at, *_ in parts)])
-
-
-def _labels(
-    answered: Sequence[tuple[pa.Table, np.ndarray]], options: Sequence[list[str]]
-) -> pa.StringArray:
-    """Return the answer that most teachers' first samples give to each question."""
-    votes: list[list[str]] = [[] for _ in options]
-    for rows, places in answered:
-        samples = zip(rows["sample"].to_pylist(), rows["answer"].to_pylist(), places, strict=True)
-        for sample, answer, place in samples:
+    answers: list[list[str]] = [[] for _ in options]
+    for rows in votes:
+        given = (rows[name].to_pylist() for name in (PLACE.name, "sample", "answer"))
+        for place, sample, answer in zip(*given, strict=True):
             if sample == 0 and answer:
-                votes[place].append(answer)
-    return pa.array(list(map(_most_frequent, votes, options)), pa.string())
+                answers[place].append(answer)
+    return pa.array(list(map(_most_frequent, answers, options)), pa.string())
 
 
 def _most_frequent(answers: Sequence[str], options: Sequence[str]) -> str | None:
@@ -271,104 +224,76 @@ def _most_frequent(answers: Sequence[str], options: Sequence[str]) -> str | None
     return answers[counts.index(max(counts))] if answers else None
 
 
-def _against_labels(
-    rows: pa.Table, places: np.ndarray, questions: pa.Table, labels: pa.StringArray
-) -> pa.StringArray:
+def _against_labels(rows: pa.Table, questions: pa.Table) -> pa.ChunkedArray:
     """Return the statuses; a rationale that ends in another answer than the label `contradicts`.
 
-    `places` are the positions of their questions, whose `labels` may be null. A rationale ends in
-    the answer that the teacher gave, or that of its text.
+    A rationale ends in the answer that the teacher gave, or in that of its text. A question whose
+    label is null contradicts nothing.
     """
-    options, taught = questions["options"].to_pylist(), labels.to_pylist()
+    options, labels = (questions[name].to_pylist() for name in ("options", "answer"))
+    columns = (rows[name].to_pylist() for name in (PLACE.name, "status", "rationale", "answer"))
     statuses = []
-    columns = (rows[name].to_pylist() for name in ("status", "rationale", "answer"))
-    for status, text, answer, place in zip(*columns, places, strict=True):
-        label = taught[place]
+    for place, status, text, answer in zip(*columns, strict=True):
+        label = labels[place]
         if status == OK and label is not None:
             if concludes(text, options[place], label, answer or None) is False:
                 status = CONTRADICTS
         statuses.append(status)
-    return pa.array(statuses, pa.string())
+    return pa.chunked_array([pa.array(statuses, pa.string())])
 
 
-def _option_scores(rows: pa.Table, places: np.ndarray, size: int) -> pa.Array:
+def _most_useful(rationales: pa.Table) -> pa.Table:
+    """Return the most useful rationale of each question.
+
+    Of two equally useful ones, the first counts: the earlier teacher's, or its earlier sample.
+    """
+    places, values = (rationales[name].to_numpy() for name in (PLACE.name, "usefulness"))
+    order = np.lexsort((-values, places))  # stable
+    first = np.unique(places[order], return_index=True)[1]
+    return rationales.take(pa.array(order[first]))
+
+
+def _by_question(rationales: pa.Table, size: int) -> pa.ListArray:
+    """Return the list of ACCEPTED rationales of each of `size` questions, in their order."""
+    places = rationales[PLACE.name].to_numpy()
+    rows = rationales.take(pa.array(np.argsort(places, kind="stable"))).combine_chunks()
+    columns = [rows[column.name].combine_chunks() for column in RATIONALE]
+    ends = np.cumsum(np.bincount(places, minlength=size))
+    offsets = pa.array(np.concatenate([[0], ends]), pa.int32())
+    return pa.ListArray.from_arrays(offsets, pa.StructArray.from_arrays(columns, fields=RATIONALE))
+
+
+def _words(rows: pa.Table, questions: pa.Table, saliency: Saliency) -> pa.Array:
+    """Return the salient words of each question, null for one without a row of SALIENCY."""
+    words = pa.array([], NO_WORDS.type)
+    if len(rows):
+        options = _option_spans(questions.take(rows[PLACE.name]))
+        texts, scored = (rows[name].combine_chunks() for name in ("text", "words"))
+        words = salient_words(texts, scored, options, saliency)
+    return words.take(_row_numbers(rows, len(questions)))
+
+
+def _option_spans(questions: pa.Table) -> np.ndarray:
+    """Return (N, 2) the characters where the options of each question begin and end.
+
+    They are counted in the text of the question that teachers read.
+    """
+    columns = (questions[name].to_pylist() for name in ("question", "options"))
+    spans = [(len(asked), len(question_text(asked, o))) for asked, o in zip(*columns, strict=True)]
+    return np.array(spans)
+
+
+def _option_scores(rows: pa.Table, size: int) -> pa.ChunkedArray:
     """Return the option scores of each of `size` questions, null for one without."""
-    at = np.full(size, -1)
-    first = rows["sample"].to_numpy() == 0
-    at[places[first]] = np.flatnonzero(first)
-    return rows[OPTION_SCORES.name].combine_chunks().take(pa.array(at, mask=at < 0))
+    first = rows.filter(pc.equal(rows["sample"], 0))
+    return first[OPTION_SCORES.name].take(_row_numbers(first, size))
 
 
-def _rationales(parts: Sequence[Part], weights: np.ndarray | None, size: int) -> pa.ListArray:
-    """Return the list of rationales of each of `size` questions, in the order of the teachers.
-
-    `parts` holds a teacher, the positions of its questions, and its texts; `weights` are the
-    weights of all these rationales, if they have any.
-    """
-    places = _places(parts)
-    order = np.argsort(places, kind="stable")
-    names = pa.array([name for name, *_ in parts], pa.string())
-    owners = np.repeat(np.arange(len(parts)), [len(at) for _, at, *_ in parts])
-    fields = list(SCHEMAS[DISTILL].field("rationales").type.value_type)
-    columns = [names.take(pa.array(owners[order]))]
-    for written in ([part[2] for part in parts], [part[3] for part in parts]):
-        chunks = [chunk for column in written for chunk in column.chunks]
-        values = pa.concat_arrays([pa.array([], pa.string()), *chunks])
-        columns.append(values.take(pa.array(order)))
-    if weights is not None:
-        fields.append(WEIGHT)
-        columns.append(pa.array(weights[order], WEIGHT.type))
-    rationales = pa.StructArray.from_arrays(columns, fields=fields)
-    ends = np.concatenate([[0], np.cumsum(np.bincount(places, minlength=size))])
-    return pa.ListArray.from_arrays(pa.array(ends, pa.int32()), rationales)
+def _row_numbers(rows: pa.Table, size: int) -> pa.Array:
+    """Return the number of the row of each of `size` questions, null for one without."""
+    return pc.index_in(pa.array(np.arange(size)), value_set=rows[PLACE.name])
 
 
-def _question_texts(questions: pa.Table, prompt: StudentPrompt) -> pa.ChunkedArray:
-    """Return `question_text` of each question."""
-    options = questions["options"].combine_chunks()
-    if prompt.options == "lettered":
-        shown = pc.binary_join_element_wise(CHOICES, pc.binary_join(_marked(options), ""), "")
-    else:
-        shown = pc.binary_join_element_wise(OPTIONS, pc.binary_join(options, SEPARATOR), "")
-        commas = pc.match_substring(pc.binary_join(options, ""), ",")
-        if pc.any(commas).as_py():
-            marked = _after(pa.repeat(BULLET, len(options.flatten())), options)
-            lines = pc.binary_join_element_wise(OPTION_LINES, pc.binary_join(marked, ""), "")
-            shown = pc.if_else(commas, lines, shown)
-    shown = pc.if_else(pc.greater(pc.list_value_length(options), 0), shown, "")
-    return pc.binary_join_element_wise(questions["question"], pa.chunked_array([shown]), "")
-
-
-def _marked(options: pa.ListArray) -> pa.ListArray:
-    """Return the options of each question, each after its letter."""
-    counts = pc.list_value_length(options).to_numpy()
-    numbers = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
-    marks = pa.array(option_marks(counts.max(initial=0)), pa.string())
-    return _after(marks.take(pa.array(numbers)), options)
-
-
-def _after(marks: pa.StringArray, options: pa.ListArray) -> pa.ListArray:
-    """Return lists of texts, each after the mark of the same number."""
-    counts = pc.list_value_length(options).to_numpy()
-    ends = np.concatenate([[0], np.cumsum(counts)])
-    texts = pc.binary_join_element_wise(marks, options.flatten(), "")
-    return pa.ListArray.from_arrays(pa.array(ends, pa.int32()), texts)
-
-
-def _salient(
-    rows: pa.Table,
-    places: np.ndarray,
-    questions: pa.ChunkedArray,
-    asked: pa.ChunkedArray,
-    saliency: Saliency,
-) -> pa.ListArray:
-    """Return the salient words of each question; one without a row has none.
-
-    `asked` holds the questions with their options, as the teacher reads them.
-    """
-    texts, scored = rows["text"].combine_chunks(), rows["words"].combine_chunks()
-    options = np.column_stack([pc.utf8_length(each).to_numpy() for each in (questions, asked)])
-    words = salient_words(texts, scored, options[places], saliency)
-    at = np.full(len(questions), len(words))
-    at[places] = np.arange(len(words))
-    return pa.concat_arrays([words, NO_WORDS]).take(pa.array(at))
+def _number(truths: pa.ChunkedArray) -> int:
+    """Return how many are true."""
+    return pc.sum(truths).as_py() or 0

@@ -20,7 +20,7 @@ from stages.distil.encoding.samples import with_drafts
 from stages.distil.evaluation.probes import read_options
 from stages.distil.interface.method import ANSWER, Student
 from stages.distil.interface.parameters import Parameters
-from stages.distil.language.answers import without_conclusion
+from stages.distil.language.conclusions import without_conclusion
 from stages.distil.language.student_prompts import rationale_task, student_context, text_before
 from stages.distil.models.hardware import precision
 from stages.distil.models.loading import load_model

@@ -11,12 +11,17 @@ from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 
-from stages.distil.experiments.cases import case_study
-from stages.distil.experiments.compare import Rows, read_predictions, read_training
+from stages.distil.experiments.compare import (
+    Rows,
+    changed_questions,
+    read_predictions,
+    read_training,
+)
 from stages.distil.experiments.plan import MAIN, Figure, Grid, Run, plan
 from stages.distil.experiments.points import Point, table
 from stages.distil.experiments.queue import execute, finished
 from stages.distil.interface.errors import report_errors
+from stages.distil.interface.escaping import for_markdown
 from stages.distil.interface.settings import load_settings
 from stages.distil.reporting.plots import draw_methods, draw_sweep
 from stages.distil.storage import tables
@@ -25,6 +30,7 @@ from stages.distil.storage.tables import DATA_SETS, FIGURES
 
 SCALES = Path("stages/figures")
 RUNS = FIGURES / "runs"  # predictions, one table per run, named after it
+SHOWN = 4  # questions for each side of the case study
 
 
 def write_figures(grid: Grid, runs: list[Run], folder: Path) -> None:
@@ -105,6 +111,54 @@ def _print_table(title: str, figure: Figure, rows: Rows) -> None:
             share,
         ]
         print(f"| {' | '.join(map(str, cells))} |")
+
+
+def case_study(grid: Grid, answers: dict[str, list[Rows]]) -> str:
+    """Return, as Markdown, the questions on which two methods differ for most seeds.
+
+    `answers` contains the predictions of each method, one table per seed. TinyLLM, figure 4.
+    """
+    method, baseline = grid.case, grid.baseline
+    ours, theirs = answers[method], answers[baseline]
+    for a, b in zip(ours, theirs, strict=True):
+        changed_questions(a, b)  # raises if the questions differ
+    wins = [
+        sum(a[n]["correct"] - b[n]["correct"] for a, b in zip(ours, theirs, strict=True))
+        for n in range(len(ours[0]))
+    ]
+    order = sorted(range(len(wins)), key=lambda n: -wins[n])
+    helped = [n for n in order if wins[n] > 0][:SHOWN]
+    harmed = [n for n in reversed(order) if wins[n] < 0][:SHOWN]
+    order_note = f", sorted by how many of the {len(ours)} seeds agree" if len(ours) > 1 else ""
+    parts = [f"# Where {method} and {baseline} differ", ""]
+    parts += [
+        f"Test questions that they answer differently{order_note}. {method} does better on "
+        f"{sum(win > 0 for win in wins)} of {len(wins)}, worse on "
+        f"{sum(win < 0 for win in wins)}.",
+        "",
+    ]
+    for title, chosen in ((f"{method} is right", helped), (f"{baseline} is right", harmed)):
+        parts += [f"## {title}", ""]
+        for n in chosen:
+            row = ours[0][n]
+            options = f" ({', '.join(row['options'])})" if row["options"] else ""
+            parts += [
+                f"**{for_markdown(row['id'])}** {for_markdown(row['question'] + options)}",
+                "",
+                f"The answer is {for_markdown(row['answer'])}.",
+                "",
+                f"| method | {' | '.join(f'seed {s}' for s in grid.figures[MAIN].seeds)} |",
+                f"|---{'|---' * len(ours)}|",
+            ]
+            for name, by_seed in answers.items():
+                predictions = [rows[n] for rows in by_seed]
+                cells = [
+                    ("✓ " if p["correct"] else "✗ ") + for_markdown(p["prediction"])
+                    for p in predictions
+                ]
+                parts.append(f"| {for_markdown(name)} | {' | '.join(cells)} |")
+            parts.append("")
+    return "\n".join(parts).rstrip() + "\n"
 
 
 def stored_runs() -> dict[str, Path]:

@@ -115,13 +115,12 @@ class Saliency(Settings):
         "input_x_gradient",
         "saliency",
         "integrated_gradients",
-        "gradient_shap",
         "occlusion",
         "random",
     ] = Field("input_x_gradient", description="random is a control: scores without a meaning")
     target: Literal["gold", "prediction"] = Field("gold", description="the answer that is scored")
     only_correct: bool = Field(False, description="skip questions the teacher gets wrong")
-    steps: Count = Field(16, description="for integrated_gradients and gradient_shap")
+    steps: Count = Field(16, description="for integrated_gradients")
     dtype: Precision = Field("auto", description="precision of the attribution")
     finetune: Finetune = Finetune()
     batch_tokens: Tokens = Field("auto", description="tokens per pass, including padding")
@@ -148,12 +147,9 @@ class Assemble(Settings):
     statuses: list[Literal["ok", "truncated", "repetitive", "contradicts", "inconclusive"]] = Field(
         min_length=1
     )
-    choose: Literal["all", "best", "threshold", "weighted"] = Field(
-        "all",
-        description="which rationales of a question are taught, or with which weights, by their "
-        "usefulness",
+    choose: Literal["all", "best"] = Field(
+        "all", description="best: of a question's rationales, the most useful one alone"
     )
-    least: Number = Field(0.0, description="usefulness of a rationale for choose=threshold")
     scorer: Name = Field(description="model whose log p(answer) measures the usefulness")
     labels: str = Field(GOLD, description="gold, vote, or the name of a teacher")
 

@@ -19,6 +19,7 @@ from stages.distil.interface.catalogue import (
     determining_fields,
 )
 from stages.distil.interface.errors import report_errors
+from stages.distil.interface.messages import how_to_replace, unknown_name
 from stages.distil.interface.method import (
     ANSWER,
     GOLD,
@@ -35,14 +36,7 @@ from stages.distil.interface.method import (
     Train,
     Weight,
 )
-from stages.distil.interface.settings import (
-    Name,
-    Seed,
-    Settings,
-    how_to_replace,
-    load_settings,
-    unknown_name,
-)
+from stages.distil.interface.settings import Name, Seed, Settings, load_settings
 from stages.distil.interface.vllm_arguments import SET_ELSEWHERE, engine_arguments
 
 RESERVED = {

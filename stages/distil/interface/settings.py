@@ -1,12 +1,8 @@
-"""Settings files: typed keys read from YAML, and one-line messages that name wrong ones."""
+"""Settings files: typed keys read from YAML."""
 
-import difflib
 import re
-from collections.abc import Collection, Iterable, Sequence
-from datetime import date
 from pathlib import Path
-from types import UnionType
-from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -15,43 +11,19 @@ from pydantic import (
     ConfigDict,
     Field,
     ValidationError,
+    ValidationInfo,
+    model_validator,
 )
 from ruamel.yaml import YAML, YAMLError
 
 from stages.distil.interface.errors import UserError
+from stages.distil.interface.messages import Checked, explain
 from stages.distil.interface.paths import read_text
 
-EXPECTED = {  # what a value should be, by the type and context of pydantic's error
-    "bool_parsing": "true or false",
-    "bool_type": "true or false",
-    "dict_type": "a mapping",
-    "finite_number": "a finite number",
-    "float_parsing": "a number",
-    "float_type": "a number",
-    "greater_than": "more than {gt}",
-    "greater_than_equal": "at least {ge}",
-    "int_from_float": "an integer",
-    "int_parsing": "an integer",
-    "int_type": "an integer",
-    "less_than": "less than {lt}",
-    "less_than_equal": "at most {le}",
-    "list_type": "a list",
-    "literal_error": "{expected}",
-    "model_attributes_type": "a mapping",
-    "model_type": "a mapping",
-    "path_type": "a text",
-    "string_type": "a text",
-    "string_too_short": "at least {min_length} character",
-    "too_short": "at least {min_length} entry",
-}
-OTHER_TYPE = ("_type", "_parsing", "int_from_float", "literal_error")  # ends of types of errors
-MANY = 20  # a message lists no more names
-LONGEST_FOUND = 100  # characters of a value in a message
 MOST_NODES = 100_000  # of a YAML file; the committed params.yaml has some hundreds
 # What ruamel raises: its own errors, and those of Python for an impossible date, a number of more
 # digits than Python converts, or a tag whose value does not fit.
 PARSER_ERRORS = (YAMLError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
-Keys = tuple[Any, ...]  # keys of mappings and indices of lists
 
 
 def matching(pattern: str, expected: str) -> AfterValidator:
@@ -84,6 +56,14 @@ class Settings(BaseModel):
     """A block of a YAML file: unknown keys are errors, and values are immutable."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _note_block(cls, values: Any, info: ValidationInfo) -> Any:
+        """Note which class checks a block, for the message about a key that it does not have."""
+        if info.context is not None:
+            info.context.append((values, cls))
+        return values
 
 
 AnySettings = TypeVar("AnySettings", bound=Settings)
@@ -133,148 +113,9 @@ def check_settings(
     values: dict[str, Any], kind: type[AnySettings], where: str | Path
 ) -> AnySettings:
     """Return checked settings; raise `UserError` naming every wrong key of file `where` at once."""
+    checked: Checked = []
     try:
-        return kind.model_validate(values)
+        return kind.model_validate(values, context=checked)
     except ValidationError as error:
-        lines = _explain(error.errors(), values, kind)
-        raise UserError(f"{where}: {'; '.join(dict.fromkeys(lines))}") from None
-
-
-def _explain(errors: Sequence[Any], values: dict[str, Any], kind: type[Settings]) -> list[str]:
-    """Return the lines of an error message.
-
-    Each member of a union reports an error. Those of members of another type than the value are
-    left out or, if there are no others, become one line.
-    """
-    by_keys: dict[Keys, list[Any]] = {}
-    for details in errors:
-        by_keys.setdefault(_keys(details["loc"], values), []).append(details)
-    lines, notes = [], []
-    for keys, group in by_keys.items():
-        others = [details for details in group if not details["type"].endswith(OTHER_TYPE)]
-        lines += [_line(details, keys, values, kind) for details in others]
-        if not others and not any(longer[: len(keys)] == keys != longer for longer in by_keys):
-            expected = " or ".join(dict.fromkeys(map(_expected, group)))
-            lines.append(f"{_dotted(keys)}: expected {expected}, {_found(group[0])}")
-        if len(keys) > 2 and any(details["type"] == "extra_forbidden" for details in group):
-            notes.append(how_to_replace(_dotted(keys[:-1])))
-    return lines + notes
-
-
-def _keys(location: Sequence[Any], values: dict[str, Any]) -> Keys:
-    """Return the keys of the file in a location, which also names the members of unions.
-
-    In a catalogue, an entry's name is followed by its `source`.
-    """
-    node: Any = values
-    keys: list[Any] = []
-    source = None
-    for part in location:
-        if part == source:
-            source = None
-        elif part in _children(node):
-            node = node[part]
-            keys.append(part)
-            source = node.get("source") if isinstance(node, dict) else None
-    return tuple(keys)
-
-
-def _children(node: Any) -> Collection[Any]:
-    """Return the keys of a mapping, or the indices of a list."""
-    if isinstance(node, list):
-        return range(len(node))
-    return node if isinstance(node, dict) else ()
-
-
-def _dotted(keys: Keys) -> str:
-    """Return keys as DVC writes them: teachers[0], data.name."""
-    return "".join(f"[{k}]" if isinstance(k, int) else f".{k}" for k in keys).removeprefix(".")
-
-
-def _line(details: Any, keys: Keys, values: dict[str, Any], kind: type[Settings]) -> str:
-    key, last = _dotted(keys), str(details["loc"][-1]) if details["loc"] else ""
-    match details["type"]:
-        case "missing":
-            return f"{_dotted((*keys, last))}: missing"
-        case "extra_forbidden":
-            return f"{key}: {unknown_name(last, _fields(keys[:-1], values, kind), 'parameter')}"
-        case "union_tag_not_found":
-            return f"{key}.source: missing"
-        case "union_tag_invalid":
-            tags, tag = details["ctx"]["expected_tags"], details["ctx"]["tag"]
-            return f"{key}.source: expected one of {tags}, found {tag!r}"
-        case "value_error":
-            message = details["msg"].removeprefix("Value error, ")
-        case _:
-            message = f"expected {_expected(details)}"
-    if isinstance(details["input"], dict):  # its keys do not fit each other
-        return f"{key}: {message}" if keys else message
-    return f"{key}: {message}, {_found(details)}"
-
-
-def _expected(details: Any) -> str:
-    template = EXPECTED.get(details["type"])
-    return template.format(**details.get("ctx", {})) if template else details["msg"]
-
-
-def _found(details: Any) -> str:
-    """Return what was found and, if that is clear, how to write what was meant."""
-    value, kind = details["input"], details["type"]
-    if isinstance(value, int) and value.bit_length() > LONGEST_FOUND:
-        return "found a number that is too large"  # and for Python to write, perhaps
-    text = repr(value) if isinstance(value, str) else str(value)
-    if len(text) > LONGEST_FOUND:
-        text = f"{text[:LONGEST_FOUND]} …"
-    text = {"None": "null", "True": "true", "False": "false"}.get(text, text)
-    if isinstance(value, dict):
-        return "found a mapping"
-    if kind == "list_type" and isinstance(value, str):
-        return f"found {text}; write [{value}]"
-    if kind in ("string_type", "path_type") and isinstance(value, int | float | date):
-        return f"found {text}; write it in quotes"
-    return f"found {text}"
-
-
-def _fields(keys: Keys, values: dict[str, Any], kind: type[Settings]) -> list[str]:
-    """Return the names of the parameters allowed under these keys."""
-    annotation: Any = kind
-    node: Any = values
-    for key in keys:
-        node = node.get(key, {}) if isinstance(node, dict) else {}
-        if hasattr(annotation, "model_fields"):
-            field = annotation.model_fields.get(key)
-            annotation = _member(field.annotation, node) if field else None
-        else:  # a catalogue: names and their entries
-            annotation = _member(get_args(annotation)[-1], node) if get_args(annotation) else None
-    return list(getattr(annotation, "model_fields", {}))
-
-
-def _member(annotation: Any, value: Any) -> Any:
-    """Return the member of a union that a value's `source` selects; any other annotation as is."""
-    if get_origin(annotation) is Annotated:
-        annotation = get_args(annotation)[0]
-    if get_origin(annotation) not in (Union, UnionType):
-        return annotation
-    kinds = [kind for kind in get_args(annotation) if hasattr(kind, "model_fields")]
-    source = value.get("source") if isinstance(value, dict) else None
-    return next((kind for kind in kinds if source in _sources(kind)), None)
-
-
-def _sources(kind: type[Settings]) -> tuple[str, ...]:
-    field = kind.model_fields.get("source")
-    return get_args(field.annotation) if field else ()
-
-
-def unknown_name(name: str, valid_names: Iterable[str], kind: str) -> str:
-    """Return a message about an unknown name with the nearest known one, or all of them."""
-    names = {valid.casefold(): valid for valid in valid_names}
-    if near := difflib.get_close_matches(name.casefold(), names, n=1, cutoff=0.5):
-        return f"unknown {kind} {name!r}; did you mean {names[near[0]]!r}?"
-    if len(names) > MANY:
-        return f"unknown {kind} {name!r}"
-    return f"unknown {kind} {name!r}; known: {', '.join(names.values()) or 'none'}"
-
-
-def how_to_replace(key: str) -> str:
-    """Return advice on a mapping with entries left from another run: DVC's `-S` merges mappings."""
-    return f"`-S` adds to a mapping in params.yaml; `-S {key}=null -S '{key}={{…}}'` replaces it"
+        lines = explain(error.errors(), values, checked)
+        raise UserError(f"{where}: {'; '.join(lines)}") from None

@@ -7,14 +7,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
-from itertools import pairwise
 from typing import Any
 
 import regex
 
 from stages.distil.language import arithmetic
 from stages.distil.language.appearance import appearance
-from stages.distil.language.student_prompts import letters
 from stages.distil.language.words import UNSPACED
 
 # Digits with or without commas at the thousands, and decimals.
@@ -48,66 +46,7 @@ NEGATION = re.compile(
     r"[\s\"'*_“‘]+$",
     re.IGNORECASE,
 )
-SENTENCE_END = re.compile(r"(?<=[.!?])\s+|(?<=[。！？])|\n+")
 FORMULA = re.compile(r"[\d)]\s*[+*^×÷]\s*[^\W\d]|[^\W\d]\s*[+*^×÷]\s*[\d(]")  # `3 * x`
-_BE = r"(?:is|was|would be|will be|must be|should be|has to be)"
-_MANNER = (
-    r"(?:either|that|only|simply|just|clearly|obviously|definitely|certainly|therefore|thus|indeed|"
-    r"actually|probably|most likely|likely|option|choice|letter)"
-)
-# What introduces an answer: "The correct answer is", "Best option:", "So I choose".
-STATEMENT = re.compile(
-    r"(?:\b(?:answer|option|choice|result|solution)"
-    r"(?: (?:here|choice|option|(?:to|for) (?:this|the) (?:question|problem)))?[\"'*_”’]*"
-    rf"(?:\s*[:=]|\s+{_BE}\b)|\bI (?:would )?(?:choose|pick|select)\b)"
-    rf"(?:\s+{_MANNER}\b)*[*_]*\s*:?\s*",
-    re.IGNORECASE,
-)
-# What introduces it from behind: "B is correct", "aunt would be the best choice".
-JUDGEMENT = re.compile(
-    rf"(?<=\s){_BE}(?:\s+(?:the|best|right|correct|{_MANNER}))*\s+(?:answer|choice|option|correct)\b",
-    re.IGNORECASE,
-)
-# What makes a statement of the opposite, or of what is only supposed, before it.
-NOT_STATED = re.compile(
-    r"(?:\b(?:wrong|incorrect|false|other|another|not|no)\b|n['’]t\b)(?:\s+\w+)?\s*$"
-    r"|\bif\b[^,.;:!?]*$",
-    re.IGNORECASE,
-)
-EQUATION = re.compile(r"[\"'*_”’)\]]*\s*[-+*/×÷^=]\s*[\d($]")  # goes on after a number
-MOST_STATEMENTS = 20  # the last ones of a text are looked at
-LONGEST_STATEMENT = 2_000  # characters
-NEXT_QUESTION = re.compile(
-    r"^[ \t]*(?:#+[ \t]*)?(?:Q|Question)\b[ \t\d.]*:", re.IGNORECASE | re.MULTILINE
-)
-MARK = r"(?:\([a-z]{1,2}\)|\b[a-z][).:])"  # of a lettered option
-# What may stand between a statement's introduction and the option that it states.
-LONGEST_LEAD = 40  # characters
-LEAD = re.compile(
-    rf"[\s\"'*_“‘(\[:-]*(?:{MARK})?[\s\"'*_“‘(\[:-]*(?:that\s+)?(?:(?:the|a|an|to|in|at|on)\s+)?"
-    r"[\"'*_“‘(\[]*",
-    re.IGNORECASE,
-)
-# What stands between two options that are stated as alternatives: `(a) soccer or (b) hockey`.
-ALTERNATIVE = re.compile(
-    r"[\"'*_”’)\]]*\s*(,?\s*(?:or|and|and/or)(?=\s)|,|/)\s*(?:(?:either|the|a|an|option)\s+)*"
-    rf"(?:{MARK}\s*)?[\"'*_“‘(\[]*",
-    re.IGNORECASE,
-)
-LETTER = re.compile(
-    r"[\s\"'*_“‘\[]*(?:\(([a-z]{1,2})\)|([a-z])\)?)[\"'*_”’\]]*"
-    r"(?:\s*$|\s*[.;:!?\n]|,(?!\s*(?:(?:or|and)\s+)?\(?[a-z]\b)|\s+[-–—]\s"
-    r"|\s+(?:because|since|as|for)\b)",
-    re.IGNORECASE,
-)
-LETTER_AT_END = re.compile(
-    r"(?:\(([a-z]{1,2})\)|\b(?:option|choice|answer|letter)\s+([a-z])|^\s*([a-z]))[\"'*_”’]*$",
-    re.IGNORECASE,
-)
-THEREFORE = re.compile(
-    rf"^\s*(?:(?:so|thus|therefore|hence|it {_BE}|it's|option|choice)[\s,:]+)+", re.IGNORECASE
-)
-CLAUSE_END = re.compile(r"[,;:]\s+|[，、；：]")
 INTRODUCTION = re.compile(
     r"^[\s*_]*(?:so |thus,? |therefore,? )?(?:the |my )?(?:final |correct )?answer[*_]*"
     r"(?:\s*:| is:?)[\s*_]*",
@@ -129,7 +68,7 @@ def same(a: str, b: str, options: Sequence[str] = ()) -> bool:
     """Return whether two answers are equal.
 
     With options, both must name the same one. Free-form answers are equal if they are the same
-    quantity, as `_quantity` reads them (a unit may be left out), or the same text without regard to
+    quantity, as `quantity` reads them (a unit may be left out), or the same text without regard to
     case, quotes, final punctuation and a leading article.
     """
     if options:
@@ -137,7 +76,7 @@ def same(a: str, b: str, options: Sequence[str] = ()) -> bool:
             return True
         option = choose_option(a, options)
         return option is not None and option == choose_option(b, options)
-    one, other = _quantity(a), _quantity(b)
+    one, other = quantity(a), quantity(b)
     if one and other:
         units = (one[1], other[1])
         return one[0] == other[0] and (units[0] == units[1] or "" in units)
@@ -215,7 +154,7 @@ def _plain(text: str) -> str:
     return plain.replace("\u2212", "-").replace("\u2044", "/")
 
 
-def _quantity(text: str) -> tuple[Fraction, str] | None:
+def quantity(text: str) -> tuple[Fraction, str] | None:
     r"""Return the number and the unit of a text such as `5 apples`, `$3`, `-1/2`, `7.`; or None.
 
     The text may be in quotes, emphasis or `$` of LaTeX, a fraction may be `\frac{1}{2}`. A unit is
@@ -240,6 +179,21 @@ def _quantity(text: str) -> tuple[Fraction, str] | None:
     return value / divisor, unit or match["currency"]
 
 
+def numbers_in(text: str) -> list[str]:
+    """Return the numbers in a text; arithmetic such as `(7 * 36)` is a single one."""
+    text = unicodedata.normalize("NFKC", text).replace("\u2212", "-")
+    sums: list[str] = []
+
+    def take(match: re.Match[str]) -> str:
+        if not OPERATOR.search(match[0]) or arithmetic.value(match[0]) is None:
+            return match[0]
+        sums.append(match[0])
+        return " ; "
+
+    rest = SUM_IN_TEXT.sub(take, text)
+    return sums + NUMBER_IN_TEXT.findall(rest)
+
+
 def final_value(text: str) -> str | None:
     r"""Return what a worked solution marks as its result, or None.
 
@@ -259,7 +213,7 @@ def final_value(text: str) -> str | None:
 
 
 @dataclass(frozen=True)
-class _Mention:
+class Mention:
     """An option that a text names, and where in the form of the text in which it was found."""
 
     option: str
@@ -274,10 +228,10 @@ def find_options(text: str, options: Sequence[str]) -> list[str]:
     that is a number is found by its value (`1,000` for `1000`). An option that the text denies
     (`not the aunt`) is not named.
     """
-    return [mention.option for mention in _mentions(text, options)[1]]
+    return [mention.option for mention in find_mentions(text, options)[1]]
 
 
-def _mentions(text: str, options: Sequence[str]) -> tuple[str, list[_Mention]]:
+def find_mentions(text: str, options: Sequence[str]) -> tuple[str, list[Mention]]:
     """Return the form of the text in which options were looked for, and where it names them."""
     values = [_number(option) for option in options]
     by_value = {v: o for v, o in zip(values, options, strict=True) if v is not None}
@@ -297,7 +251,7 @@ def _mentions(text: str, options: Sequence[str]) -> tuple[str, list[_Mention]]:
     if by_value:
         names.append(rf"(?<![\w-]){BEFORE_DIGIT}[-+]?[$€£]?(?:{DIGITS})(?![\w-]){AFTER_DIGIT}")
     read = of_text(text)
-    named: list[_Mention] = []
+    named: list[Mention] = []
     end = 0
     for match in regex.finditer("|".join(names), read, regex.VERSION1):
         option = by_form.get(match[0])
@@ -305,7 +259,7 @@ def _mentions(text: str, options: Sequence[str]) -> tuple[str, list[_Mention]]:
             option = by_value.get(value)
         if option is not None:
             if not NEGATION.search(read[end : match.start()]):
-                named.append(_Mention(option, match.start(), match.end()))
+                named.append(Mention(option, match.start(), match.end()))
             end = match.end()
     return read, named
 
@@ -355,241 +309,15 @@ def parse_answer(text: str, options: Sequence[str]) -> str:
     return named.pop() if len(named) == 1 else line
 
 
-def concludes(
-    rationale: str, options: Sequence[str], answer: str, concluded: str | None = None
-) -> bool | None:
-    """Return whether a rationale concludes in the answer; None if it concludes in nothing.
-
-    `concluded` is an answer that was given along with it. With options, it is the `conclusion`.
-    Otherwise the numbers that the rationale gives as its result are compared with an answer that is
-    a quantity; another free-form answer need not be named.
-    """
-    if options or concluded is not None:
-        concluded = concluded or conclusion(rationale, options)
-        return None if concluded is None else same(concluded, answer, options)
-    gold = _quantity(answer)
-    if gold is None:
-        return None
-    results = _results(rationale, units=bool(gold[1]))
-    return any(_gives(result, answer) for result in results) if results else None
-
-
-def conclusion(rationale: str, options: Sequence[str]) -> str | None:
-    """Return the option that a rationale concludes in.
-
-    It is the result that the rationale marks (`final_value`), else the option that it states last,
-    in words or by its letter ("The answer is", "Answer:", "is correct"), else the last one that its
-    last sentence names. Several options that are stated as alternatives are no conclusion.
-    """
-    if not options:
-        return None
-    if value := final_value(rationale):
-        if option := choose_option(value, options) or _by_letter(value, options):
-            return option
-    if stated := _stated(rationale, options):
-        return stated[0] if len(stated) == 1 else None
-    last = _last_sentence(rationale)
-    named = find_options(last, options)
-    return named[-1] if named else _by_letter(THEREFORE.sub("", last), options)
-
-
-def _last_sentence(text: str) -> str:
-    return next((s for s in reversed(SENTENCE_END.split(text.strip())) if s.strip()), "")
-
-
-def _stated(text: str, options: Sequence[str]) -> list[str]:
-    """Return the option that a text states last, or the alternatives among which it leaves it."""
-    text = _before_next_question(text)
-    marks = [(mark.end(), mark) for mark in STATEMENT.finditer(text)]
-    marks += [(mark.start(), mark) for mark in JUDGEMENT.finditer(text)]
-    for place, mark in sorted(marks, key=lambda pair: pair[0])[-MOST_STATEMENTS:][::-1]:
-        if NOT_STATED.search(text[max(0, mark.start() - LONGEST_LEAD) : mark.start()]):
-            continue
-        if mark.re is STATEMENT:
-            tail = SENTENCE_END.split(text[place : place + LONGEST_STATEMENT].lstrip(), maxsplit=1)
-            found = _stated_after(tail[0], options)
-        else:
-            tail = SENTENCE_END.split(text[mark.end() : mark.end() + LONGEST_STATEMENT])
-            if "would" in mark[0] and re.search(r"\bif\b", tail[0], re.IGNORECASE):
-                continue
-            head = SENTENCE_END.split(text[max(0, place - LONGEST_STATEMENT) : place])[-1]
-            found = _stated_before(CLAUSE_END.split(head)[-1], options)
-        if found:
-            return found
-    return []
-
-
-def _stated_after(tail: str, options: Sequence[str]) -> list[str]:
-    """Return what a statement says right after its introduction."""
-    read, named = _mentions(tail, options)
-    if not named or not _leads(read, named[0]):
-        letter = _by_letter(tail, options)
-        return [letter] if letter else []
-    if EQUATION.match(read[named[0].end :]):
-        _, equals, result = tail.rpartition("=")
-        return _stated_after(result, options) if equals else []
-    alternatives, undecided = [named[0].option], False
-    for one, other in pairwise(named):
-        between = ALTERNATIVE.match(read[one.end : min(other.start, one.end + LONGEST_LEAD)])
-        if not between or one.end + between.end() < other.start:
-            break
-        alternatives.append(other.option)
-        undecided = undecided or between[1] != ","
-    return list(dict.fromkeys(alternatives)) if undecided else alternatives[:1]
-
-
-def _leads(text: str, mention: _Mention) -> bool:
-    """Return whether an option is the first thing that a text names, perhaps after its letter."""
-    return mention.start <= LONGEST_LEAD and LEAD.fullmatch(text[: mention.start]) is not None
-
-
-def _stated_before(head: str, options: Sequence[str]) -> list[str]:
-    """Return what a clause names right before it is judged ("is correct")."""
-    read, named = _mentions(head, options)
-    if named and not read[named[-1].end :].strip(" \t\"'*_”’)].!"):
-        return [named[-1].option]
-    match = LETTER_AT_END.search(THEREFORE.sub("", head).rstrip())
-    option = _lettered(next(filter(None, match.groups())), options) if match else None
-    return [option] if option else []
-
-
-def _by_letter(text: str, options: Sequence[str]) -> str | None:
-    """Return the option whose letter a text begins with, if the letter stands for itself."""
-    match = LETTER.match(text)
-    return _lettered(match[1] or match[2], options) if match else None
-
-
-def _lettered(letter: str, options: Sequence[str]) -> str | None:
-    """Return the option with a letter; None if options are letters themselves."""
-    if any(len(option := normalise(each)) == 1 and option.isalpha() for each in options):
-        return None
-    return dict(zip(letters(len(options)), options, strict=True)).get(letter.casefold())
-
-
-def _results(rationale: str, units: bool) -> list[str]:
-    """Return the texts that may give the numeric result of a rationale.
-
-    It is what the rationale marks (`final_value`) or else states last; otherwise what follows the
-    last `=` of its last sentence, or any number there. With `units`, the number that begins a
-    statement does not stand for the whole.
-    """
-    if value := final_value(rationale):
-        return [value]
-    rationale = _before_next_question(rationale)
-    for mark in list(STATEMENT.finditer(rationale))[-MOST_STATEMENTS:][::-1]:
-        tail = rationale[mark.end() : mark.end() + LONGEST_STATEMENT].lstrip()
-        if tail := SENTENCE_END.split(tail, maxsplit=1)[0]:
-            return [tail, *([] if units else _first_number(tail))] if re.search(r"\d", tail) else []
-    return _numbers(_last_sentence(rationale).rpartition("=")[2])
-
-
-def _first_number(text: str) -> list[str]:
-    """Return the number or arithmetic with which a text begins, if it is no equation or formula."""
-    text = unicodedata.normalize("NFKC", text).replace("\u2212", "-").lstrip(QUOTES)
-    if "=" in text or FORMULA.search(text):
-        return []
-    for pattern in (SUM_IN_TEXT, NUMBER_IN_TEXT):
-        if (match := pattern.match(text)) and _quantity(match[0]):
-            return [match[0]]
-    return []
-
-
-def _numbers(text: str) -> list[str]:
-    """Return the numbers in a text; arithmetic such as `(7 * 36)` is a single one."""
-    text = unicodedata.normalize("NFKC", text).replace("\u2212", "-")
-    sums: list[str] = []
-
-    def take(match: re.Match[str]) -> str:
-        if not OPERATOR.search(match[0]) or arithmetic.value(match[0]) is None:
-            return match[0]
-        sums.append(match[0])
-        return " ; "
-
-    rest = SUM_IN_TEXT.sub(take, text)
-    return sums + NUMBER_IN_TEXT.findall(rest)
-
-
-def _before_next_question(text: str) -> str:
-    """Return a text up to the next question, which a model that goes on writes by itself."""
-    text = text.strip()
-    other = NEXT_QUESTION.search(text, 1)
-    return text[: other.start()] if other else text
-
-
-def without_conclusion(rationale: str, options: Sequence[str], answer: str) -> str:
-    """Return a rationale up to the clause of its last sentence that names its result.
-
-    The result is the last option that this sentence names, or the answer if there are no options.
-    A clause that states its result ("the answer is", also by its letter) counts before others. A
-    rationale whose last sentence names none is returned whole, one that is nothing but a conclusion
-    as an empty text.
-    """
-    text = rationale.strip()
-    sentence = max((e.end() for e in SENTENCE_END.finditer(text) if e.end() < len(text)), default=0)
-    starts = [sentence, *(end.end() for end in CLAUSE_END.finditer(text, sentence))]
-    stating = (
-        start for start, end in pairwise([*starts, len(text)]) if _states(text[start:end], options)
-    )
-    naming = (
-        start for start in reversed(starts) if find_options(text[start:], options or [answer])
-    )
-    start = next(stating, None)
-    start = next(naming, len(text)) if start is None else start
-    return text if start == len(text) else text[:start].rstrip(" \t\n,;:，、；：")
-
-
-def _states(clause: str, options: Sequence[str]) -> bool:
-    """Return whether a clause states an option, or a number where there are none."""
-    if options:
-        return bool(_stated(clause, options))
-    return bool(STATEMENT.search(clause)) and bool(re.search(r"\d", clause))
-
-
-def ends_in_answer(text: str, options: Sequence[str]) -> bool:
-    """Return whether a text ends in a stated answer, whole and without a full stop.
-
-    It is nothing but an option, its letter or a quantity: "Answer: (c) offices", "Answer: $42".
-    """
-    mark = next(reversed(list(STATEMENT.finditer(text))), None)
-    tail = text[mark.end() :] if mark else ""
-    if not tail.strip() or len(tail) > LONGEST_STATEMENT:
-        return False
-    if not options:
-        return _quantity(tail.rpartition("=")[2]) is not None
-    read, named = _mentions(tail, options)
-    if not named:
-        return LETTER.fullmatch(tail) is not None and _by_letter(tail, options) is not None
-    whole = LEAD.fullmatch(read[: named[0].start]) and not read[named[0].end :].strip(
-        ")\"'*_”’] \n"
-    )
-    return bool(whole)
-
-
-def split_answer(text: str, options: Sequence[str]) -> tuple[str, str | None]:
-    """Return the rationale and the answer of a teacher that reasoned to an answer of its own.
-
-    The answer follows the last `Answer:`; otherwise it is the option that the text concludes in. It
-    is None if the text gives no answer, or none of the options.
-    """
-    marks = list(re.finditer(r"(?i)(?:^|(?<=[\s*_(]))answer[*_]*\s*:[*_]*", text))
-    if not marks:
-        return text.strip(), conclusion(text, options)
-    answer = parse_answer(text[marks[-1].end() :].strip(" \t*_"), options)
-    rationale = text[: marks[-1].start()].rstrip(" \n\t*_(")
-    if options:
-        return rationale.strip(), choose_option(answer, options) or _by_letter(answer, options)
-    return rationale.strip(), answer or None
-
-
 def is_correct(text: str, question: dict[str, Any]) -> bool:
     """Return whether a text answers a question (a row with `options` and `answer`) correctly."""
     options, answer = question["options"], question["answer"]
     if options:
         return same(parse_answer(text, options), answer, options)
-    return same(text, answer) or _gives(parse_answer(text, []), answer)
+    return same(text, answer) or gives(parse_answer(text, []), answer)
 
 
-def _gives(text: str, answer: str) -> bool:
+def gives(text: str, answer: str) -> bool:
     """Return whether a text gives a free-form answer, perhaps in a sentence.
 
     A number may stand in a sentence if it is the only one ("Ann has 5 apples left."), or in an
@@ -597,10 +325,10 @@ def _gives(text: str, answer: str) -> bool:
     """
     if same(text, answer):
         return True
-    gold = _quantity(answer)
+    gold = quantity(answer)
     if gold is None:
         return False
     text = text.rpartition("=")[2]
-    numbers = [] if FORMULA.search(text) else _numbers(text)
+    numbers = [] if FORMULA.search(text) else numbers_in(text)
     named = text if len(gold[1]) <= SHORT_UNIT else normalise(text)
     return len(numbers) == 1 and same(numbers[0], answer) and gold[1] in named

@@ -4,14 +4,9 @@ import re
 from collections.abc import Sequence
 
 from stages.distil.interface.method import STATUSES
-from stages.distil.language.answers import (
-    concludes,
-    conclusion,
-    ends_in_answer,
-    final_value,
-    normalise,
-)
+from stages.distil.language.answers import final_value, normalise
 from stages.distil.language.appearance import appearance
+from stages.distil.language.conclusions import concludes, conclusion, ends_in_answer
 from stages.distil.language.words import spread
 
 OK, EMPTY, TRUNCATED, REPETITIVE, CONTRADICTS, INCONCLUSIVE, TOO_LONG = STATUSES
@@ -36,7 +31,7 @@ def rationale_status(
     the token limit or a server's filter; `contradicts`: it concludes in another option or number
     than the answer; `inconclusive`: there are options and it concludes in none. `concluded` is the
     answer that the teacher gave along with the rationale; the default is what it concludes in
-    itself (`answers.concludes`). Without `conclude`, a rationale that names no option is ok.
+    itself (`conclusions.concludes`). Without `conclude`, a rationale that names no option is ok.
     Without an `answer` nothing contradicts: what is taught as the answer is not known yet.
     """
     if finish_reason == TOO_LONG:

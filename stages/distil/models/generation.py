@@ -1,6 +1,10 @@
-"""Texts written in this process; greedy ones in batches of similar lengths."""
+"""What a model in this process gives: logits at selected positions, and texts.
 
-from collections.abc import Sequence
+Greedy texts are written in batches of similar lengths.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +18,21 @@ from stages.distil.models.layers import carries_state
 from stages.distil.weights.architecture import generation_settings
 
 TOKENS = ("bos", "eos", "pad", "decoder_start", "forced_bos")  # kept of a model's own settings
+
+
+@contextmanager
+def logits_at(model: PreTrainedModel, selected: Tensor) -> Iterator[None]:
+    """Apply the model's output head, the most expensive part of a pass, to selected positions only.
+
+    `selected` (B, N) is true at these positions. The logits are (1, positions, vocabulary), row by
+    row.
+    """
+    head = model.get_output_embeddings()
+    hook = head.register_forward_pre_hook(lambda _, args: (args[0][selected][None],))
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def end_tokens(settings: GenerationConfig, tokenizer: PreTrainedTokenizerBase) -> set[int]:

@@ -9,7 +9,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from stages.distil.interface.errors import UserError
-from stages.distil.storage.tables import EXAMPLES, scan_row_groups
+from stages.distil.storage.tables import EXAMPLES, read_schema, scan_row_groups
+
+PLACE = pa.field(
+    "place", pa.int64()
+)  # of a row: the position of its question among those asked for
 
 
 class Follower:
@@ -18,12 +22,13 @@ class Follower:
     def __init__(self, path: Path, columns: Sequence[str], split: str | None = None):
         """Take the table and its columns; with `split`, skip the rows of other splits."""
         self._path = path
+        self._no_rows = read_schema(path, columns).append(PLACE).empty_table()
         self._batches = ahead(scan_row_groups(path, columns, split))
         self._waiting: pa.Table | None = None
 
-    def rows_of(self, ids: pa.Array) -> tuple[pa.Table | None, np.ndarray]:
-        """Return the rows of the next questions, if any, and the position of each in `ids`."""
-        parts, positions = [], []
+    def rows_of(self, ids: pa.Array) -> pa.Table:
+        """Return the rows of the next questions, with their PLACE in `ids`."""
+        parts = [self._no_rows]
         last = -1
         while self._waiting is not None or self._fill():
             assert self._waiting is not None
@@ -33,15 +38,13 @@ class Follower:
                 raise self._out_of_order(int(np.argmax(np.diff(matched, prepend=last) < 0)))
             if count:
                 last = int(matched[-1])
-                parts.append(self._waiting.slice(0, count))
-                positions.append(matched)
+                rows = self._waiting.slice(0, count)
+                parts.append(rows.append_column(PLACE, pa.array(matched)))
             if count < len(self._waiting):
                 self._waiting = self._waiting.slice(count)
                 break
             self._waiting = None
-        if not parts:
-            return None, np.empty(0, np.int64)
-        return pa.concat_tables(parts), np.concatenate(positions)
+        return pa.concat_tables(parts)
 
     def finish(self) -> None:
         """Raise `UserError` if a row is left that belongs to no question."""
@@ -83,9 +86,9 @@ def with_questions(
     """
     follower = Follower(path, ["id", *columns], split if mixed else None)
     for questions in scan_row_groups(EXAMPLES, ["id", *of_questions], split):
-        rows, places = follower.rows_of(questions["id"].combine_chunks())
-        if rows is not None:
-            yield rows, questions.take(pa.array(places))
+        rows = follower.rows_of(questions["id"].combine_chunks())
+        if len(rows):
+            yield rows.drop_columns(PLACE.name), questions.take(rows[PLACE.name])
     follower.finish()
 
 

@@ -1,4 +1,4 @@
-"""The teachers' rationales: which tables are current, what is accepted, how useful it is."""
+"""The teachers' rationales: their tables, and which of them are accepted."""
 
 from collections.abc import Collection, Iterable, Iterator
 from itertools import groupby
@@ -12,6 +12,7 @@ from stages.distil.storage.tables import (
     USEFULNESS,
     rationale_table,
     scan_row_groups,
+    write_text,
 )
 
 
@@ -20,12 +21,14 @@ def usefulness_table(teacher: str) -> Path:
     return USEFULNESS / f"{teacher}.parquet"
 
 
-def remove_stale(teachers: Collection[str]) -> None:
-    """Remove the tables of all but these teachers.
+def make_folders(teachers: Collection[str]) -> None:
+    """Make the folders of the teachers' tables, and leave in them no table of any other teacher.
 
-    DVC leaves the tables of former teachers behind, and they would count as an input.
+    Stages depend on a folder as a whole. DVC leaves the table of a former teacher in it, which no
+    stage has as its output any more.
     """
     for folder in (RATIONALES, USEFULNESS):
+        write_text(folder / ".keep", "One table per teacher.\n")
         for table in sorted(folder.glob("*.parquet")):
             if table.stem not in teachers:
                 table.unlink()

@@ -238,6 +238,15 @@ def read_metadata(path: Path) -> dict[str, str]:
     return {name.decode(): value.decode() for name, value in metadata.items()}
 
 
+def read_schema(path: Path, columns: Sequence[str]) -> pa.Schema:
+    """Return the schema of the named columns of a file; raise `UserError` if it lacks one."""
+    with open_table(path) as file:
+        schema = file.schema_arrow.remove_metadata()
+    if not set(columns) <= set(schema.names):
+        raise _other_columns(path, columns, schema.names)
+    return pa.schema([schema.field(name) for name in columns])
+
+
 def check_exists(path: Path) -> None:
     """Raise `UserError` if a table is missing."""
     if not path.exists():
@@ -251,9 +260,8 @@ def scan_row_groups(
 
     With `split`, yield its rows only, and read nothing else of a row group that has none.
     """
+    read_schema(path, columns)
     with open_table(path) as file:
-        if not set(columns) <= set(file.schema_arrow.names):
-            raise _other_columns(path, columns, file.schema_arrow.names)
         for number in range(file.num_row_groups):
             if split is None:
                 yield _read_group(file, path, number, columns)

@@ -13,8 +13,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from stages.distil.encoding.samples import Branch, Sample, said, separate_tasks
 from stages.distil.interface.errors import UserError
 from stages.distil.models.batching import pad
+from stages.distil.models.generation import logits_at
 from stages.distil.models.hardware import device, explain_out_of_memory
-from stages.distil.models.logits import logits_at
 
 TOLERANCE = 2e-5  # of the logits' norm; SmolLM2's differ by 1e-6, of rounding, in float32
 

@@ -9,7 +9,7 @@ from stages.distil.interface.catalogue import ProvidedModel
 from stages.distil.interface.errors import UserError
 from stages.distil.interface.method import GOLD
 from stages.distil.interface.parameters import Parameters
-from stages.distil.language.answers import conclusion, split_answer
+from stages.distil.language.conclusions import conclusion, split_answer
 from stages.distil.language.quality import CUT_OFF, OK, rationale_status, whole_sentences
 from stages.distil.language.teacher_prompts import Conversation, PromptFile
 from stages.distil.language.thinking import split_thought

@@ -10,11 +10,10 @@ from torch.nn import functional
 
 from stages.distil.language.chat import Chat
 from stages.distil.models.batching import by_length, of_one_length, pad
-from stages.distil.models.generation import end_tokens, generate
+from stages.distil.models.generation import end_tokens, generate, logits_at
 from stages.distil.models.hardware import explain_out_of_memory, pass_tokens
 from stages.distil.models.layers import carries_state, context_length
 from stages.distil.models.loading import load_model
-from stages.distil.models.logits import logits_at
 from stages.distil.teachers.backend import TOO_LONG, Completion, Request
 
 IN_FLIGHT = 512  # requests that are sorted by length and batched together

@@ -11,7 +11,7 @@ from pathlib import Path
 from pydantic import Field
 from ruamel.yaml import YAML
 
-from stages.distil.experiments.commands import dvc, set_params
+from stages.distil.experiments.queue import dvc, set_params
 from stages.distil.interface.errors import UserError, report_errors
 from stages.distil.interface.parameters import Parameters
 from stages.distil.interface.settings import Settings, check_settings, load_settings

@@ -2,8 +2,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from stages.distil.experiments.cases import case_study
-from stages.distil.experiments.figures import draw
+from stages.distil.experiments.figures import case_study, draw
 from stages.distil.experiments.plan import Figure, Grid
 from stages.distil.experiments.points import Point, estimate, gain, headroom, holm, interval, table
 

@@ -11,16 +11,14 @@ from hypothesis import strategies as st
 from stages.distil.interface.catalogue import FileSizes
 from stages.distil.interface.parameters import load_parameters
 from stages.distil.language.answers import (
-    conclusion,
     find_options,
     is_correct,
     normalise,
     parse_answer,
     same,
-    split_answer,
-    without_conclusion,
 )
 from stages.distil.language.arithmetic import value
+from stages.distil.language.conclusions import conclusion, split_answer, without_conclusion
 from stages.distil.language.quality import (
     is_repetitive,
     rationale_status,

@@ -13,14 +13,22 @@ from stages.distil.language.words import (
     owners,
     salient_words,
     spread,
-    top_words,
 )
 from stages.distil.storage.tables import SALIENCY, SCHEMAS
 
+KIND = SCHEMAS[SALIENCY].field("words").type
+
+
+def settings(k: int, **changes) -> Saliency:
+    return Saliency(teacher="any", top_k=k, weight=1, **changes)
+
 
 def top_words_of(texts: list[str], words: list[list[dict[str, Any]]], k: int) -> list[list[str]]:
-    kind = SCHEMAS[SALIENCY].field("words").type
-    return top_words(pa.array(texts, pa.string()), pa.array(words, kind), k).to_pylist()
+    nowhere = np.zeros((len(texts), 2), int)
+    chosen = salient_words(
+        pa.array(texts, pa.string()), pa.array(words, KIND), nowhere, settings(k)
+    )
+    return chosen.to_pylist()
 
 
 def words_of(text: str, scores: list[float]) -> list[dict[str, Any]]:
@@ -134,35 +142,33 @@ def test_a_repeated_word_counts_once_and_ties_go_to_the_earlier():
 def test_words_are_chosen_by_sign_kind_and_place(changes, expected):
     text = "The cat sits WITH the dog\nOptions: with, blue"
     scores = [9.0, 2.0, -8.0, 6.5, 6.0, -5.0, 0.0, 7.0, 8.5]
-    kind = SCHEMAS[SALIENCY].field("words").type
-    words = pa.array([words_of(text, scores), []], kind)
-    saliency = Saliency(teacher="any", top_k=3, weight=1, **changes)
+    words = pa.array([words_of(text, scores), []], KIND)
     options = np.array([[len("The cat sits WITH the dog"), len(text)], [0, 0]])
-    chosen = salient_words(pa.array([text, ""]), words, options, saliency)
+    chosen = salient_words(pa.array([text, ""]), words, options, settings(3, **changes))
     assert chosen.to_pylist() == [expected, []]
 
 
 def test_without_the_options_the_words_of_a_rationale_remain():
     text = "Is it red?\nOptions: red, blue\nRed is warm"
     scores = [1.0, 1.0, 2.0, 9.0, 8.0, 7.0, 3.0, 1.0, 4.0]
-    kind = SCHEMAS[SALIENCY].field("words").type
-    words = pa.array([words_of(text, scores)], kind)
+    words = pa.array([words_of(text, scores)], KIND)
     options = np.array([[len("Is it red?"), len("Is it red?\nOptions: red, blue")]])
-    saliency = Saliency(teacher="any", top_k=2, weight=1, options=False)
-    assert salient_words(pa.array([text]), words, options, saliency).to_pylist() == [
-        ["Red", "warm"]
-    ]
+    chosen = salient_words(pa.array([text]), words, options, settings(2, options=False))
+    assert chosen.to_pylist() == [["Red", "warm"]]
 
 
 @given(
     st.lists(
-        st.lists(st.sampled_from("a A b ß SS ẞ é 犬 🐕x ab".split()), max_size=12), max_size=9
+        st.lists(st.sampled_from("a A b ß SS ẞ é 犬 🐕x ab the The".split()), max_size=12),
+        max_size=9,
     ),
     st.integers(1, 4),
     st.randoms(use_true_random=False),
     st.integers(0, 3),
+    st.booleans(),
+    st.booleans(),
 )
-def test_many_texts_at_once_give_what_each_gives_alone(texts, k, random, cut):
+def test_many_texts_at_once_give_what_each_gives_alone(texts, k, random, cut, positive, stop_words):
     lines = [", ".join(text) for text in texts]
     words = [
         [
@@ -171,11 +177,22 @@ def test_many_texts_at_once_give_what_each_gives_alone(texts, k, random, cut):
         ]
         for line in lines
     ]
-    expected = [plain_top_words(*row, k) for row in zip(lines, words, strict=True)]
-    assert top_words_of(lines, words, k) == expected
-    kind = SCHEMAS[SALIENCY].field("words").type
-    sliced = top_words(pa.array(lines, pa.string())[cut:], pa.array(words, kind)[cut:], k)
-    assert sliced.to_pylist() == expected[cut:]
+    options = np.array([[5, 9]] * len(lines)).reshape(-1, 2)
+    saliency = settings(
+        k, sign="positive" if positive else "absolute", stop_words=stop_words, options=not positive
+    )
+    expected = []
+    for line, of_line in zip(lines, words, strict=True):
+        counting = [
+            word
+            for word in of_line
+            if (not positive or (word["score"] > 0 and (word["end"] <= 5 or word["start"] >= 9)))
+            and (stop_words or line[word["start"] : word["end"]].casefold() not in ("a", "the"))
+        ]
+        expected.append(plain_top_words(line, counting, k))
+    # A slice of an array begins in the middle of its buffers.
+    of_slice = pa.array(lines, pa.string())[cut:], pa.array(words, KIND)[cut:], options[cut:]
+    assert salient_words(*of_slice, saliency).to_pylist() == expected[cut:]
 
 
 def test_where_no_spaces_are_written_the_tokens_are_the_words():

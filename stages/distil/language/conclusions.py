@@ -1,0 +1,331 @@
+"""Read what a rationale concludes in: what it marks as its result, states, or names last.
+
+Patterns stand beside the functions that use them. They allow for the quotes, emphasis and brackets
+that models write around an option.
+"""
+
+import re
+import unicodedata
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from operator import itemgetter
+
+from stages.distil.language.answers import (
+    FORMULA,
+    NUMBER_IN_TEXT,
+    QUOTES,
+    SUM_IN_TEXT,
+    Mention,
+    choose_option,
+    final_value,
+    find_mentions,
+    find_options,
+    gives,
+    normalise,
+    numbers_in,
+    parse_answer,
+    quantity,
+    same,
+)
+from stages.distil.language.student_prompts import letters
+
+MOST_STATEMENTS = 20  # the last ones of a text are looked at
+LONGEST_STATEMENT = 2_000  # characters
+LONGEST_LEAD = 40  # characters between a statement's introduction and the option that it states
+# Pieces of the patterns below.
+OPENING = r"\s\"'*_“‘(\["  # characters before an option
+CLOSING = r"\"'*_”’)\]"  # and after it
+BE = r"(?:is|was|would be|will be|must be|should be|has to be)"
+MANNER = (
+    r"(?:either|that|only|simply|just|clearly|obviously|definitely|certainly|therefore|thus|indeed|"
+    r"actually|probably|most likely|likely|option|choice|letter)"
+)
+MARK = r"(?:\([a-z]{1,2}\)|\b[a-z][).:])"  # of a lettered option
+
+SENTENCE_END = re.compile(r"(?<=[.!?])\s+|(?<=[。！？])|\n+")
+CLAUSE_END = re.compile(r"[,;:]\s+|[，、；：]")
+NEXT_QUESTION = re.compile(
+    r"^[ \t]*(?:#+[ \t]*)?(?:Q|Question)\b[ \t\d.]*:", re.IGNORECASE | re.MULTILINE
+)
+
+
+def conclusion(rationale: str, options: Sequence[str]) -> str | None:
+    """Return the option that a rationale concludes in.
+
+    It is the result that the rationale marks (`final_value`), else the option that it states last,
+    in words or by its letter ("The answer is", "Answer:", "is correct"), else the last one that its
+    last sentence names. Several options that are stated as alternatives are no conclusion.
+    """
+    if not options:
+        return None
+    if value := final_value(rationale):
+        if option := choose_option(value, options) or _by_letter(value, options):
+            return option
+    if stated := _stated(rationale, options):
+        return stated[0] if len(stated) == 1 else None
+    last = _last_sentence(rationale)
+    named = find_options(last, options)
+    return named[-1] if named else _by_letter(THEREFORE.sub("", last), options)
+
+
+def concludes(
+    rationale: str, options: Sequence[str], answer: str, concluded: str | None = None
+) -> bool | None:
+    """Return whether a rationale concludes in the answer; None if it concludes in nothing.
+
+    `concluded` is an answer that was given along with it. With options, it is the `conclusion`.
+    Otherwise the numbers that the rationale gives as its result are compared with an answer that is
+    a quantity; another free-form answer need not be named.
+    """
+    if options or concluded is not None:
+        concluded = concluded or conclusion(rationale, options)
+        return None if concluded is None else same(concluded, answer, options)
+    gold = quantity(answer)
+    if gold is None:
+        return None
+    results = _results(rationale, units=bool(gold[1]))
+    return any(gives(result, answer) for result in results) if results else None
+
+
+def without_conclusion(rationale: str, options: Sequence[str], answer: str) -> str:
+    """Return a rationale up to the clause of its last sentence that names its result.
+
+    The result is the last option that this sentence names, or the answer if there are no options.
+    A clause that states its result ("the answer is", also by its letter) counts before others. A
+    rationale whose last sentence names none is returned whole, one that is nothing but a conclusion
+    as an empty text.
+    """
+    text = rationale.strip()
+    sentence = max((e.end() for e in SENTENCE_END.finditer(text) if e.end() < len(text)), default=0)
+    starts = [sentence, *(end.end() for end in CLAUSE_END.finditer(text, sentence))]
+    stating = (
+        start for start, end in pairwise([*starts, len(text)]) if _states(text[start:end], options)
+    )
+    naming = (
+        start for start in reversed(starts) if find_options(text[start:], options or [answer])
+    )
+    start = next(stating, None)
+    start = next(naming, len(text)) if start is None else start
+    return text if start == len(text) else text[:start].rstrip(" \t\n,;:，、；：")
+
+
+def ends_in_answer(text: str, options: Sequence[str]) -> bool:
+    """Return whether a text ends in a stated answer, whole and without a full stop.
+
+    It is nothing but an option, its letter or a quantity: "Answer: (c) offices", "Answer: $42".
+    """
+    statements = list(STATEMENT.finditer(text))
+    tail = text[statements[-1].end() :] if statements else ""
+    if not tail.strip() or len(tail) > LONGEST_STATEMENT:
+        return False
+    if not options:
+        return quantity(tail.rpartition("=")[2]) is not None
+    read, named = find_mentions(tail, options)
+    if not named:
+        return LETTER.fullmatch(tail) is not None and _by_letter(tail, options) is not None
+    before, after = read[: named[0].start], read[named[0].end :]
+    return LEAD.fullmatch(before) is not None and not after.strip(")\"'*_”’] \n")
+
+
+def split_answer(text: str, options: Sequence[str]) -> tuple[str, str | None]:
+    """Return the rationale and the answer of a teacher that reasoned to an answer of its own.
+
+    The answer follows the last `Answer:`; otherwise it is the option that the text concludes in. It
+    is None if the text gives no answer, or none of the options.
+    """
+    marks = list(re.finditer(r"(?i)(?:^|(?<=[\s*_(]))answer[*_]*\s*:[*_]*", text))
+    if not marks:
+        return text.strip(), conclusion(text, options)
+    answer = parse_answer(text[marks[-1].end() :].strip(" \t*_"), options)
+    rationale = text[: marks[-1].start()].rstrip(" \n\t*_(")
+    if options:
+        return rationale.strip(), choose_option(answer, options) or _by_letter(answer, options)
+    return rationale.strip(), answer or None
+
+
+# What a text states
+
+# What introduces an answer: "The correct answer is", "Best option:", "So I choose".
+STATEMENT = re.compile(
+    r"(?:\b(?:answer|option|choice|result|solution)"
+    r"(?: (?:here|choice|option|(?:to|for) (?:this|the) (?:question|problem)))?[\"'*_”’]*"
+    rf"(?:\s*[:=]|\s+{BE}\b)|\bI (?:would )?(?:choose|pick|select)\b)"
+    rf"(?:\s+{MANNER}\b)*[*_]*\s*:?\s*",
+    re.IGNORECASE,
+)
+# What introduces it from behind: "B is correct", "aunt would be the best choice".
+JUDGEMENT = re.compile(
+    rf"(?<=\s){BE}(?:\s+(?:the|best|right|correct|{MANNER}))*\s+(?:answer|choice|option|correct)\b",
+    re.IGNORECASE,
+)
+# What makes a statement of the opposite, or of what is only supposed, before it.
+NOT_STATED = re.compile(
+    r"(?:\b(?:wrong|incorrect|false|other|another|not|no)\b|n['’]t\b)(?:\s+\w+)?\s*$"
+    r"|\bif\b[^,.;:!?]*$",
+    re.IGNORECASE,
+)
+
+
+def _stated(text: str, options: Sequence[str]) -> list[str]:
+    """Return the option that a text states last, or the alternatives among which it leaves it."""
+    text = _before_next_question(text)
+    marks: list[tuple[int, re.Match[str], Callable[..., list[str]]]] = []
+    marks += [(mark.end(), mark, _introduced) for mark in STATEMENT.finditer(text)]
+    marks += [(mark.start(), mark, _judged) for mark in JUDGEMENT.finditer(text)]
+    marks.sort(key=itemgetter(0))
+    for _, mark, read in reversed(marks[-MOST_STATEMENTS:]):
+        if NOT_STATED.search(text[max(0, mark.start() - LONGEST_LEAD) : mark.start()]):
+            continue
+        if stated := read(text, mark, options):
+            return stated
+    return []
+
+
+def _introduced(text: str, mark: re.Match[str], options: Sequence[str]) -> list[str]:
+    """Return what the sentence states after its introduction ("The answer is")."""
+    tail = text[mark.end() : mark.end() + LONGEST_STATEMENT].lstrip()
+    return _stated_after(SENTENCE_END.split(tail, maxsplit=1)[0], options)
+
+
+def _judged(text: str, mark: re.Match[str], options: Sequence[str]) -> list[str]:
+    """Return what the clause names before its judgement ("is correct")."""
+    tail = SENTENCE_END.split(text[mark.end() : mark.end() + LONGEST_STATEMENT])[0]
+    if "would" in mark[0] and re.search(r"\bif\b", tail, re.IGNORECASE):
+        return []
+    head = SENTENCE_END.split(text[max(0, mark.start() - LONGEST_STATEMENT) : mark.start()])[-1]
+    return _stated_before(CLAUSE_END.split(head)[-1], options)
+
+
+# What may stand between a statement's introduction and the option: `: **(b) the`.
+LEAD = re.compile(
+    rf"[{OPENING}:-]*(?:{MARK})?[{OPENING}:-]*(?:that\s+)?(?:(?:the|a|an|to|in|at|on)\s+)?"
+    r"[\"'*_“‘(\[]*",
+    re.IGNORECASE,
+)
+# What stands between two options that are stated as alternatives: `(a) soccer or (b) hockey`.
+ALTERNATIVE = re.compile(
+    rf"[{CLOSING}]*\s*(,?\s*(?:or|and|and/or)(?=\s)|,|/)\s*(?:(?:either|the|a|an|option)\s+)*"
+    rf"(?:{MARK}\s*)?[\"'*_“‘(\[]*",
+    re.IGNORECASE,
+)
+EQUATION = re.compile(rf"[{CLOSING}]*\s*[-+*/×÷^=]\s*[\d($]")  # goes on after a number
+
+
+def _stated_after(tail: str, options: Sequence[str]) -> list[str]:
+    """Return what a statement says right after its introduction."""
+    read, named = find_mentions(tail, options)
+    if not named or not _leads(read, named[0]):
+        letter = _by_letter(tail, options)
+        return [letter] if letter else []
+    if EQUATION.match(read[named[0].end :]):
+        _, equals, result = tail.rpartition("=")
+        return _stated_after(result, options) if equals else []
+    alternatives, undecided = [named[0].option], False
+    for one, other in pairwise(named):
+        between = ALTERNATIVE.match(read[one.end : min(other.start, one.end + LONGEST_LEAD)])
+        if not between or one.end + between.end() < other.start:
+            break
+        alternatives.append(other.option)
+        undecided = undecided or between[1] != ","
+    return list(dict.fromkeys(alternatives)) if undecided else alternatives[:1]
+
+
+def _leads(text: str, mention: Mention) -> bool:
+    """Return whether an option is the first thing that a text names, perhaps after its letter."""
+    return mention.start <= LONGEST_LEAD and LEAD.fullmatch(text[: mention.start]) is not None
+
+
+LETTER_AT_END = re.compile(
+    r"(?:\(([a-z]{1,2})\)|\b(?:option|choice|answer|letter)\s+([a-z])|^\s*([a-z]))[\"'*_”’]*$",
+    re.IGNORECASE,
+)
+THEREFORE = re.compile(
+    rf"^\s*(?:(?:so|thus|therefore|hence|it {BE}|it's|option|choice)[\s,:]+)+", re.IGNORECASE
+)
+
+
+def _stated_before(head: str, options: Sequence[str]) -> list[str]:
+    """Return what a clause names right before it is judged ("is correct")."""
+    read, named = find_mentions(head, options)
+    if named and not read[named[-1].end :].strip(" \t\"'*_”’)].!"):
+        return [named[-1].option]
+    match = LETTER_AT_END.search(THEREFORE.sub("", head).rstrip())
+    option = _lettered(next(filter(None, match.groups())), options) if match else None
+    return [option] if option else []
+
+
+def _states(clause: str, options: Sequence[str]) -> bool:
+    """Return whether a clause states an option, or a number where there are none."""
+    if options:
+        return bool(_stated(clause, options))
+    return bool(STATEMENT.search(clause)) and bool(re.search(r"\d", clause))
+
+
+# Letters of options
+
+# A letter at the beginning that stands for itself: the text ends there, or goes on with a reason.
+LETTER = re.compile(
+    r"[\s\"'*_“‘\[]*(?:\(([a-z]{1,2})\)|([a-z])\)?)[\"'*_”’\]]*"
+    r"(?:\s*$|\s*[.;:!?\n]|,(?!\s*(?:(?:or|and)\s+)?\(?[a-z]\b)|\s+[-–—]\s"
+    r"|\s+(?:because|since|as|for)\b)",
+    re.IGNORECASE,
+)
+
+
+def _by_letter(text: str, options: Sequence[str]) -> str | None:
+    """Return the option whose letter a text begins with, if the letter stands for itself."""
+    match = LETTER.match(text)
+    return _lettered(match[1] or match[2], options) if match else None
+
+
+def _lettered(letter: str, options: Sequence[str]) -> str | None:
+    """Return the option with a letter; None if options are letters themselves."""
+    if any(len(option := normalise(each)) == 1 and option.isalpha() for each in options):
+        return None
+    return dict(zip(letters(len(options)), options, strict=True)).get(letter.casefold())
+
+
+# Results of free-form questions
+
+
+def _results(rationale: str, units: bool) -> list[str]:
+    """Return the texts that may give the numeric result of a rationale.
+
+    It is what the rationale marks (`final_value`) or else states last; otherwise what follows the
+    last `=` of its last sentence, or any number there. With `units`, the number that begins a
+    statement does not stand for the whole.
+    """
+    if value := final_value(rationale):
+        return [value]
+    rationale = _before_next_question(rationale)
+    statements = list(STATEMENT.finditer(rationale))[-MOST_STATEMENTS:]
+    for mark in reversed(statements):
+        tail = rationale[mark.end() : mark.end() + LONGEST_STATEMENT].lstrip()
+        if tail := SENTENCE_END.split(tail, maxsplit=1)[0]:
+            return [tail, *([] if units else _first_number(tail))] if re.search(r"\d", tail) else []
+    return numbers_in(_last_sentence(rationale).rpartition("=")[2])
+
+
+def _first_number(text: str) -> list[str]:
+    """Return the number or arithmetic with which a text begins, if it is no equation or formula."""
+    text = unicodedata.normalize("NFKC", text).replace("\u2212", "-").lstrip(QUOTES)
+    if "=" in text or FORMULA.search(text):
+        return []
+    for pattern in (SUM_IN_TEXT, NUMBER_IN_TEXT):
+        if (match := pattern.match(text)) and quantity(match[0]):
+            return [match[0]]
+    return []
+
+
+# Sentences
+
+
+def _last_sentence(text: str) -> str:
+    return next((s for s in reversed(SENTENCE_END.split(text.strip())) if s.strip()), "")
+
+
+def _before_next_question(text: str) -> str:
+    """Return a text up to the next question, which a model that goes on writes by itself."""
+    text = text.strip()
+    other = NEXT_QUESTION.search(text, 1)
+    return text[: other.start()] if other else text
