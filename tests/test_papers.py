@@ -20,8 +20,8 @@ from stages.distil.storage import tables
 from stages.distil.storage.examples import Example
 from stages.distil.weights.folders import STUDENT
 from tests.conftest import PARAMS, ROOT, question, write_jsonl, write_values
-from tests.test_methods import run_stages
 from tests.students import prompt_of
+from tests.test_methods import run_stages
 from tests.test_pipeline import dvc, make_project, reproduced
 
 PAGE = (ROOT / "docs/papers.md").read_text(encoding="utf-8")
