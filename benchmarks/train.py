@@ -21,19 +21,25 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from stages.distil.student.collator import Collator
-from stages.distil.student.steps import Steps
-from stages.distil.student.trainer import DistillationTrainer, Questions, Recipe
 from torch import Tensor
 from transformers import PreTrainedModel, TrainingArguments, set_seed
 
-from stages.distil.encoding.samples import ANSWER, SALIENCY, Encoder, Sample, separate_tasks
-from stages.distil.interface.method import Student, Train
-from stages.distil.language.student_prompts import question_text, student_context
+from stages.distil.encoding.encoder import Encoder
+from stages.distil.encoding.samples import Sample, fit_targets, of_tasks, separate_tasks
+from stages.distil.interface.method import ANSWER, SALIENCY, Student, Train
+from stages.distil.language.student_prompts import question_text
 from stages.distil.language.words import find_words
 from stages.distil.models.hardware import device, precision
 from stages.distil.models.loading import load_model
-from stages.distil.student.training import BATCH_TOKENS
+from stages.distil.student.batch import Collator
+from stages.distil.student.losses import CrossEntropy
+from stages.distil.student.training import (
+    BATCH_TOKENS,
+    DistillationTrainer,
+    Recipe,
+    Steps,
+    TrainingData,
+)
 from stages.distil.weights.folders import model_folder
 
 BATCH = 8
@@ -51,11 +57,11 @@ def distilled(folder: Path, rows: int) -> list[dict[str, Any]]:
             questions.append(
                 {
                     "id": record["id"],
-                    "context": student_context(question, options),
+                    "question": question,
                     "options": options,
                     "answer": record["answer"],
                     "rationales": [
-                        {"teacher": name, "text": rationale}
+                        {"teacher": name, "text": rationale, "status": "ok"}
                         for name, rationale in record["rationales"].items()
                     ],
                     "saliency": [text[start:end] for start, end in words],
@@ -67,11 +73,12 @@ def distilled(folder: Path, rows: int) -> list[dict[str, Any]]:
 class OnePassPerTask(Steps):
     """As in the papers: a padded pass over all questions for each task."""
 
-    def batches(self, samples: Sequence[Sample]) -> list[list[Sample]]:
+    def batches(self, groups: Sequence[Sequence[Sample]]) -> list[list[Sample]]:
         """Return a batch for each task."""
-        separate = separate_tasks(samples)
-        by_task = [[s for s in separate if s.branches[0].task == task] for task in self._tasks]
-        return [batch for batch in by_task if batch]
+        by_task: dict[str, list[Sample]] = {}
+        for sample in separate_tasks(sample for group in groups for sample in group):
+            by_task.setdefault(sample.branches[0].task, []).append(sample)
+        return list(by_task.values())
 
 
 @contextmanager
@@ -102,10 +109,13 @@ def train(kind: type[Steps], student: str, rows: list[dict[str, Any]], settings:
     model, tokenizer = load_model(model_folder(student), "float32", place=False)
     teachers = [rationale["teacher"] for rationale in rows[0]["rationales"]]
     weights = {ANSWER: 1.0} | dict.fromkeys(teachers, 0.5) | {SALIENCY: 0.1}
-    encoder = Encoder(model.config, tokenizer, Student(model=student))
-    samples = [encoder.samples(row, weights) for row in rows]
+    objective = tuple((CrossEntropy(task), weight) for task, weight in weights.items())
+    recipe = Recipe(settings, objective, 0, 1, precision("auto"), "")
+    encoder = Encoder(model.config, tokenizer, Student(model=student), teachers)
+    window = encoder.window
+    samples = [fit_targets(of_tasks(each, weights), window) for each in encoder.samples(rows)]
     set_seed(0)
-    collate = Collator(model, tokenizer, list(weights))
+    collate = Collator(model, tokenizer)
     with tempfile.TemporaryDirectory() as folder:
         trainer = Timed(
             model=model,
@@ -119,12 +129,10 @@ def train(kind: type[Steps], student: str, rows: list[dict[str, Any]], settings:
                 disable_tqdm=True,
                 report_to="none",
             ),
-            train_dataset=kind(
-                samples, collate, list(weights), settings.batch_size, BATCH_TOKENS, 0
-            ),
+            train_dataset=kind(samples, collate, recipe.losses, settings, BATCH_TOKENS, 0),
             processing_class=tokenizer,
-            questions=Questions(samples, [], [], "", 0, list(weights), {}),
-            recipe=Recipe(settings, weights, 0, 1, precision("auto"), ""),
+            data=TrainingData(samples, [], window, 0, ""),
+            recipe=recipe,
             batch_tokens=BATCH_TOKENS,
         )
         trainer.seconds, trainer.losses = [], []
@@ -136,7 +144,7 @@ def useful_share(steps: Steps) -> float:
     """Return the share of the tokens of all passes that are not padding."""
     passes = [batch for n in range(len(steps)) for batch in steps[n]["passes"]]
     useful = sum(sample.length for samples in steps.questions for sample in samples)
-    return useful / sum(batch["input_ids"].numel() for batch in passes)
+    return useful / sum(batch.inputs["input_ids"].numel() for batch in passes)
 
 
 def main() -> None:
@@ -154,7 +162,7 @@ def main() -> None:
     shared = train(Steps, arguments.student, rows, settings)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
     targets = train(OnePassPerTask, arguments.student, rows, settings)
-    with patch("stages.distil.student.loss.logits_at", every_logit):
+    with patch("stages.distil.student.batch.logits_at", every_logit):
         separate = train(OnePassPerTask, arguments.student, rows, settings)
     runs = {"shared": shared, "separate": separate, "separate, targets only": targets}
     print(", ".join(f"{name} {sum(run.seconds[1:]):.1f} s" for name, run in runs.items()))

@@ -26,6 +26,7 @@ from stages.distil.language.student_prompts import question_text
 from stages.distil.reporting.release import release
 from stages.distil.storage import tables
 from stages.distil.teachers.writer import GENERATIONS
+from stages.encode import encode
 from stages.evaluate import evaluate
 from stages.finetune import finetune
 from stages.rationales import rationales
@@ -145,7 +146,7 @@ def trained(workspace, resumed) -> Path:
     """Run the other stages; return the folder."""
     with contextlib.chdir(workspace):
         parameters = load_parameters(write(workspace))
-        for stage in (finetune, saliency, assemble, card, train, evaluate, report):
+        for stage in (finetune, saliency, assemble, encode, card, train, evaluate, report):
             stage(parameters)
     return workspace
 

@@ -31,7 +31,7 @@ def test_a_room_imports_only_rooms_below_it():
     [
         (
             "language/words.py",
-            "from stages.distil.student import samples",
+            "from stages.distil.encoding import samples",
             "distil.language.words -> stages.distil.encoding.samples",
         ),
         (

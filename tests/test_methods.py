@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from stages.assemble import assemble
 from stages.distil.interface.parameters import Parameters, load_parameters
 from stages.distil.weights.fetching import fetch_model
+from stages.encode import encode
 from stages.evaluate import evaluate
 from stages.finetune import finetune
 from stages.prepare import prepare
@@ -86,7 +87,7 @@ def run_stages(parameters: Parameters) -> None:
     prepare(parameters)
     for teacher in parameters.teachers:
         rationales(parameters, teacher)
-    for stage in (finetune, saliency, assemble, train, evaluate):
+    for stage in (finetune, saliency, assemble, encode, train, evaluate):
         stage(parameters)
 
 

@@ -11,7 +11,8 @@ from dvc.utils.hydra import apply_overrides
 from ruamel.yaml import YAML
 from transformers import AutoConfig, AutoTokenizer
 
-from stages.distil.encoding.samples import Encoder
+from stages.distil.encoding.encoder import Encoder
+from stages.distil.encoding.files import read_asked
 from stages.distil.interface.parameters import Parameters, load_parameters
 from stages.distil.language.student_prompts import question_text
 from stages.distil.language.teacher_prompts import PromptFile
@@ -19,6 +20,7 @@ from stages.distil.storage import tables
 from stages.distil.storage.examples import Example
 from stages.distil.weights.folders import STUDENT
 from tests.conftest import PARAMS, ROOT, question, write_jsonl, write_values
+from tests.students import prompt_of
 from tests.test_methods import run_stages
 from tests.test_pipeline import dvc, make_project, reproduced
 
@@ -158,12 +160,12 @@ def test_the_command_trains_what_the_paper_trains(name, run):
 
     tokenizer = AutoTokenizer.from_pretrained(STUDENT)
     encoder = Encoder(AutoConfig.from_pretrained(STUDENT), tokenizer, found.student)
-    row = tables.read_table(tables.distill_table("test"))[0]
     example = tables.read_examples("test")[0]
     asked = question_text(example.question, example.options, found.student.prompt)
     assert "\nAnswer Choices:\n(a) red\n(b) green\n(c) blue" in asked
-    assert row["context"] == f"predict: {asked}"
-    assert encoder.prompt(row, 6).context == tokenizer(f"predict: {asked}")["input_ids"]
+    tokens = tokenizer(f"predict: {asked}")["input_ids"]
+    assert read_asked("test")[0].prompt.context == tokens
+    assert prompt_of(encoder, vars(example), 6).context == tokens
     if name == "tinyllm-paper":
         first = tables.read_table(tables.distill_table("train"))[0]
         assert {r["teacher"] for r in first["rationales"]} == {"flan-t5-xl", "llama2-7b"}

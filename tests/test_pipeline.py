@@ -200,10 +200,13 @@ def test_compiled_modules_rerun_no_stage(project, folder):
 
 def test_dvc_shows_metrics_and_plots(project):
     assert "student.accuracy" in dvc(project, "metrics", "show", "--md")
-    assert "Training loss" in dvc(project, "plots", "show", "--json")
+    plots = dvc(project, "plots", "show", "--json")
+    assert "Training loss" in plots and "tokens_per_second.tsv" in plots
     for file in ("results/metrics.json", "results/accuracy.csv", "results/predictions.parquet"):
         assert (project / file).is_file()
     assert (project / "models/student/model.safetensors").is_file()
+    assert (project / "data/encoded/train.arrow").is_file()
+    assert not any("times" in path for path in sums(project))  # they differ between runs
 
 
 def test_the_data_set_opens_in_pandas_duckdb_and_datasets(project, tmp_path):
@@ -232,7 +235,20 @@ def test_a_loss_weight_reruns_training_and_evaluation_only(project):
     assert ran == ["train", "evaluate", "report"]
     after = sums(project)
     assert before["models/student"] != after["models/student"]
+    assert before["data/encoded"] == after["data/encoded"]
     assert dvc(project, "exp", "show", "--csv").count("\n") >= 3
+    subprocess.run(["git", "checkout", "-q", "."], cwd=project, check=True)
+    dvc(project, "checkout", "-q")
+
+
+def test_another_prompt_of_the_student_encodes_again_and_joins_nothing(project):
+    """The data card shows lengths, which lettered options change."""
+    before = sums(project)
+    ran = reproduced(dvc(project, "exp", "run", "-S", "student.prompt.options=lettered"))
+    assert sorted(ran) == ["card", "encode", "evaluate", "report", "train"]
+    after = sums(project)
+    assert before["data/distill"] == after["data/distill"]
+    assert before["data/encoded"] != after["data/encoded"]
     subprocess.run(["git", "checkout", "-q", "."], cwd=project, check=True)
     dvc(project, "checkout", "-q")
 
@@ -261,7 +277,7 @@ def test_the_model_card_shows_the_parameters_that_made_the_student(project):
 
 def test_top_k_reruns_the_stages_after_saliency(project):
     ran = reproduced(dvc(project, "exp", "run", "-S", "saliency.top_k=1"))
-    assert sorted(ran) == ["assemble", "card", "evaluate", "report", "train"]
+    assert sorted(ran) == ["assemble", "card", "encode", "evaluate", "report", "train"]
     subprocess.run(["git", "checkout", "-q", "."], cwd=project, check=True)
     dvc(project, "checkout", "-q")
 
@@ -273,8 +289,8 @@ def test_removing_a_teacher_and_adding_it_again_restores_the_lock(project):
     both = params.read_text()
     params.write_text(both.replace("- two\n", ""))
     ran = reproduced(dvc(project, "repro"))
-    after = ["saliency", "assemble", "card", "train", "evaluate", "report"]
-    assert [name for name in ran if name != "fetch@two"] == after
+    after = ["assemble", "card", "encode", "evaluate", "report", "saliency", "train"]
+    assert sorted(name for name in ran if name != "fetch@two") == after
     assert not (project / "data/rationales/two.parquet").exists()
     assert sums(project)["data/rationales/one.parquet"] == before["data/rationales/one.parquet"]
     params.write_text(both)

@@ -46,7 +46,8 @@ def test_a_folder_of_json_lines_becomes_a_table(tmp_path, write_params, run_stag
         assert row["rationales"][0]["text"].startswith(f"Ball {number} of train is ")
 
 
-STAGES = ["fetch", "prepare", "rationales", "saliency", "assemble", "card", "train", "evaluate"]
+STAGES = ["fetch", "prepare", "rationales", "saliency", "assemble"]
+STAGES += ["encode", "card", "train", "evaluate"]
 
 
 def test_the_order_in_which_shards_are_written_does_not_matter(tmp_path, write_params, run_stage):
@@ -292,6 +293,7 @@ def test_a_stage_without_its_inputs_says_how_to_create_them(write_params, run_st
         ("rationales", ["--teacher", "smollm2-135m"]),
         ("saliency", []),
         ("assemble", []),
+        ("encode", []),
         ("card", []),
         ("train", []),
         ("evaluate", []),

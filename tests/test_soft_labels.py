@@ -11,10 +11,12 @@ from stages.distil.language.chat import Chat
 from stages.distil.language.teacher_prompts import PromptFile
 from stages.distil.models.loading import load_model
 from stages.distil.storage import tables
+from stages.encode import encode
 from stages.rationales import rationales
 from stages.saliency import saliency
 from stages.train import train
 from tests.conftest import question
+from tests.students import write_distill
 from tests.test_train import curve
 
 STATUSES = ["ok", "truncated", "repetitive", "contradicts", "inconclusive"]
@@ -92,12 +94,11 @@ def test_the_student_learns_the_teachers_distribution(project, family, shared_co
     told = f"soft labels of {TEACHER}: 6 questions; without: 0 free-form, 0 too long"
     assert told in capsys.readouterr().out
     rows = tables.read_table(tables.distill_table("train"))
-    schema = tables.with_scores(tables.SCHEMAS[tables.DISTILL], True)
-    with tables.TableWriter(tables.distill_table("train") / "00000.parquet", schema) as table:
-        for row in rows:
-            least = min(row["option_scores"])
-            scores = [0.0 if score == least else -9.0 for score in row["option_scores"]]
-            table.write(row | {"option_scores": scores})
+    for row in rows:
+        least = min(row["option_scores"])
+        row["option_scores"] = [0.0 if s == least else -9.0 for s in row["option_scores"]]
+    write_distill("train", rows, scores=True)
+    encode(parameters)
     train(parameters)
     losses = curve("loss/soft_labels")
     assert losses[-1] < losses[0] / 2
@@ -122,5 +123,6 @@ def test_a_table_of_other_parameters_is_reported(project, tiny_model):
     rationales(without, TEACHER)
     saliency(without)
     assemble(without)
-    with pytest.raises(UserError, match="data/distill/train: no column option_scores"):
+    encode(without)
+    with pytest.raises(UserError, match="soft_labels.teacher: data/encoded has no option scores"):
         train(project(tiny_model))

@@ -32,7 +32,7 @@ from tests.conftest import ROOT, question
 from tests.distil.attribution import test_attributor as attribution
 from tests.distil.evaluation.test_usefulness import written
 from tests.distil.questions.test_fields import read as read_rows
-from tests.distil.student.test_samples import ROWS, load
+from tests.students import ROWS, load, options_of, prompt_of
 from tests.test_finetune import TUNED
 from tests.test_train import curve, prepared  # noqa: F401
 
@@ -185,16 +185,16 @@ def test_training(check_pin, prepared, tiny_model):  # noqa: F811
 def test_evaluation(check_pin, tiny_model):
     options = ["red", "green", "blue"]
     correct = [is_correct(text, {"options": options, "answer": "blue"}) for text in ANSWERED]
-    model, tokenizer, encoder = load(tiny_model)
-    prompts = [encoder.prompt(row, 4) for row in ROWS]
-    read = read_options(model, tokenizer, [encoder.options(r) for r in ROWS], "float32")
+    student, encoder = load(tiny_model)
+    prompts = [prompt_of(encoder, row, 4) for row in ROWS]
+    read = read_options(student, [options_of(encoder, row) for row in ROWS])
     result = {
         "answers": [parse_answer(text, options) for text in ANSWERED],
         "alike": [parse_answer(text, ["C", "C++", "C#"]) for text in ("C++.", "It is C#", "c")],
         "score": score(correct),
         "classes": by_class(correct * 2, ["blue", "red"] * 4),
         "f1": f1(["a", "b"], ["b", "c", "c"]),
-        "written": generate_answers(model, tokenizer, prompts, 4, "float32"),
+        "written": generate_answers(student, prompts, 4),
         "options": [[option.score for option in of_question] for of_question in read],
     }
     check_pin("EVALUATION", result)

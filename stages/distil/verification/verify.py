@@ -94,7 +94,7 @@ def compare_losses(committed: str, current: str) -> list[str]:
 def has_same_data(committed: str, current: str) -> bool:
     """Return whether the students of two dvc.lock files learnt from the same bytes."""
     before, after = _both(LOCK, (committed, current), _stages)
-    return _sums(before.get("assemble", {})) == _sums(after.get("assemble", {}))
+    return _sums(before.get("encode", {})) == _sums(after.get("encode", {}))
 
 
 def compare_metrics(committed: str, current: str, same_data: bool) -> list[str]:

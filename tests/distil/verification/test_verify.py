@@ -108,8 +108,8 @@ def test_other_accuracies_of_the_student_are_compared_only_with_the_same_data():
     assert len(compare_metrics(*texts, same_data=True)) == 1
 
 
-def test_the_students_data_is_the_output_of_assemble():
-    lock = "stages: {assemble: {outs: [{path: data/distill, md5: aa.dir}]}}"
+def test_the_students_data_is_the_output_of_encode():
+    lock = "stages: {encode: {outs: [{path: data/encoded, md5: aa.dir}]}}"
     assert has_same_data(lock, lock)
     assert not has_same_data(lock, lock.replace("aa", "bb"))
 
