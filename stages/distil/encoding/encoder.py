@@ -77,9 +77,10 @@ class Encoder:
     one sample per target, as in the papers: an encoder-decoder then reads the prefix at the end of
     the question instead of at the start of its text. In the form `after_answer`, rationales and
     salient words follow the answer, in one text with it; in the form `before_answer`, the answer
-    follows each rationale that leads to it, and one prefix asks for those of all teachers. With `student.prompt.prefixes`, a word
-    before the question asks for the target, and the text of an encoder-decoder is nothing but the
-    target; a decoder-only student also reads the prefix after the question.
+    follows each rationale that leads to it, and one prefix asks for those of all teachers. With
+    `student.prompt.prefixes`, a word before the question asks for the target, and the text of an
+    encoder-decoder is nothing but the target; a decoder-only student also reads the prefix after
+    the question.
 
     A text never becomes control tokens: `<s>` in a question is three characters, and an answer with
     it survives decoding, which leaves control tokens out.
