@@ -171,7 +171,10 @@ def _save(student: "StudentModel", parameters: Parameters) -> None:
     model, tokenizer, _ = student
     if parameters.student.lora_rank:
         model = model.merge_and_unload()
-    configure_inference(model, tokenizer, parameters.evaluate.max_tokens, parameters.student.prompt)
+    settings, evaluate = parameters.student, parameters.evaluate
+    reasons = settings.form == "before_answer"
+    max_tokens = evaluate.reasoning_tokens if reasons else evaluate.max_tokens
+    configure_inference(model, tokenizer, settings, max_tokens)
     model = model.to(torch.bfloat16)
     check_finite(model.named_parameters(), STUDENT, "lower train.learning_rate")
     with whole_folder(STUDENT) as target:
