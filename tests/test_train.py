@@ -14,7 +14,7 @@ from pathlib import Path
 import pandas
 import pytest
 import torch
-from transformers import PreTrainedModel, Trainer
+from transformers import PreTrainedModel, PreTrainedTokenizerFast, Trainer
 
 from stages.distil.interface.errors import UserError
 from stages.distil.interface.parameters import load_parameters
@@ -22,11 +22,13 @@ from stages.distil.models.loading import load_model
 from stages.distil.models.lora import round_frozen
 from stages.distil.storage import tables
 from stages.distil.student import training
-from stages.distil.student.trainer import DistillationTrainer
-from stages.distil.student.training import CHECKPOINTS
+from stages.distil.student.losses import MutualInformation
+from stages.distil.student.training import CHECKPOINTS, DistillationTrainer
 from stages.distil.weights.folders import STUDENT, digest
-from stages.train import CURVES, launch, train
+from stages.encode import encode
+from stages.train import CURVES, SPEED, launch, train
 from tests.conftest import BARE, PARAMS, ROOT
+from tests.students import write_distill
 from tests.warm_python import interpreter
 
 ROWS = 12
@@ -38,16 +40,16 @@ def distilled(number: int, split: str, full: bool = False) -> dict:
     answer = COLOURS[number % 3]
     return {
         "id": f"{split}-{number}",
-        "context": f"Question: which colour has ball {number}?\nOptions: {', '.join(COLOURS)}",
+        "question": f"which colour has ball {number}?",
         "options": COLOURS,
         "answer": answer,
         "rationales": [
-            {"teacher": "one", "text": f"Ball {number} is {answer}."},
-            *(
-                [{"teacher": "two", "text": f"Clearly {answer}, as all know."}]
-                if number % 2 or full
-                else []
-            ),
+            {"teacher": teacher, "text": text, "status": "ok"}
+            for teacher, text in (
+                ("one", f"Ball {number} is {answer}."),
+                ("two", f"Clearly {answer}, as all know."),
+            )
+            if teacher == "one" or number % 2 or full
         ],
         "saliency": ["colour", answer] if number % 3 or full else [],
     }
@@ -55,15 +57,12 @@ def distilled(number: int, split: str, full: bool = False) -> dict:
 
 @pytest.fixture
 def prepared(tmp_path, write_params, monkeypatch):
-    """Write the tables of a small data set and the student; return the changed parameters."""
+    """Write a small data set and the student, and encode it; return the changed parameters."""
     monkeypatch.chdir(tmp_path)
 
     def run(model, rows=ROWS, full=False, **changes):
-        for split in ("train", "validation"):
-            file = tables.distill_table(split) / "00000.parquet"
-            with tables.TableWriter(file, tables.SCHEMAS[tables.DISTILL]) as table:
-                for number in range(rows):
-                    table.write(distilled(number, split, full))
+        for split in ("train", "validation", "test"):
+            write_distill(split, (distilled(number, split, full) for number in range(rows)))
         if not (tmp_path / "models/tiny").exists():
             shutil.copytree(model, tmp_path / "models/tiny")
         config = tmp_path / "models/tiny/config.json"  # dropout would differ between passes
@@ -83,7 +82,9 @@ def prepared(tmp_path, write_params, monkeypatch):
             "evaluate/max_tokens": 12,
         }
         changed = {name.replace("__", "/"): value for name, value in changes.items()}
-        return load_parameters(write_params(values | changed))
+        parameters = load_parameters(write_params(values | changed))
+        encode(parameters)
+        return parameters
 
     return run
 
@@ -150,6 +151,74 @@ def test_the_mutual_information_term_is_part_of_the_total(prepared, tiny_model, 
     for n, total in enumerate(curve("loss/total")):
         expected = parts["answer"][n] + 0.5 * (parts["one"][n] + parts["two"][n])
         assert total == pytest.approx(expected + 0.4 * parts["mutual_information"][n], rel=1e-5)
+
+
+@pytest.mark.parametrize("bounded", [True, False])
+def test_a_bounded_loss_does_not_stop_the_run_however_it_grows(
+    prepared, tiny_model, monkeypatch, bounded
+):
+    """The mutual information grows tenfold in each pass, beyond any limit of a loss."""
+    factors = (10.0**n for n in itertools.count())
+    original = MutualInformation.__call__
+
+    def grow(loss, predicted):
+        return original(loss, predicted) * next(factors)
+
+    monkeypatch.setattr(MutualInformation, "__call__", grow)
+    monkeypatch.setattr(MutualInformation, "bounded", bounded)
+    parameters = prepared(
+        tiny_model,
+        train__mutual_information=1e-9,
+        train__learning_rate=1e-9,
+        train__epochs=4,
+        train__batch_tokens=10_000,
+    )
+    if bounded:
+        train(parameters)
+        assert curve("loss/mutual_information")[-1] > 1e9
+    else:
+        with pytest.raises(UserError, match="the loss is .* more than .*; lower train.learning_"):
+            train(parameters)
+
+
+def test_what_differs_between_runs_is_not_among_the_results(prepared, tiny_model):
+    """Speed and memory have curves in a folder of their own, which is started anew."""
+    (SPEED / "plots/metrics").mkdir(parents=True)
+    (SPEED / "plots/metrics/old.tsv").write_text("old")
+    train(prepared(tiny_model))
+    speeds = {file.stem: file for file in (SPEED / "plots/metrics").iterdir()}
+    assert set(speeds) == {"tokens_per_second", "peak_memory_gb"}
+    steps = pandas.read_csv(CURVES / "plots/metrics/loss/total.tsv", sep="\t")["step"].tolist()
+    for name, file in speeds.items():
+        written = pandas.read_csv(file, sep="\t")
+        assert written["step"].tolist() == steps
+        assert (written[name] > 0).all()
+    drawn = {file.parent.name for file in CURVES.rglob("*.tsv")}
+    assert drawn == {"loss", "validation"}
+    texts = [file.read_text() for file in CURVES.rglob("*") if file.is_file()]
+    assert not any("tokens_per_second" in text or "memory" in text for text in texts)
+
+
+@pytest.mark.parametrize("length", [{"train__epochs": 1}, {"train__epochs": 0}])
+def test_the_student_is_trained_without_a_tokenizer_call(prepared, tiny_model, monkeypatch, length):
+    """It reads tokens, and decodes its own."""
+    parameters = prepared(tiny_model, **length)
+    monkeypatch.setattr(PreTrainedTokenizerFast, "_encode_plus", None)  # would be called
+    train(parameters)
+
+
+def test_soft_labels_need_scores_in_the_files(prepared, tiny_model, write_params):
+    prepared(tiny_model)
+    parameters = load_parameters(write_params({"soft_labels/teacher": "tiny"}))
+    with pytest.raises(UserError, match="soft_labels.teacher: data/encoded has no option scores"):
+        train(parameters)
+
+
+def test_missing_tokens_are_reported(prepared, tiny_model):
+    parameters = prepared(tiny_model)
+    shutil.rmtree(tables.ENCODED)
+    with pytest.raises(UserError, match="data/encoded: no such table; `dvc repro` makes it"):
+        train(parameters)
 
 
 def test_a_teacher_that_was_left_out_has_no_curve(prepared, tiny_model):
@@ -426,9 +495,9 @@ def test_a_student_that_is_not_finite_after_its_last_step_is_not_written(
     """Its last loss was: a gradient that overflows shows in the next one only."""
     train_student = training.train_student
 
-    def overflow(model, *arguments):
-        results = train_student(model, *arguments)
-        model.get_output_embeddings().weight.data[0, 0] = float("inf")
+    def overflow(student, *arguments):
+        results = train_student(student, *arguments)
+        student.model.get_output_embeddings().weight.data[0, 0] = float("inf")
         return results
 
     monkeypatch.setattr(training, "train_student", overflow)
@@ -448,7 +517,9 @@ def test_two_runs_give_the_same_bytes(prepared, family):
 
 
 def test_questions_that_are_too_long_are_counted(prepared, tiny_model, capsys):
-    train(prepared(tiny_model, student__context=75, train__epochs=1))
+    parameters = prepared(tiny_model, student__context=75, train__epochs=1)
+    capsys.readouterr()
+    train(parameters)
     assert json.loads((CURVES / "metrics.json").read_text())["too_long"]["cut"] > 0
     assert "longer than 75 tokens: {'cut': " in capsys.readouterr().err
 
@@ -457,8 +528,7 @@ ATTEMPTS = 10
 KILLS = f"""
 import json, os, random, signal, sys
 from pathlib import Path
-import stages.distil.student.steps
-from stages.distil.student.trainer import DistillationTrainer
+from stages.distil.student.training import DistillationTrainer
 from stages.distil.interface.parameters import load_parameters
 from stages.train import train
 parameters, left = load_parameters("params.yaml"), []
@@ -540,7 +610,7 @@ def test_a_full_disk_leaves_the_last_checkpoint_intact(prepared, tiny_model, tmp
     program = """
 import resource, sys
 from stages.distil.interface.command import run_stage
-from stages.distil.student.trainer import DistillationTrainer
+from stages.distil.student.training import DistillationTrainer
 from stages.train import train
 original, calls = DistillationTrainer._save_checkpoint, []
 def save(*arguments):
@@ -605,7 +675,7 @@ def test_two_processes_learn_what_one_does(prepared, family, tmp_path, run_stage
 MACHINE = """
 import os, signal
 from stages.distil.interface.command import run_stage
-from stages.distil.student.trainer import DistillationTrainer
+from stages.distil.student.training import DistillationTrainer
 from stages.train import launch, train
 save, saved = DistillationTrainer._save_checkpoint, []
 def save_and_end(trainer, *arguments):

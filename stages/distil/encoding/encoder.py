@@ -216,6 +216,8 @@ class Encoder:
 
     def _lay_out(self, questions: Sequence[_Question]) -> list[Sample]:
         """Encode questions as samples; each different text once, and all of them at once."""
+        if not questions:  # the tokenizer does not accept an empty list
+            return []
         alone = list(dict.fromkeys(question.text for question in questions))
         encoded = self._encode(alone, add_special_tokens=False, return_offsets_mapping=True)
         columns = zip(encoded["input_ids"], encoded["offset_mapping"], strict=True)
@@ -282,8 +284,6 @@ class Encoder:
 
     def _tokens(self, texts: Sequence[str]) -> list[list[int]]:
         """Return the tokens of each text, and nothing around it."""
-        if not texts:  # which the tokenizer does not accept
-            return []
         return self._encode(texts, add_special_tokens=False)["input_ids"]
 
     def _encode(self, texts: Sequence[str], **arguments: Any) -> BatchEncoding:

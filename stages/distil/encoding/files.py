@@ -310,7 +310,7 @@ def encode_splits(job: Job, processes: int | None = None) -> tuple[Report, Windo
                     total.limits[split].add(report.limits[split])
                     total.lengths += report.lengths
                     bar.update(len(batch))
-            total.limits[split].check()
+            total.limits[split].check(split)
         _write_lengths(folder / tables.LENGTHS.name, total.lengths, job.teachers)
         window = json.dumps(asdict(encoder.window), indent=2) + "\n"
         (folder / WINDOW.name).write_text(window, encoding="utf-8")

@@ -100,11 +100,11 @@ class Limits:
                 self.changed.add(1, example)
                 break
 
-    def check(self) -> None:
+    def check(self, split: str) -> None:
         """Raise `UserError` if options and answer of a question are longer than the limit."""
         if count := self.refused.count:
             others = f"; so are {count - 1:,} more" if count > 1 else ""
-            raise UserError(f"{self.refused.first}{others}")
+            raise UserError(f"{split}: {self.refused.first}{others}")
 
     def lines(self, window: Window, max_tokens: int | None) -> Iterator[str]:
         """Yield a line for each kind of limit that questions exceed."""

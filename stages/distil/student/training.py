@@ -364,7 +364,7 @@ class Curves(TrainerCallback):
 
     def __init__(self, losses: Live, speed: Live):
         """Take where to write them."""
-        self._losses, self._speed = losses, speed
+        self.losses, self.speed = losses, speed
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Write what was logged before this process."""
@@ -379,16 +379,16 @@ class Curves(TrainerCallback):
             print(f"epoch {math.ceil(state.epoch)}: {accuracy}", file=sys.stderr)
 
     def _write(self, logs: Mapping[str, float], step: int) -> None:
-        self._losses.step = self._speed.step = step
+        self.losses.step = self.speed.step = step
         if "loss" in logs:
-            self._losses.log_metric("loss/total", logs["loss"])
+            self.losses.log_metric("loss/total", logs["loss"])
         for name, value in logs.items():
             if name.startswith("loss/"):
-                self._losses.log_metric(name, value)
+                self.losses.log_metric(name, value)
             if name.startswith("speed/"):
-                self._speed.log_metric(name.removeprefix("speed/"), value)
+                self.speed.log_metric(name.removeprefix("speed/"), value)
         if "eval_accuracy" in logs:
-            self._losses.log_metric("validation/accuracy", logs["eval_accuracy"])
+            self.losses.log_metric("validation/accuracy", logs["eval_accuracy"])
 
 
 class _LogEachEpoch(TrainerCallback):

@@ -23,7 +23,7 @@ def hostile_card(tmp_path, monkeypatch, write_params) -> str:
     schema = tables.SCHEMAS[tables.DISTILL]
     for split in ("train", "validation", "test"):
         rows = [
-            {"id": str(n), "context": "Which?", "options": HOSTILE, "answer": answer}
+            {"id": str(n), "question": "Which?", "options": HOSTILE, "answer": answer}
             | {"rationales": [], "saliency": []}
             for n, answer in enumerate(HOSTILE)
         ]

@@ -4,13 +4,19 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-from stages.distil.encoding.samples import Encoder, Sample
-from stages.distil.evaluation.probes import answer_questions, explanation_scores, read_options
+from stages.distil.encoding.encoder import Encoder
+from stages.distil.encoding.samples import Sample
+from stages.distil.evaluation.probes import (
+    Explained,
+    answer_questions,
+    explanation_scores,
+    read_options,
+)
 from stages.distil.interface.errors import UserError
 from stages.distil.interface.method import Student, StudentPrompt
-from stages.distil.student.answering import generate_answers
+from stages.distil.student.answering import StudentModel, generate_answers
 from tests import families
-from tests.distil.student.test_samples import ROWS, load, memorise, row
+from tests.students import ROWS, TEACHERS, asked, load, memorise, options_of, prompt_of, row
 
 QUESTIONS = [
     row(1, {}, [], ("red", "green as the grass", "blue")),
@@ -19,8 +25,9 @@ QUESTIONS = [
 ]
 
 
-def log_probability(model, tokenizer, prompt, option: str) -> float:
+def log_probability(student: StudentModel, prompt: Sample, option: str) -> float:
     """Return the mean log-probability of an option's tokens, computed alone."""
+    model, tokenizer, _ = student
     target = tokenizer.encode(f" {option}", add_special_tokens=False)
     prefix = prompt.branches[0].prefix
     if model.config.is_encoder_decoder:
@@ -34,37 +41,35 @@ def log_probability(model, tokenizer, prompt, option: str) -> float:
     return log_probabilities[range(len(target)), target].mean().item()
 
 
+def check_scores(student: StudentModel, encoder: Encoder, shared: bool = True) -> None:
+    """Compare the score of each option with that of its text alone."""
+    read = read_options(student, [options_of(encoder, row, shared) for row in QUESTIONS])
+    for question, options in zip(QUESTIONS, read, strict=True):
+        prompt = prompt_of(encoder, question, 1)
+        expected = [log_probability(student, prompt, o) for o in question["options"]]
+        assert [option.score for option in options] == pytest.approx(expected, abs=1e-5)
+
+
 @pytest.mark.parametrize("shared_context", [True, False])
 def test_an_options_score_is_its_mean_log_probability(family, shared_context):
-    model, tokenizer, encoder = load(family, shared_context=shared_context)
-    samples = [encoder.options(question) for question in QUESTIONS]
-    read = read_options(model, tokenizer, samples, "float32")
-    for question, options in zip(QUESTIONS, read, strict=True):
-        prompt = encoder.prompt(question, 1)
-        expected = [log_probability(model, tokenizer, prompt, o) for o in question["options"]]
-        assert [option.score for option in options] == pytest.approx(expected, abs=1e-5)
+    check_scores(*load(family, shared_context=shared_context), shared_context)
 
 
 def test_a_score_that_is_not_finite_stops_the_run(family):
     """Weights that overflow in a pass give it too; here those of the head are none."""
-    model, tokenizer, encoder = load(family)
-    model.get_output_embeddings().weight.data[:] = float("nan")
-    samples = [encoder.options(question) for question in QUESTIONS]
+    student, encoder = load(family)
+    student.model.get_output_embeddings().weight.data[:] = float("nan")
+    samples = [options_of(encoder, question) for question in QUESTIONS]
     with pytest.raises(UserError, match="log-probabilities are not finite in float32"):
-        read_options(model, tokenizer, samples, "float32")
+        read_options(student, samples)
 
 
 @pytest.mark.parametrize("name", families.FAMILIES)
 def test_a_student_of_any_family_reads_each_option_as_if_alone(name, tiny_model):
     """Also where a state or a window would carry one option into the next."""
     model, tokenizer = families.build(name), AutoTokenizer.from_pretrained(tiny_model)
-    encoder = Encoder(model.config, tokenizer, Student(model="tiny"))
-    samples = [encoder.options(question) for question in QUESTIONS]
-    read = read_options(model, tokenizer, samples, "float32")
-    for question, options in zip(QUESTIONS, read, strict=True):
-        prompt = encoder.prompt(question, 1)
-        expected = [log_probability(model, tokenizer, prompt, o) for o in question["options"]]
-        assert [option.score for option in options] == pytest.approx(expected, abs=1e-5)
+    student = StudentModel(model, tokenizer, "float32")
+    check_scores(student, Encoder(model.config, tokenizer, Student(model="tiny")))
 
 
 @pytest.fixture
@@ -72,9 +77,9 @@ def written(monkeypatch) -> list[Sample]:
     """The prompts whose texts are written token by token."""
     prompts = []
 
-    def generate(model, tokenizer, chosen, *arguments):
+    def generate(student, chosen, max_tokens):
         prompts.extend(chosen)
-        return generate_answers(model, tokenizer, chosen, *arguments)
+        return generate_answers(student, chosen, max_tokens)
 
     monkeypatch.setattr("stages.distil.evaluation.probes.generate_answers", generate)
     return prompts
@@ -82,62 +87,99 @@ def written(monkeypatch) -> list[Sample]:
 
 @pytest.mark.parametrize("shared_context", [True, False])
 def test_options_as_drafts_give_the_texts_that_the_student_writes(family, shared_context, written):
-    model, tokenizer, encoder = memorise(family, shared_context)
+    student, encoder = memorise(family, shared_context)
     known = ROWS[0] | {"options": ["red", ROWS[0]["answer"]]}
     rows = [*QUESTIONS, known]
+    questions = asked(encoder, rows)
     for max_tokens, drafted in ((12, 1), (1, 0)):  # one token is less than the option
-        prompts = [encoder.prompt(row, max_tokens) for row in rows]
-        expected = generate_answers(model, tokenizer, prompts, max_tokens, "float32")
+        prompts = [prompt_of(encoder, row, max_tokens) for row in rows]
+        expected = generate_answers(student, prompts, max_tokens)
         written.clear()
-        answers = answer_questions(model, tokenizer, encoder, rows, max_tokens, "float32")
+        answers = answer_questions(student, questions, encoder.window, max_tokens, shared_context)
         assert [text for text, _ in answers] == expected
         assert [len(scores) for _, scores in answers] == [3, 0, 2, 2]
         assert written == prompts[: len(rows) - drafted]
 
 
 def test_an_option_is_no_draft_of_a_question_that_is_cut_for_the_text(tiny_model, written):
-    asked = row(1, {}, [], ("red", ROWS[0]["answer"]))
-    model, tokenizer, encoder = memorise(tiny_model, True, known=asked)
-    [sample] = encoder.options(asked)
-    [read] = read_options(model, tokenizer, [[sample]], "float32")
+    known = row(1, {}, [], ("red", ROWS[0]["answer"]))
+    student, encoder = memorise(tiny_model, True, known=known)
+    [sample] = options_of(encoder, known)
+    [read] = read_options(student, [[sample]])
     assert [option.greedy for option in read] == [False, True]
     whole = len(sample.context) + max(len(b.prefix + b.target) for b in sample.branches)
     settings = Student(model="tiny", context=whole)
-    encoder = Encoder(model.config, tokenizer, settings)
-    assert encoder.options(asked) == [sample]
-    prompt = encoder.prompt(asked, whole // 2)
+    encoder = Encoder(student.model.config, student.tokenizer, settings)
+    assert options_of(encoder, known) == [sample]
+    prompt = prompt_of(encoder, known, whole // 2)
     assert prompt.context != sample.context
-    expected = generate_answers(model, tokenizer, [prompt], whole // 2, "float32")
-    answers = answer_questions(model, tokenizer, encoder, [asked], whole // 2, "float32")
+    expected = generate_answers(student, [prompt], whole // 2)
+    questions = asked(encoder, [known])
+    answers = answer_questions(student, questions, encoder.window, whole // 2, True)
     assert [text for text, _ in answers] == expected
     assert written == [prompt]
+
+
+def explained(encoder: Encoder, rows: list[dict]) -> list[Explained]:
+    """Return rows with what they teach."""
+    return [
+        Explained(samples, row["saliency"], [(r["teacher"], r["text"]) for r in row["rationales"]])
+        for samples, row in zip(encoder.samples(rows), rows, strict=True)
+    ]
+
+
+PERFECT = {"f1": 1.0, "questions": 1}
 
 
 @pytest.mark.parametrize(
     ("shared_context", "form"), [(True, "branch"), (False, "branch"), (True, "after_answer")]
 )
 def test_memorised_explanations_have_an_f1_of_one(family, shared_context, form):
-    model, tokenizer, encoder = memorise(family, shared_context, form)
-    scores = explanation_scores(model, tokenizer, encoder, ROWS[:1], ["one", "two"], "float32")
-    perfect = {"f1": 1.0, "questions": 1}
-    assert scores == {"words": perfect, "rationales": {"one": perfect, "two": perfect}}
+    student, encoder = memorise(family, shared_context, form)
+    questions = explained(encoder, ROWS[:1])
+    scores = explanation_scores(student, questions, TEACHERS, encoder.window)
+    assert scores == {"words": PERFECT, "rationales": {"one": PERFECT, "two": PERFECT}}
 
 
 def test_explanations_are_asked_for_by_their_prefixes(family):
     names = {"answer": "predict", "one": "explain", "two": "why", "saliency": "words"}
     prompt = StudentPrompt(options="lettered", prefixes=names)
-    model, tokenizer, encoder = memorise(family, False, prompt=prompt)
-    scores = explanation_scores(model, tokenizer, encoder, ROWS[:1], ["one", "two"], "float32")
-    perfect = {"f1": 1.0, "questions": 1}
-    assert scores == {"words": perfect, "rationales": {"one": perfect, "two": perfect}}
+    student, encoder = memorise(family, False, prompt=prompt)
+    questions = explained(encoder, ROWS[:1])
+    scores = explanation_scores(student, questions, TEACHERS, encoder.window)
+    assert scores == {"words": PERFECT, "rationales": {"one": PERFECT, "two": PERFECT}}
 
 
 def test_only_explanations_that_were_taught_are_measured(family):
-    model, tokenizer, encoder = load(family)
-    teachers = ["one", "two", "silent"]
-    scores = explanation_scores(model, tokenizer, encoder, ROWS, teachers, "float32")
+    student, encoder = load(family)
+    teachers = [*TEACHERS, "silent"]
+    scores = explanation_scores(student, explained(encoder, ROWS), teachers, encoder.window)
     assert scores["words"]["questions"] == 3
     counts = {teacher: entry["questions"] for teacher, entry in scores["rationales"].items()}
     assert counts == {"one": 2, "two": 2}
     assert scores["words"]["f1"] < 0.5
-    assert explanation_scores(model, tokenizer, encoder, [], ["one"], "float32") == {}
+    assert explanation_scores(student, [], ["one"], encoder.window) == {}
+
+
+def test_the_last_of_a_teachers_rationales_is_measured(family):
+    """The student is asked once, so it can repeat only one of them."""
+    rationales = [
+        {"teacher": "one", "text": text, "status": "ok"} for text in ("never", "because it is so")
+    ]
+    student, encoder = memorise(family, True)
+    questions = explained(encoder, [ROWS[0] | {"rationales": rationales}])
+    scores = explanation_scores(student, questions, ["one"], encoder.window)
+    assert scores["rationales"] == {"one": PERFECT}
+
+
+def test_explanations_that_training_left_out_are_not_measured(tiny_model, capsys):
+    """One that fits, but not a text of the length of the longest of the others, is not either."""
+    student, unlimited = load(tiny_model)
+    [[sample]] = unlimited.samples(ROWS[1:2])
+    answer, rationale = sample.branches
+    limit = sample.least + len(rationale.prefix) + len(rationale.target) - 1
+    _, encoder = load(tiny_model, context=limit)
+    scores = explanation_scores(student, explained(encoder, ROWS), TEACHERS, encoder.window)
+    assert scores["rationales"]["two"]["questions"] == 1
+    line = "rationales of two: 1 of 2 are too long for the student, not measured"
+    assert line in capsys.readouterr().err

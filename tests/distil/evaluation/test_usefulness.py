@@ -92,6 +92,18 @@ def test_usefulness_is_the_gain_in_the_answers_log_probability(scoring, family, 
     assert tables.read_table(usefulness_table("tiny")) == rows
 
 
+def test_a_teacher_without_an_accepted_rationale_has_no_usefulness(scoring, tiny_model):
+    parameters, _ = written("best", scoring, tiny_model)
+    rows = tables.read_table(tables.rationale_table("tiny"))
+    tables.write_table(
+        tables.rationale_table("tiny"),
+        [row | {"rationale": "", "status": "empty"} for row in rows],
+    )
+    usefulness(parameters, "tiny")
+    found = tables.read_table(usefulness_table("tiny"))
+    assert [row["usefulness"] for row in found] == [None] * len(TEXTS)
+
+
 def test_what_nothing_reads_is_not_measured(scoring, tiny_model, monkeypatch, capsys):
     parameters, _ = written("all", scoring, tiny_model)
     monkeypatch.setattr("stages.distil.evaluation.usefulness.load_model", None)

@@ -6,16 +6,17 @@ import shutil
 import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
 
-from stages.distil.encoding.samples import Encoder
+from stages.distil.encoding.encoder import Encoder
 from stages.distil.interface.errors import UserError
 from stages.distil.interface.method import Student
 from stages.distil.interface.parameters import load_parameters
 from stages.distil.models.loading import load_model
 from stages.distil.reporting.release import model_card, release
 from stages.distil.storage import tables
-from stages.distil.student.answering import generate_answers
+from stages.distil.student.answering import StudentModel, generate_answers
 from stages.distil.student.export import configure_inference
 from stages.distil.weights.folders import RELEASE, STUDENT, save_model
+from tests.students import prompt_of
 
 SCORE = {"questions": 4, "correct": 3, "accuracy": 0.75, "low": 0.301, "high": 0.954}
 WRITTEN = {"rationales": {"ok": 4}}
@@ -40,9 +41,9 @@ def trained(tmp_path, tiny_model, write_params, monkeypatch):
 def test_plain_transformers_gives_the_students_answer(trained):
     """Chat template and generation settings are enough."""
     model, tokenizer = load_model(STUDENT, "float32")
-    row = {"id": "1", "context": "Question: Who?\nOptions: he, she", "options": ["he", "she"]}
-    prompt = Encoder(model.config, tokenizer, Student(model="tiny")).prompt(row, 6)
-    [expected] = generate_answers(model, tokenizer, [prompt], 6, "float32")
+    row = {"id": "1", "question": "Who?", "options": ["he", "she"]}
+    prompt = prompt_of(Encoder(model.config, tokenizer, Student(model="tiny")), row, 6)
+    [expected] = generate_answers(StudentModel(model, tokenizer, "float32"), [prompt], 6)
     loaded = AutoModelForCausalLM.from_pretrained(STUDENT)
     chat = pipeline(
         "text-generation", model=loaded, tokenizer=AutoTokenizer.from_pretrained(STUDENT)
@@ -60,8 +61,8 @@ def test_the_template_includes_tokens_that_start_every_text(tiny_model):
         single="<|im_start|> $A", special_tokens=[("<|im_start|>", tokenizer.bos_token_id)]
     )
     configure_inference(model, tokenizer, 6)
-    row = {"id": "1", "context": "Question: Who?", "options": []}
-    prompt = Encoder(model.config, tokenizer, Student(model="tiny")).prompt(row, 6)
+    row = {"id": "1", "question": "Who?", "options": []}
+    prompt = prompt_of(Encoder(model.config, tokenizer, Student(model="tiny")), row, 6)
     messages = [{"role": "user", "content": "Who?"}]
     encoded = tokenizer.apply_chat_template(messages, tokenize=True, return_dict=True)
     assert encoded["input_ids"] == prompt.context + prompt.branches[0].prefix

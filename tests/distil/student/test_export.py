@@ -11,7 +11,8 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 from tokenizers.processors import TemplateProcessing
 from transformers import LlamaConfig, PreTrainedTokenizerFast, T5Config
 
-from stages.distil.encoding.samples import Encoder
+from stages.distil.encoding.encoder import Encoder
+from stages.distil.encoding.samples import Sample
 from stages.distil.interface.method import Student, StudentPrompt
 from stages.distil.language.student_prompts import (
     ANSWER_TASK,
@@ -22,8 +23,9 @@ from stages.distil.language.student_prompts import (
     student_context,
 )
 from stages.distil.student.export import configure_inference
+from tests.students import TASKS as NAMES
+from tests.students import TEACHERS, options_of, prompt_of, taught
 
-WEIGHTS = {"answer": 1.0, "one": 0.5, "two": 0.5, "saliency": 0.5}
 PREFIXES = {"answer": "predict", "one": "explain", "two": "say why", "saliency": "Words"}
 PAPER = StudentPrompt(options="lettered", prefixes=PREFIXES)
 TASKS = [ANSWER_TASK, rationale_task(1), rationale_task(2), SALIENCY_TASK]
@@ -120,16 +122,14 @@ def student(name: str, **arguments) -> tuple[PreTrainedTokenizerFast, Encoder]:
     model = SimpleNamespace(config=LlamaConfig(), generation_config=None)
     settings = Student(model="tiny", **arguments)
     configure_inference(model, tokenizer, 6, settings.prompt)
-    return tokenizer, Encoder(model.config, tokenizer, settings)
+    return tokenizer, Encoder(model.config, tokenizer, settings, TEACHERS)
 
 
-def row(
-    question: str, options: list[str], text: str = "she", prompt: StudentPrompt = DEFAULT
-) -> dict:
-    rationales = [{"teacher": teacher, "text": text} for teacher in ("one", "two")]
+def row(question: str, options: list[str], text: str = "she") -> dict:
+    rationales = [{"teacher": teacher, "text": text, "status": "ok"} for teacher in TEACHERS]
     return {
         "id": "1",
-        "context": student_context(question, options, prompt),
+        "question": question,
         "options": options,
         "answer": text,
         "rationales": rationales,
@@ -158,10 +158,10 @@ def check(name: str, question: str, options: list[str], text: str = "she") -> No
     tokenizer, encoder = student(name)
     end = tokenizer.eos_token_id
     example = row(question, options, text)
-    [sample] = encoder.samples(example, WEIGHTS)
-    assert [branch.task for branch in sample.branches] == list(WEIGHTS)
+    [sample] = taught(encoder, example)
+    assert [branch.task for branch in sample.branches] == NAMES
     for task, branch in zip(TASKS, sample.branches, strict=True):
-        whole = example["context"] + task
+        whole = student_context(question, options) + task
         prompt, written = sample.context + branch.prefix, branch.target[:-1]
         assert branch.target[-1] == end
         assert prompt == tokens_of(tokenizer, whole)
@@ -169,29 +169,31 @@ def check(name: str, question: str, options: list[str], text: str = "she") -> No
             assert tokenizer.decode(prompt + written) == f"{whole} {text}"
         else:
             assert prompt + written == tokens_of(tokenizer, f"{whole} {text}")
-    [scored] = encoder.options(example)
+    scored = options_of(encoder, example)
     expected = served(tokenizer, question, options)
-    for read in (sample, encoder.prompt(example, 4), *([scored] if options else [])):
+    for read in (sample, prompt_of(encoder, example, 4), *scored):
         assert read.context + read.branches[0].prefix == expected
-    for option, branch in zip(options, scored.branches, strict=True):
-        [learnt] = encoder.samples(row(question, [], option), {"answer": 1.0})
+    drafts = [branch for sample in scored for branch in sample.branches]
+    for option, branch in zip(options, drafts, strict=True):
+        [learnt] = taught(encoder, row(question, [], option), ["answer"])
         assert branch.target == learnt.branches[0].target
 
 
 def check_paper(name: str, question: str, options: list[str], text: str = "she") -> None:
     """Compare the papers' samples, one for each task, with the tokens of their texts."""
     tokenizer, encoder = student(name, prompt=PAPER, shared_context=False)
-    example = row(question, options, text, PAPER)
-    samples = encoder.samples(example, WEIGHTS)
-    assert [sample.branches[0].task for sample in samples] == list(WEIGHTS)
+    example = row(question, options, text)
+    samples = taught(encoder, example)
+    assert [sample.branches[0].task for sample in samples] == NAMES
     asked = question_text(question, options, PAPER)
-    for sample, task, (tag, prefix) in zip(samples, TASKS, PREFIXES.items(), strict=True):
+    for sample, task, prefix in zip(samples, TASKS, PREFIXES.values(), strict=True):
         whole = f"{prefix}: {asked}{task}"
-        prompt = encoder.prompt(example, 4, tag, task)
+        prompt = encoder.window.fit_prompt(sample, 4)
         assert prompt.context + prompt.branches[0].prefix == tokens_of(tokenizer, whole)
         assert sample.context + sample.branches[0].prefix == tokens_of(tokenizer, whole)
     expected = served(tokenizer, question, options, PAPER)
-    for read in (samples[0], encoder.prompt(example, 4), *encoder.options(example)):
+    scored = options_of(encoder, example, shared=False)
+    for read in (samples[0], prompt_of(encoder, example, 4), *scored):
         assert read.context + read.branches[0].prefix == expected
 
 
@@ -232,9 +234,8 @@ def test_these_tokenizers_merge_across_the_borders_of_the_parts():
 def test_without_merges_each_part_has_the_tokens_of_its_own_text(options):
     """So SmolLM2's stored trainings stay valid."""
     tokenizer, encoder = student("smollm2")
-    example = row("Who is Ann's aunt?", options)
-    [sample] = encoder.samples(example, WEIGHTS)
-    assert sample.context == tokenizer.encode(example["context"])
+    [sample] = taught(encoder, row("Who is Ann's aunt?", options))
+    assert sample.context == tokenizer.encode(student_context("Who is Ann's aunt?", options))
     assert [b.prefix for b in sample.branches] == [tokenizer.encode(task) for task in TASKS]
     target = [*tokenizer.encode(" she"), tokenizer.eos_token_id]
     assert [b.target for b in sample.branches] == [target] * 4
@@ -246,24 +247,26 @@ def test_a_cut_prompt_is_the_end_of_the_served_one(name):
     tokenizer, _ = student(name)
     expected = served(tokenizer, question, options)
     _, encoder = student(name, context=len(expected) - 1)
-    prompt = encoder.prompt(row(question, options), 4)
+    prompt = prompt_of(encoder, row(question, options), 4)
     head = int(expected[0] == tokenizer.bos_token_id)
     tokens = prompt.context + prompt.branches[0].prefix
     assert tokens == expected[:head] + expected[head + 5 :]
-    assert encoder.cut == {"1"}
 
 
 @pytest.mark.parametrize("tokenizer", [unigram(), TOKENIZERS["begin and end"]], ids=["T5", "BART"])
 @pytest.mark.parametrize("ending", ENDINGS)
 def test_an_encoder_reads_the_tokens_of_the_question_and_the_prefix(tokenizer, ending):
-    model = SimpleNamespace(config=T5Config())
-    example = row(f"Who is Ann's aunt{ending}", [])
-    separate = Student(model="tiny", shared_context=False)
-    samples = Encoder(model.config, tokenizer, separate).samples(example, WEIGHTS)
-    wholes = [tokenizer(example["context"] + task)["input_ids"] for task in TASKS]
-    assert [sample.context for sample in samples] == wholes
-    [shared] = Encoder(model.config, tokenizer, Student(model="tiny")).samples(example, WEIGHTS)
-    assert shared.context == tokenizer(example["context"])["input_ids"]
+    question = f"Who is Ann's aunt{ending}"
+    context = student_context(question, [])
+
+    def samples(shared: bool) -> list[Sample]:
+        settings = Student(model="tiny", shared_context=shared)
+        return taught(Encoder(T5Config(), tokenizer, settings, TEACHERS), row(question, []))
+
+    wholes = [tokenizer(context + task)["input_ids"] for task in TASKS]
+    assert [sample.context for sample in samples(shared=False)] == wholes
+    [shared] = samples(shared=True)
+    assert shared.context == tokenizer(context)["input_ids"]
 
 
 @pytest.mark.parametrize("options", [[], ["he", "she"]])
@@ -271,15 +274,15 @@ def test_with_prefixes_t5_reads_and_writes_the_texts_of_the_papers_code(options)
     """The encoder's text is `predict: …`, the decoder's the target alone."""
     tokenizer = unigram()
     settings = Student(model="tiny", prompt=PAPER, shared_context=False)
-    encoder = Encoder(T5Config(), tokenizer, settings)
-    example = row("Who is Ann's aunt?", options, prompt=PAPER)
-    samples = encoder.samples(example, WEIGHTS)
+    encoder = Encoder(T5Config(), tokenizer, settings, TEACHERS)
+    example = row("Who is Ann's aunt?", options)
+    samples = taught(encoder, example)
     asked = question_text("Who is Ann's aunt?", options, PAPER)
     for sample, prefix in zip(samples, PREFIXES.values(), strict=True):
         assert sample.context == tokenizer(f"{prefix}: {asked}")["input_ids"]
         [branch] = sample.branches
         assert (branch.prefix, branch.target) == ([], tokenizer("she")["input_ids"])
-    for read in (encoder.prompt(example, 4), *encoder.options(example)):
+    for read in (prompt_of(encoder, example, 4), *options_of(encoder, example, shared=False)):
         assert (read.context, read.branches[0].prefix) == (samples[0].context, [])
 
 
@@ -288,19 +291,20 @@ def test_a_cut_question_keeps_its_prefix(name):
     config, tokenizer = (
         (T5Config(), unigram()) if name == "T5" else (LlamaConfig(), TOKENIZERS[name])
     )
-    question, options = "Who is Ann's aunt? " * 9, ["he", "she?"]
-    example = row(question, options, prompt=PAPER)
-    settings = {"model": "tiny", "prompt": PAPER, "shared_context": False}
-    for task, before in (("answer", "predict:"), ("two", "say why:")):
-        whole = Encoder(config, tokenizer, Student(**settings)).prompt(example, 4, task)
+    example = row("Who is Ann's aunt? " * 9, ["he", "she?"])
+
+    def encoder(**limit) -> Encoder:
+        settings = Student(model="tiny", prompt=PAPER, shared_context=False, **limit)
+        return Encoder(config, tokenizer, settings, TEACHERS)
+
+    for number, before in ((0, "predict:"), (2, "say why:")):
+        whole = taught(encoder(), example)[number]
         tokens = whole.context + whole.branches[0].prefix
         room = 0 if name == "T5" else 4
         limit = len(tokens) + room - 30
-        encoder = Encoder(config, tokenizer, Student(**settings, context=limit))
-        cut = encoder.prompt(example, 4, task)
+        cut = encoder(context=limit).window.fit_prompt(whole, 4)
         short = cut.context + cut.branches[0].prefix
         assert len(short) == limit - room
         kept = tokens_of(tokenizer, before)
         assert tokens[: len(kept)] == kept
         assert short == kept + tokens[len(kept) + 30 :]
-        assert encoder.cut == {"1"}

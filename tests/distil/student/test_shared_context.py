@@ -4,8 +4,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from stages.distil.student.collator import Collator
-from stages.distil.student.loss import check_shared_context, task_sums
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -21,7 +19,9 @@ from transformers import (
 
 from stages.distil.encoding.samples import Branch, Sample, separate_tasks
 from stages.distil.interface.errors import UserError
-from tests.distil.student.test_samples import encode, load
+from stages.distil.student.batch import Collator, check_shared_context
+from stages.distil.student.losses import CrossEntropy
+from tests.students import all_taught, load, loss_sums
 
 COMMON = {"vocab_size": 400, "hidden_size": 48, "num_hidden_layers": 2}
 SIZE = COMMON | {"num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 96}
@@ -55,7 +55,7 @@ SHORT = Sample("short", tokens(2, 3), SAMPLE.branches[:2])
 def build(config: PreTrainedConfig, tiny_model: Path):
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
-    return model, Collator(model, AutoTokenizer.from_pretrained(tiny_model), ["0", "1", "2"])
+    return model, Collator(model, AutoTokenizer.from_pretrained(tiny_model))
 
 
 @pytest.mark.parametrize("kind", INDEPENDENT)
@@ -64,10 +64,9 @@ def test_attention_alone_keeps_targets_apart(kind, tiny_model):
 
 
 def test_both_families_of_the_tests_share(family):
-    model, tokenizer, encoder = load(family)
-    collate = Collator(model, tokenizer, ["answer", "one", "two", "saliency"])
+    (model, tokenizer, _), encoder = load(family)
     model.train()
-    check_shared_context(model, collate, encode(encoder))
+    check_shared_context(model, Collator(model, tokenizer), all_taught(encoder))
     assert model.training
 
 
@@ -87,7 +86,8 @@ def test_separate_passes_are_the_models_own(kind, tiny_model):
     separate = separate_tasks([SAMPLE])
     check_shared_context(model, collate, separate)  # there is nothing to share
     with torch.no_grad():
-        sums = task_sums(model, collate(separate), 3)
+        losses = [CrossEntropy(branch.task) for branch in SAMPLE.branches]
+        sums = loss_sums(model, collate(separate), losses)
         for sample, own in zip(separate, sums, strict=True):
             [branch] = sample.branches
             ids = torch.tensor([sample.context + branch.prefix + branch.target])
@@ -103,8 +103,8 @@ def test_a_leak_of_one_word_is_found(tiny_model):
 
     def leaking(samples):
         batch = collate(samples)
-        if batch["attention_mask"].dim() == 4:
-            batch["attention_mask"][..., -1, len(SAMPLE.context)] = True
+        if batch.inputs["attention_mask"].dim() == 4:
+            batch.inputs["attention_mask"][..., -1, len(SAMPLE.context)] = True
         return batch
 
     with pytest.raises(UserError, match="they differ by"):

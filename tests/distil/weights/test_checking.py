@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, MixtralConfig, Qwen2_5_VLConfig
 
 from stages.distil.attribution.word_scores import WordScores
-from stages.distil.encoding.limits import find_limits
+from stages.distil.encoding.files import Job, encode_splits
 from stages.distil.evaluation.usefulness import Scorer
 from stages.distil.interface.catalogue import FolderModel
 from stages.distil.interface.errors import UserError
@@ -25,6 +25,7 @@ from stages.distil.weights.checking import check_files, quantisation
 from stages.distil.weights.fetching import fetch_model
 from stages.distil.weights.folders import count_parameters, model_folder
 from stages.fetch import fetch as fetch_stage
+from tests.students import write_distill
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -453,10 +454,13 @@ def test_a_use_that_is_chosen_after_fetch_refuses_quantised_weights_first(scorin
     student = parameters.student.model_copy(update={"model": "tiny"})
     assemble = parameters.assemble.model_copy(update={"scorer": "tiny"})
     parameters = parameters.model_copy(update={"student": student, "assemble": assemble})
+    job = Job(model_folder("tiny"), student, (), 6)
+    for split in ("train", "validation", "test"):
+        write_distill(split, [])
     uses = {
         "saliency.teacher": lambda: WordScores(parameters, None),
         "assemble.scorer": lambda: Scorer(parameters, None),
-        "student.model": lambda: list(find_limits(parameters)),
+        "student.model": lambda: encode_splits(job),
     }
     for use, open_model in uses.items():
         with pytest.raises(UserError, match=rf"models/tiny: .*\(gptq\), and {use} needs"):

@@ -3,40 +3,36 @@
 import shutil
 
 import pytest
-from transformers import AutoConfig, AutoTokenizer
 
-from stages.distil.encoding.limits import find_limits
-from stages.distil.encoding.samples import Encoder
+from stages.distil.encoding.limits import Affected, Limits
 from stages.distil.interface.errors import UserError
-from stages.distil.interface.method import Student, StudentPrompt
+from stages.distil.interface.method import StudentPrompt
 from stages.distil.interface.parameters import load_parameters
-from stages.distil.language.student_prompts import student_context
 from stages.distil.storage import tables
+from stages.encode import encode
+from tests.students import write_distill
 
 
 def row(number: int, options=("red", "green"), answer="green", words=3, rationale="So.") -> dict:
     return {
         "id": f"q{number}",
-        "context": student_context("why " * words, list(options)),
+        "question": "why " * words,
         "options": list(options),
         "answer": answer,
-        "rationales": [{"teacher": "one", "text": rationale}],
+        "rationales": [{"teacher": "one", "text": rationale, "status": "ok"}],
         "saliency": ["why"],
     }
 
 
 @pytest.fixture
-def limits(tmp_path, write_params, monkeypatch, tiny_model):
+def limits(tmp_path, write_params, monkeypatch, tiny_model, capsys):
     """Return the lines about these rows of a split; the student is the tiny Llama."""
     monkeypatch.chdir(tmp_path)
     shutil.copytree(tiny_model, tmp_path / "models/tiny")
 
     def find(split: str, *rows: dict, **changes) -> list[str]:
         for name in ("train", "validation", "test"):
-            file = tables.distill_table(name) / "00000.parquet"
-            with tables.TableWriter(file, tables.SCHEMAS[tables.DISTILL]) as table:
-                for each in rows if name == split else [row(0)]:
-                    table.write(each)
+            write_distill(name, rows if name == split else [row(0)])
         values = {
             "teachers": ["one"],
             "models/one": {"source": "provided"},
@@ -45,7 +41,11 @@ def limits(tmp_path, write_params, monkeypatch, tiny_model):
             "evaluate/max_tokens": 12,
         }
         changed = {name.replace("__", "/"): value for name, value in changes.items()}
-        return list(find_limits(load_parameters(write_params(values | changed))))
+        capsys.readouterr()
+        encode(load_parameters(write_params(values | changed)))
+        start = "encode: warning: "
+        lines = capsys.readouterr().err.splitlines()
+        return [line.removeprefix(start) for line in lines if line.startswith(start)]
 
     return find
 
@@ -71,7 +71,8 @@ def test_what_looks_like_a_control_token_is_learnt_and_written_as_text(limits, t
     assert limits("test", row(1, ["red", text], text), evaluate__max_tokens=40) == []
 
 
-def test_options_that_the_tokenizer_changes_are_named(limits, tmp_path):
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_options_that_the_tokenizer_changes_are_named(limits, tmp_path, split):
     """A tokenizer that writes lower case only cannot tell BB from bb."""
     from tokenizers import Tokenizer, normalizers
 
@@ -79,8 +80,8 @@ def test_options_that_the_tokenizer_changes_are_named(limits, tmp_path):
     tokenizer = Tokenizer.from_file(str(file))
     tokenizer.normalizer = normalizers.Lowercase()
     tokenizer.save(str(file))
-    [line] = limits("test", row(1, ["BB", "Bb", "bb"], "BB"), row(2, ["Red", "Green"], "Red"))
-    assert line.startswith("test: answers or options that the student's tokenizer changes")
+    [line] = limits(split, row(1, ["BB", "Bb", "bb"], "BB"), row(2, ["Red", "Green"], "Red"))
+    assert line.startswith(f"{split}: answers or options that the student's tokenizer changes")
     assert "1 question, the first 'q1' ('BB' becomes ' bb')" in line
 
 
@@ -90,12 +91,19 @@ def test_texts_that_training_cuts_or_leaves_out_are_counted(limits):
     assert line == "train: longer than 100 tokens: {'cut': 1, 'one': 1}"
 
 
+def test_questions_that_are_cut_for_the_answer_are_counted(limits):
+    """The student must be able to write as many tokens as it may, or its longest option."""
+    rows = [row(1), row(2, words=60)]
+    for split in ("validation", "test"):
+        [line] = limits(split, *rows, student__context=100)
+        assert line == f"{split}: longer than 100 tokens: {{'cut': 1}}"
+
+
 def test_texts_before_the_question_count_too(limits):
     """Each task has a prefix of its own; that of the rationale is the longest."""
     names = {"answer": "predict", "saliency": "words", "one": "why " * 40 + "so"}
     prompt = StudentPrompt(options="lettered", prefixes=names)
     long = row(2, words=12)
-    long["context"] = student_context("why " * 12, long["options"], prompt)
     changes = {"student__prompt": prompt.model_dump(), "student__shared_context": False}
     context = 150
     assert limits("train", long, student__context=400, **changes) == []
@@ -109,18 +117,19 @@ def test_a_question_that_no_student_can_read_stops_the_run_before_training(limit
     with pytest.raises(UserError, match=f"{split}: question 'q2': .* raise student.context") as e:
         limits(split, *rows, *[each | {"id": "q4"} for each in rows[1:2]], student__context=60)
     assert str(e.value).endswith("; so are 1 more")
+    assert not tables.ENCODED.exists()
 
 
-def test_the_models_own_limit_is_not_the_users_to_raise(tiny_model):
-    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
-    encoder = Encoder(AutoConfig.from_pretrained(tiny_model), tokenizer, Student(model="tiny"))
-    long = "long " * 2000
-    with pytest.raises(UserError, match="choose a student that reads more"):
-        encoder.samples(row(1, [long, "red"], long), {"answer": 1.0})
-
-
-def test_a_tokenizer_without_an_end_of_text_is_refused(tiny_model):
-    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
-    tokenizer.eos_token = None
-    with pytest.raises(UserError, match="its tokenizer has no end-of-text token"):
-        Encoder(AutoConfig.from_pretrained(tiny_model), tokenizer, Student(model="tiny"))
+def test_limits_of_later_questions_are_added():
+    total, first, second = Limits(), Limits(), Limits()
+    first.cut, first.left_out["one"], first.longest = 2, 1, 7
+    first.changed.add(1, "'a'")
+    second.cut, second.left_out["two"], second.longest = 1, 3, 5
+    second.changed.add(2, "'b'")
+    second.refused.add(1, "too long")
+    for each in (first, second):
+        total.add(each)
+    assert total.shortened == {"cut": 3, "one": 1, "two": 3}
+    assert (total.longest, total.changed, total.unwritten) == (7, Affected(3, "'a'"), Affected())
+    with pytest.raises(UserError, match="^train: too long$"):
+        total.check("train")
