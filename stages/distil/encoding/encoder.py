@@ -159,8 +159,8 @@ class Encoder:
     def _targets_of(self, rows: Sequence[Row]) -> Iterator[list[_Target]]:
         """Yield the targets of each row."""
         texts = [list(self._texts_of(row)) for row in rows]
-        wholes = ((target.text, target.reasoning) for each in texts for target in each)
-        different = list(dict.fromkeys(text for both in wholes for text in both if text))
+        wholes = ({t.text, t.reasoning or t.text} for each in texts for t in each)
+        different = list(dict.fromkeys(text for both in wholes for text in both))
         tokens = dict(zip(different, self.targets(different), strict=True))
         for row, each in zip(rows, texts, strict=True):
             yield [self._target(text, row["answer"], tokens) for text in each]
