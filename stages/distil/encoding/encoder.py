@@ -159,7 +159,7 @@ class Encoder:
     def _targets_of(self, rows: Sequence[Row]) -> Iterator[list[_Target]]:
         """Yield the targets of each row."""
         texts = [list(self._texts_of(row)) for row in rows]
-        wholes = ({t.text, t.reasoning or t.text} for each in texts for t in each)
+        wholes = ((t.text, t.reasoning or t.text) for each in texts for t in each)
         different = list(dict.fromkeys(text for both in wholes for text in both))
         tokens = dict(zip(different, self.targets(different), strict=True))
         for row, each in zip(rows, texts, strict=True):
