@@ -90,8 +90,8 @@ class Recipe:
 class Survey(NamedTuple):
     """What a training will meet.
 
-    `tasks` are those that have a target, `limits` what does not fit, `numbers` the questions that
-    have a target, and `longest` is the one with the longest sample of several branches.
+    `tasks` are those that have a target, `limits` what does not fit, and `numbers` the questions
+    that have a target; `longest` is the place among them of the longest sample of several branches.
     """
 
     tasks: set[str]
@@ -104,7 +104,7 @@ def survey(questions: Sequence[Sequence[Sample]], tasks: Container[str], window:
     """Read each train question once; `questions` have whole samples, and `tasks` are taught."""
     taught: set[str] = set()
     limits, numbers = Limits(), []
-    longest = (0, 0)  # tokens of a sample with several branches, and its question
+    longest = (0, 0)  # tokens of a sample with several branches, and the place of its question
     for number, question in enumerate(questions):
         whole = of_tasks(question, tasks)
         fitted = fit_targets(whole, window)
@@ -113,7 +113,7 @@ def survey(questions: Sequence[Sequence[Sample]], tasks: Container[str], window:
             numbers.append(number)
         taught.update(branch.task for sample in fitted for branch in sample.branches)
         shared = (sample.length for sample in fitted if len(sample.branches) > 1)
-        longest = max(longest, (max(shared, default=0), -number))
+        longest = max(longest, (max(shared, default=0), 1 - len(numbers)))
     return Survey(taught, limits, numbers, -longest[1])
 
 
