@@ -18,8 +18,15 @@ def encode(parameters: Parameters) -> None:
     from stages.distil.encoding.files import Job, encode_splits
     from stages.distil.weights.folders import model_folder
 
-    student, max_tokens = parameters.student, parameters.evaluate.max_tokens
-    job = Job(model_folder(student.model), student, tuple(parameters.teachers), max_tokens)
+    student, evaluate = parameters.student, parameters.evaluate
+    max_tokens = evaluate.max_tokens
+    job = Job(
+        model_folder(student.model),
+        student,
+        tuple(parameters.teachers),
+        max_tokens,
+        evaluate.reasoning_tokens,
+    )
     report, window = encode_splits(job)
     for split, limits in report.limits.items():
         # Train questions are learnt, the others answered.

@@ -3,10 +3,11 @@
 import json
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from statistics import mean
+from typing import TYPE_CHECKING, Any
 
 import pyarrow.compute as pc
 
@@ -16,10 +17,14 @@ from stages.distil.interface.command import keep_rate, run_stage
 from stages.distil.interface.parameters import Parameters
 from stages.distil.language.answers import is_correct, parse_answer
 from stages.distil.language.appearance import as_text
-from stages.distil.language.quality import STATUSES
+from stages.distil.language.quality import OK, STATUSES
 from stages.distil.storage import tables
 from stages.distil.storage.csv_files import csv_text
 from stages.distil.storage.following import with_questions
+
+if TYPE_CHECKING:  # importing torch takes seconds
+    from stages.distil.encoding.samples import Window
+    from stages.distil.student.answering import StudentModel
 
 ACCURACY = Path("results/accuracy.csv")
 CLASSES = Path("results/classes.csv")
@@ -32,58 +37,37 @@ def evaluate(parameters: Parameters) -> None:
     needed = [tables.distill_table("train"), tables.ENCODED, tables.SALIENCY]
     for path in (*needed, *map(tables.rationale_table, teachers)):
         tables.check_exists(path)
-    from stages.distil.encoding.files import read_asked, read_taught, read_window
-    from stages.distil.evaluation.probes import Explained, answer_questions, explanation_scores
-    from stages.distil.models.batching import in_parts
+    from stages.distil.encoding.files import read_taught, read_window
+    from stages.distil.evaluation.probes import Explained, explanation_scores, reasoning_scores
     from stages.distil.models.hardware import precision
     from stages.distil.models.loading import load_model
-    from stages.distil.student.answering import PART, StudentModel
+    from stages.distil.student.answering import StudentModel
     from stages.distil.weights.folders import STUDENT, count_parameters
 
-    settings = parameters.student
-    student = StudentModel(*load_model(STUDENT, "float32"), precision(settings.dtype))
-    window, seconds = read_window(), 0.0
-    with tables.TableWriter(tables.PREDICTIONS) as table:
-        for part in in_parts(
-            zip(tables.scan_examples("test"), read_asked("test"), strict=True), PART
-        ):
-            start = time.monotonic()
-            answers = answer_questions(
-                student,
-                [asked for _, asked in part],
-                window,
-                parameters.evaluate.max_tokens,
-                settings.shared_context,
-            )
-            seconds += time.monotonic() - start
-            for (example, asked), (written, scores) in zip(part, answers, strict=True):
-                text = as_text(written)
-                table.write(
-                    {
-                        "id": example.id,
-                        "question": example.question,
-                        "options": example.options,
-                        "answer": example.answer,
-                        "prediction": parse_answer(text, example.options),
-                        "correct": is_correct(text, asked._asdict()),
-                        "scores": scores,
-                    }
-                )
+    model, tokenizer = load_model(STUDENT, "float32")
+    student = StudentModel(model, tokenizer, precision(parameters.student.dtype))
+    window = read_window()
+    seconds = _answer(student, window, parameters)
+    reasons = parameters.student.form == "before_answer"
     rows = tables.scan_table(tables.distill_table("train"), tables.SCHEMAS[tables.DISTILL])
+    taught = zip(read_taught(window), rows, strict=True)
     explained = [
-        Explained(samples, row["saliency"], [(r["teacher"], r["text"]) for r in row["rationales"]])
-        for samples, row in islice(
-            zip(read_taught(window), rows, strict=True), parameters.evaluate.explained
-        )
+        Explained(samples, row["saliency"], _taught_rationales(row, teachers, reasons))
+        for samples, row in islice(taught, parameters.evaluate.explained)
     ]
-    total = _student_metrics()
+    if reasons:
+        longest = parameters.evaluate.reasoning_tokens
+        explanations = reasoning_scores(student, explained, window, longest)
+    else:
+        explanations = explanation_scores(student, explained, teachers, window)
+    total = _student_metrics(reasons)
     keep_rate("student", total["questions"], seconds)
     classes = by_class(_predicted("correct"), _predicted("answer"))
     size = count_parameters(STUDENT)
     metrics: dict[str, Any] = {
         "student": total
         | {"parameters": size}
-        | explanation_scores(student, explained, teachers, window)
+        | explanations
         | {"classes": {name: entry["accuracy"] for name, entry in classes.items()}},
         "teachers": {name: _teacher_metrics(name, size) for name in teachers},
         "saliency": overlap(scan_scored(), parameters.saliency),
@@ -101,14 +85,74 @@ def evaluate(parameters: Parameters) -> None:
     )
 
 
+def _taught_rationales(
+    row: dict[str, Any], teachers: Sequence[str], reasons: bool
+) -> list[tuple[str, str]]:
+    """Return teacher and text of the rationales that the student was taught of a train question."""
+    return [
+        (rationale["teacher"], rationale["text"])
+        for rationale in row["rationales"]
+        if rationale["teacher"] in teachers and (not reasons or rationale["status"] == OK)
+    ]
+
+
+def _answer(student: "StudentModel", window: "Window", parameters: Parameters) -> float:
+    """Write the student's answers to the test questions; return the seconds that they took.
+
+    A student that has learnt to reason first answers both ways.
+    """
+    from stages.distil.encoding.files import read_asked
+    from stages.distil.evaluation.probes import answer_questions
+    from stages.distil.models.batching import in_parts
+    from stages.distil.student.answering import PART, reason
+
+    settings, shared = parameters.evaluate, parameters.student.shared_context
+    reasons = parameters.student.form == "before_answer"
+    schema = tables.SCHEMAS[tables.PREDICTIONS]
+    for field in tables.REASONED if reasons else ():
+        schema = schema.append(field)
+    seconds = 0.0
+    questions = zip(tables.scan_examples("test"), read_asked("test"), strict=True)
+    with tables.TableWriter(tables.PREDICTIONS, schema) as table:
+        for part in in_parts(questions, PART):
+            asked = [each for _, each in part]
+            start = time.monotonic()
+            answers = answer_questions(student, asked, window, settings.max_tokens, shared)
+            reasoned = reason(student, asked, window, settings.reasoning_tokens) if reasons else []
+            seconds += time.monotonic() - start
+            for n, (example, question) in enumerate(part):
+                written, scores = answers[n]
+                text = as_text(written)
+                given = {
+                    "prediction": parse_answer(text, example.options),
+                    "correct": is_correct(text, question._asdict()),
+                }
+                if reasons:
+                    first = reasoned[n]
+                    answer = as_text(first.answer or "")
+                    given = {
+                        "prediction": parse_answer(answer, example.options),
+                        "correct": first.is_correct(question),
+                        "reasoning": as_text(first.reasoning),
+                        "reasoning_tokens": first.tokens,
+                    } | {f"direct_{name}": value for name, value in given.items()}
+                row = {"id": example.id, "question": example.question, "options": example.options}
+                table.write(row | {"answer": example.answer, "scores": scores} | given)
+    return seconds
+
+
 def _predicted(column: str) -> Iterator[Any]:
     """Yield a column of the predictions."""
     for group in tables.scan_row_groups(tables.PREDICTIONS, [column]):
         yield from group[column].to_pylist()
 
 
-def _student_metrics() -> dict[str, Any]:
-    """Return the accuracy of the student's texts and of its most probable options."""
+def _student_metrics(reasons: bool) -> dict[str, Any]:
+    """Return the accuracy of the student's texts and of its most probable options.
+
+    The texts of a student that has learnt to reason are those after its reasoning; the accuracy of
+    both ways is beside it.
+    """
     columns = map(_predicted, ("options", "scores", "answer"))
     preferred = Counter(
         options[scores.index(max(scores))] == answer
@@ -116,7 +160,14 @@ def _student_metrics() -> dict[str, Any]:
         if options
     )
     metrics: dict[str, Any] = score(_predicted("correct"))
-    return metrics | ({"by_option": score(preferred.elements())} if preferred else {})
+    metrics |= {"by_option": score(preferred.elements())} if preferred else {}
+    if reasons:
+        tokens = list(_predicted("reasoning_tokens"))
+        unanswered = sum(not prediction for prediction in _predicted("prediction"))
+        reasoned = score(_predicted("correct"))
+        reasoned |= {"tokens": round(mean(tokens), 1), "unanswered": unanswered}
+        metrics |= {"direct": score(_predicted("direct_correct")), "reasoned": reasoned}
+    return metrics
 
 
 def _teacher_metrics(name: str, student_size: int) -> dict[str, Any]:

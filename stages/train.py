@@ -3,6 +3,7 @@
 import os
 import shutil
 import sys
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ from stages.distil.interface.paths import locate
 from stages.distil.storage import tables
 
 if TYPE_CHECKING:  # importing torch takes seconds
+    from stages.distil.encoding.samples import Sample
     from stages.distil.student.answering import StudentModel
     from stages.distil.student.losses import Loss
     from stages.distil.student.training import Curves
@@ -92,15 +94,17 @@ def _teach(
     Returns the best epoch, its validation accuracy, the weights to load if they are not in the
     student, and how many questions were cut and targets left out.
     """
+    from torch.utils.data import Subset
+
     from stages.distil.encoding.files import digest, read_asked, read_taught, read_window
     from stages.distil.encoding.samples import SOFT_LABELS
     from stages.distil.models.hardware import device
-    from stages.distil.student.answering import count_correct
+    from stages.distil.student.answering import AnswerLengths, count_correct
     from stages.distil.student.training import Recipe, TrainingData, survey, train_student
     from stages.distil.weights.folders import fingerprint, model_folder
 
     window, asked = read_window(), read_asked("validation")
-    max_tokens = parameters.evaluate.max_tokens
+    lengths = AnswerLengths(parameters.evaluate.max_tokens, parameters.evaluate.reasoning_tokens)
     losses = _objective(parameters)
     tasks = {task for loss, _ in losses for task in loss.tasks}
     found = survey(read_taught(window), tasks, window)
@@ -113,27 +117,41 @@ def _teach(
         raise UserError("soft_labels.teacher: data/encoded has no option scores; run `dvc repro`")
     if parameters.train.epochs == 0:
         student.model.to(device())
-        correct = count_correct(student, asked, range(len(asked)), window, max_tokens)
+        correct = count_correct(student, asked, range(len(asked)), window, lengths)
         return 0, correct / len(asked), None, too_long
     settings = parameters.student
     folder = model_folder(settings.model)
     identity = repr([fingerprint(parameters.models[settings.model], folder), settings])
     recipe = Recipe(
-        parameters.train, objective, parameters.training_seed, max_tokens, student.dtype, identity
+        parameters.train,
+        objective,
+        parameters.training_seed,
+        lengths,
+        student.dtype,
+        identity,
     )
-    taught = read_taught(window, found.tasks)
+    taught: Sequence[list[Sample]] = read_taught(window, found.tasks)
+    if len(found.numbers) < len(taught):  # a student that only reasons needs a rationale of each
+        taught = Subset(taught, found.numbers)
     data = TrainingData(taught, asked, window, found.longest, digest())
     return *train_student(student, data, recipe, curves), too_long
 
 
 def _objective(parameters: Parameters) -> "list[tuple[Loss, float]]":
     """Return the losses with a weight above 0, in the order of their curves."""
-    from stages.distil.student.losses import CrossEntropy, MutualInformation, SoftCrossEntropy
+    from stages.distil.student.losses import (
+        CrossEntropy,
+        MutualInformation,
+        ReasonedAnswer,
+        SoftCrossEntropy,
+    )
 
     teachers, soft_labels = parameters.teachers, parameters.soft_labels
     taught = tuple(t for t in teachers if parameters.teacher_weight(t))
-    losses: list[tuple[Loss, float]] = [(CrossEntropy(ANSWER), 1.0)]
+    direct = 1.0 if parameters.student.direct else 0.0
+    losses: list[tuple[Loss, float]] = [(CrossEntropy(ANSWER), direct)]
     losses += [(CrossEntropy(teacher), parameters.teacher_weight(teacher)) for teacher in taught]
+    losses.append((ReasonedAnswer(taught), parameters.train.reasoned_answer))
     losses.append((CrossEntropy(SALIENCY), parameters.saliency.weight))
     if soft_labels.teacher:
         losses.append((SoftCrossEntropy(soft_labels.temperature), soft_labels.weight))
@@ -152,7 +170,10 @@ def _save(student: "StudentModel", parameters: Parameters) -> None:
     model, tokenizer, _ = student
     if parameters.student.lora_rank:
         model = model.merge_and_unload()
-    configure_inference(model, tokenizer, parameters.evaluate.max_tokens, parameters.student.prompt)
+    settings, evaluate = parameters.student, parameters.evaluate
+    reasons = settings.form == "before_answer"
+    max_tokens = evaluate.reasoning_tokens if reasons else evaluate.max_tokens
+    configure_inference(model, tokenizer, settings, max_tokens)
     model = model.to(torch.bfloat16)
     check_finite(model.named_parameters(), STUDENT, "lower train.learning_rate")
     with whole_folder(STUDENT) as target:

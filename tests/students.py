@@ -13,7 +13,7 @@ from stages.distil.encoding.samples import Sample, fit_targets, of_tasks, with_d
 from stages.distil.interface.method import Student, Train
 from stages.distil.models.loading import load_model
 from stages.distil.storage import tables
-from stages.distil.student.answering import StudentModel
+from stages.distil.student.answering import AnswerLengths, StudentModel
 from stages.distil.student.batch import Batch, Collator, target_logits
 from stages.distil.student.losses import CrossEntropy, Loss, predictions
 from stages.distil.student.training import DistillationTrainer, Recipe, Steps, TrainingData
@@ -88,7 +88,7 @@ def options_of(encoder: Encoder, row: dict, shared: bool = True) -> list[Sample]
 def asked(encoder: Encoder, rows: Sequence[dict]) -> list[Asked]:
     """Return rows as questions that a student answers."""
     return [
-        Asked(prompt, encoder.answers(row["options"]), row["options"], row["answer"])
+        Asked(prompt, None, encoder.answers(row["options"]), row["options"], row["answer"])
         for row, prompt in zip(rows, encoder.prompts(rows), strict=True)
     ]
 
@@ -141,7 +141,7 @@ def learn(
         train_dataset=steps,
         processing_class=student.tokenizer,
         data=TrainingData(questions, [], None, 0, ""),
-        recipe=Recipe(None, tuple(objective), 0, 1, student.dtype, ""),
+        recipe=Recipe(None, tuple(objective), 0, AnswerLengths(1, 1), student.dtype, ""),
         batch_tokens=batch_tokens,
     )
     student.model.zero_grad()

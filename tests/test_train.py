@@ -26,6 +26,7 @@ from stages.distil.student.losses import MutualInformation
 from stages.distil.student.training import CHECKPOINTS, DistillationTrainer
 from stages.distil.weights.folders import STUDENT, digest
 from stages.encode import encode
+from stages.evaluate import evaluate
 from stages.train import CURVES, SPEED, launch, train
 from tests.conftest import BARE, PARAMS, ROOT
 from tests.students import write_distill
@@ -104,6 +105,8 @@ def curve(name: str) -> list[float]:
         {},
         {"student__shared_context": False},
         {"student__form": "after_answer"},
+        {"student__form": "before_answer"},
+        {"student__form": "before_answer", "train__reasoned_answer": 1.0},
         {"student__lora_rank": 4},
         {"alpha": 0.0, "saliency__weight": 0.0},
         {"alpha": {"one": 0.7, "two": 0.0}},
@@ -116,6 +119,7 @@ def test_the_student_learns_the_tasks_with_a_weight(prepared, family, changes):
     expected = {"total", "answer"}
     if changes.get("alpha") != 0.0:
         expected |= {"one", "saliency"} | ({"two"} if "alpha" not in changes else set())
+    expected |= {"reasoned_answer"} if "train__reasoned_answer" in changes else set()
     assert {file.stem for file in (CURVES / "plots/metrics/loss").iterdir()} == expected
     assert len(curve("validation/accuracy")) == 4
     summary = json.loads((CURVES / "metrics.json").read_text())
@@ -874,3 +878,56 @@ def test_an_encoder_decoder_cannot_be_sharded(prepared, tiny_t5, tmp_path):
     (tmp_path / "sharded.yaml").write_text(configuration("fsdp.yaml"))
     with pytest.raises(UserError, match="sharded.yaml: FSDP cannot shard an encoder-decoder"):
         launch(prepared(tiny_t5, train__accelerate="sharded.yaml"))
+
+
+def test_a_student_that_only_reasons_learns_the_questions_with_a_rationale(prepared, tiny_model):
+    """`two` explains the odd questions alone."""
+    changes = {"student__form": "before_answer", "student__direct": False, "saliency__weight": 0.0}
+    parameters = prepared(tiny_model, alpha={"one": 0.0, "two": 1.0}, **changes)
+    train(parameters)
+    assert not (CURVES / "plots/metrics/loss/answer.tsv").exists()
+    assert curve("loss/two")[-1] < curve("loss/two")[0] / 10
+    model, tokenizer = load_model(STUDENT, "float32")
+    template = tokenizer.chat_template
+    assert template.endswith("\nRationale:") and "enable_thinking" not in template
+    assert model.generation_config.max_new_tokens == parameters.evaluate.reasoning_tokens
+
+
+def test_a_student_that_reasons_is_measured_both_ways(prepared, tiny_model):
+    """It has learnt the test questions by heart, which are the train questions here."""
+    for path in (tables.SALIENCY, tables.rationale_table("one"), tables.rationale_table("two")):
+        tables.write_table(path, [])
+    parameters = prepared(
+        tiny_model,
+        full=True,
+        student__form="before_answer",
+        train__epochs=30,
+        evaluate__reasoning_tokens=40,
+        evaluate__explained=4,
+    )
+    examples = [
+        {
+            "id": f"test-{n}",
+            "split": "test",
+            "question": (row := distilled(n, "test"))["question"],
+            "options": row["options"],
+            "answer": row["answer"],
+            "rationales": [],
+        }
+        for n in range(ROWS)
+    ]
+    tables.write_table(tables.EXAMPLES, examples)
+    train(parameters)
+    evaluate(parameters)
+    student = json.loads(tables.METRICS.read_text())["student"]
+    assert student["accuracy"] == student["reasoned"]["accuracy"] > 0.9
+    assert student["direct"]["accuracy"] > 0.9
+    assert student["reasoned"]["unanswered"] == 0
+    assert 5 < student["reasoned"]["tokens"] < 40
+    assert student["reasoning"]["questions"] == 4
+    assert student["reasoning"]["f1"] > 0.8
+    [first, *_] = tables.read_table(tables.PREDICTIONS)
+    assert first["reasoning"] in ("Ball 0 is red.", "Clearly red, as all know.")
+    assert (first["prediction"], first["direct_prediction"]) == ("red", "red")
+    assert first["correct"] and first["direct_correct"]
+    assert first["reasoning_tokens"] > 5

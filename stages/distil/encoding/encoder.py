@@ -1,6 +1,6 @@
 """Questions and their targets as the student's tokens."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import takewhile
 from typing import Any, NamedTuple
@@ -9,13 +9,16 @@ from transformers import BatchEncoding, PreTrainedConfig, PreTrainedTokenizerBas
 
 from stages.distil.encoding.samples import SOFT_LABELS, Branch, Sample, Window, said
 from stages.distil.interface.errors import UserError
-from stages.distil.interface.method import ANSWER, SALIENCY, Student
+from stages.distil.interface.method import ANSWER, REASONING, SALIENCY, Student
 from stages.distil.language.control_tokens import added_tokens
+from stages.distil.language.quality import OK
 from stages.distil.language.student_prompts import (
     ANSWER_TASK,
+    REASONING_TASK,
     SALIENCY_TASK,
     options_text,
     rationale_task,
+    reasoning_text,
     text_before,
 )
 
@@ -23,13 +26,30 @@ UNLIMITED = 10**9  # a tokenizer without a limit reports a larger number
 Row = dict[str, Any]  # of `distill`
 
 
+class _Text(NamedTuple):
+    """A target as a text: its task and what asks for it; a soft label has a score.
+
+    The answer after a rationale is what follows `reasoning`, the beginning of the text.
+    """
+
+    task: str
+    asks: str
+    text: str
+    score: float | None = None
+    reasoning: str = ""
+
+
 class _Target(NamedTuple):
-    """A target: its task, the text that asks for it, and its tokens; a soft label has a score."""
+    """A target as tokens, of which the last `answer` are that after a rationale.
+
+    `prefix` is the text between the question and the target.
+    """
 
     task: str
     prefix: str
     tokens: list[int]
     score: float | None = None
+    answer: int = 0
 
 
 class _Question(NamedTuple):
@@ -56,9 +76,11 @@ class Encoder:
     With `shared_context`, a question is one sample with a branch for each target. Otherwise it is
     one sample per target, as in the papers: an encoder-decoder then reads the prefix at the end of
     the question instead of at the start of its text. In the form `after_answer`, rationales and
-    salient words follow the answer, in one text with it. With `student.prompt.prefixes`, a word
-    before the question asks for the target, and the text of an encoder-decoder is nothing but the
-    target; a decoder-only student also reads the prefix after the question.
+    salient words follow the answer, in one text with it; in the form `before_answer`, the answer
+    follows each rationale that leads to it, and one prefix asks for those of all teachers. With
+    `student.prompt.prefixes`, a word before the question asks for the target, and the text of an
+    encoder-decoder is nothing but the target; a decoder-only student also reads the prefix after
+    the question.
 
     A text never becomes control tokens: `<s>` in a question is three characters, and an answer with
     it survives decoding, which leaves control tokens out.
@@ -85,7 +107,11 @@ class Encoder:
         self._prompt = settings.prompt
         self._shared = settings.shared_context
         self._after_answer = settings.form == "after_answer"
-        self._rationale_tasks = {t: rationale_task(n) for n, t in enumerate(teachers, start=1)}
+        self._reasons = settings.form == "before_answer"
+        self._rationale_tasks = {
+            teacher: REASONING_TASK if self._reasons else rationale_task(number)
+            for number, teacher in enumerate(teachers, start=1)
+        }
         self._end = [tokenizer.eos_token_id]
         # Relative positions and state-space models have no maximum.
         positions = getattr(config.get_text_config(), "max_position_embeddings", None)
@@ -104,9 +130,13 @@ class Encoder:
         samples = iter(self._lay_out([question for each in questions for question in each]))
         return [[self._share_answer(next(samples)) for _ in each] for each in questions]
 
-    def prompts(self, rows: Sequence[Row]) -> list[Sample]:
-        """Encode each row as a prompt for the answer: its only branch has no target."""
-        target = _Target(ANSWER, self._prefix(ANSWER_TASK, ""), [])
+    def prompts(self, rows: Sequence[Row], task: str = ANSWER) -> list[Sample]:
+        """Encode each row as a prompt: its only branch has no target.
+
+        `task` is ANSWER, or REASONING for a rationale and the answer after it.
+        """
+        asks = REASONING_TASK if task == REASONING else ANSWER_TASK
+        target = _Target(task, self._prefix(asks, ""), [])
         return self._lay_out([self._question(row, [target]) for row in rows])
 
     def answers(self, texts: Sequence[str]) -> list[list[int]]:
@@ -129,30 +159,38 @@ class Encoder:
     def _targets_of(self, rows: Sequence[Row]) -> Iterator[list[_Target]]:
         """Yield the targets of each row."""
         texts = [list(self._texts_of(row)) for row in rows]
-        different = list(dict.fromkeys(text for each in texts for _, _, text, _ in each))
+        wholes = ((t.text, t.reasoning or t.text) for each in texts for t in each)
+        different = list(dict.fromkeys(text for both in wholes for text in both))
         tokens = dict(zip(different, self.targets(different), strict=True))
         for row, each in zip(rows, texts, strict=True):
-            yield [
-                _Target(
-                    task,
-                    self._prefix(asks, row["answer"]),
-                    tokens[text] if task == SOFT_LABELS else tokens[text] + self._end,
-                    score,
-                )
-                for task, asks, text, score in each
-            ]
+            yield [self._target(text, row["answer"], tokens) for text in each]
 
-    def _texts_of(self, row: Row) -> Iterator[tuple[str, str, str, float | None]]:
-        """Yield task, text that asks for it, target and score of each target of a row."""
-        yield ANSWER, ANSWER_TASK, row["answer"], None
+    def _target(self, text: _Text, answer: str, tokens: Mapping[str, list[int]]) -> _Target:
+        """Return a target of a question with this answer; `tokens` are those of all texts."""
+        own, after = tokens[text.text], 0
+        if text.task != SOFT_LABELS:
+            own = own + self._end
+        if text.reasoning:
+            after = len(own) - len(_common_start([own, tokens[text.reasoning]]))
+        return _Target(text.task, self._prefix(text.asks, answer), own, text.score, after)
+
+    def _texts_of(self, row: Row) -> Iterator[_Text]:
+        """Yield each target of a row."""
+        yield _Text(ANSWER, ANSWER_TASK, row["answer"])
         for rationale in row["rationales"]:
-            if asks := self._rationale_tasks.get(rationale["teacher"]):
-                yield rationale["teacher"], asks, rationale["text"], None
+            if not (asks := self._rationale_tasks.get(rationale["teacher"])):
+                continue
+            if not self._reasons:
+                yield _Text(rationale["teacher"], asks, rationale["text"])
+            elif rationale["status"] == OK:  # others may lead to another answer, or to none
+                reasoning = reasoning_text(rationale["text"])
+                text = f"{reasoning} {row['answer']}"
+                yield _Text(rationale["teacher"], asks, text, reasoning=reasoning)
         if row["saliency"]:
-            yield SALIENCY, SALIENCY_TASK, ", ".join(row["saliency"]), None
+            yield _Text(SALIENCY, SALIENCY_TASK, ", ".join(row["saliency"]))
         if scores := row.get("option_scores"):
             for option, score in zip(row["options"], scores, strict=True):
-                yield SOFT_LABELS, ANSWER_TASK, option, score
+                yield _Text(SOFT_LABELS, ANSWER_TASK, option, score)
 
     def _prefix(self, asks: str, answer: str) -> str:
         """Return the text between a question and a target; `asks` is the one that asks for it."""
@@ -168,7 +206,11 @@ class Encoder:
 
     def _question(self, row: Row, targets: list[_Target]) -> _Question:
         task = targets[0].task
-        before = text_before(ANSWER if task == SOFT_LABELS else task, self._prompt)
+        if task == SOFT_LABELS:
+            task = ANSWER
+        elif self._reasons and task in self._rationale_tasks:
+            task = REASONING
+        before = text_before(task, self._prompt)
         options = options_text(row["options"], self._prompt)
         return _Question(row["id"], before, before + row["question"] + options, options, targets)
 
@@ -221,7 +263,7 @@ class Encoder:
             [prefix], prefixes = prefixes, [[]]
             context, least = context + prefix, least + len(prefix)
         branches = [
-            Branch(target.task, prefix, target.tokens, score=target.score)
+            Branch(target.task, prefix, target.tokens, score=target.score, answer=target.answer)
             for target, prefix in zip(question.targets, prefixes, strict=True)
         ]
         return Sample(question.id, context, branches, head, least)

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from multiprocessing import connection, get_context, parent_process
 from pathlib import Path
@@ -36,7 +36,7 @@ from stages.distil.encoding.samples import (
     of_tasks,
     with_drafts,
 )
-from stages.distil.interface.method import Student
+from stages.distil.interface.method import REASONING, Student
 from stages.distil.storage import tables
 from stages.distil.weights.architecture import load_config, load_tokenizer
 from stages.distil.weights.checking import refuse_quantised
@@ -54,6 +54,7 @@ BRANCH = pa.struct(
         "target": TOKENS,
         "after_answer": pa.bool_(),
         "score": pa.float64(),
+        "answer": pa.int32(),
     }
 )
 SAMPLE = pa.struct(
@@ -69,6 +70,7 @@ TAUGHT_ROW = pa.schema({"samples": pa.list_(SAMPLE)})
 ASKED_ROW = pa.schema(
     {
         "prompt": SAMPLE,
+        "reasoning": SAMPLE,
         "drafts": pa.list_(TOKENS),
         "options": pa.list_(pa.string()),
         "answer": pa.string(),
@@ -80,11 +82,13 @@ T = TypeVar("T")
 class Asked(NamedTuple):
     """A question that the student answers.
 
-    `prompt` is a sample with one branch, without a target; `drafts` are the tokens of the options
-    as answers, end-of-text included.
+    `prompt` is a sample with one branch, without a target, and `reasoning` another one, that asks
+    for a rationale and an answer after it, if the student has learnt to reason; `drafts` are the
+    tokens of the options as answers, end-of-text included.
     """
 
     prompt: Sample
+    reasoning: Sample | None
     drafts: list[list[int]]
     options: list[str]
     answer: str
@@ -152,7 +156,12 @@ def read_taught(window: Window, tasks: Container[str] | None = None) -> EncodedR
 
 def read_asked(split: str) -> EncodedRows[Asked]:
     """Return the questions of a split that the student answers; their prompts are whole."""
-    return EncodedRows(split, lambda row: Asked(**row | {"prompt": _to_sample(row["prompt"])}))
+
+    def read(row: dict[str, Any]) -> Asked:
+        reasoning = row["reasoning"] and _to_sample(row["reasoning"])
+        return Asked(**row | {"prompt": _to_sample(row["prompt"]), "reasoning": reasoning})
+
+    return EncodedRows(split, read)
 
 
 def digest() -> str:
@@ -180,13 +189,15 @@ class Report:
 class Job:
     """How a student's tokens are made: its folder, settings, the teachers in their order.
 
-    `max_tokens` is the longest answer that it may write.
+    `max_tokens` is the longest answer that it may write, and `reasoning_tokens` the longest text of
+    a rationale and an answer.
     """
 
     folder: Path
     settings: Student
     teachers: tuple[str, ...]
     max_tokens: int
+    reasoning_tokens: int
 
 
 class _Part(NamedTuple):
@@ -228,6 +239,7 @@ class _PartEncoder:
         samples = self._encoder.samples(rows)
         for each in samples:
             limits.add_read(self.window, each)
+            limits.add_reasoned(each, self._job.reasoning_tokens)
             lengths.update(_lengths(each))
         return [{"samples": list(map(_to_row, each))} for each in samples]
 
@@ -237,15 +249,23 @@ class _PartEncoder:
         """Encode validation or test questions: their prompts, and the options as answers."""
         self._count_written(rows, limits, self._job.max_tokens)
         prompts = self._encoder.prompts(rows)
+        reasoning: Sequence[Sample | None] = [None] * len(rows)
+        if self._job.settings.form == "before_answer":
+            reasoning = self._encoder.prompts(rows, REASONING)
         drafts = iter(self._encoder.answers([text for row in rows for text in row["options"]]))
         encoded = []
-        for row, prompt in zip(rows, prompts, strict=True):
+        for row, prompt, reasoned in zip(rows, prompts, reasoning, strict=True):
             own = [next(drafts) for _ in row["options"]]
-            text = [0] * self._job.max_tokens
-            limits.add_read(self.window, with_drafts(prompt, [text, *own], shared=True))
+            written = with_drafts(prompt, [[0] * self._job.max_tokens, *own], shared=True)
+            if reasoned:
+                longest = replace(reasoned.branches[0], task=ANSWER)
+                longest = replace(longest, target=[0] * self._job.reasoning_tokens)
+                written.append(replace(reasoned, branches=[longest]))
+            limits.add_read(self.window, written)
             encoded.append(
                 {
                     "prompt": _to_row(prompt),
+                    "reasoning": reasoned and _to_row(reasoned),
                     "drafts": own,
                     "options": row["options"],
                     "answer": row["answer"],

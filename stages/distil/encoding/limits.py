@@ -33,7 +33,8 @@ class Limits:
     `cut` questions lose their beginning, `left_out` counts the targets of each task that are too
     long, `refused` holds the error of questions whose options and answer are. `longest` is the
     number of tokens of the longest answer or option; `unwritten` have one that is longer than a
-    student may write, and `changed` one that the tokenizer changes.
+    student may write, and `changed` one that the tokenizer changes. `unreasoned` have a rationale
+    that is longer, with the answer after it, than a student may write.
     """
 
     cut: int = 0
@@ -42,6 +43,7 @@ class Limits:
     longest: int = 0
     unwritten: Affected = field(default_factory=Affected)
     changed: Affected = field(default_factory=Affected)
+    unreasoned: Affected = field(default_factory=Affected)
 
     @property
     def shortened(self) -> dict[str, int]:
@@ -57,6 +59,7 @@ class Limits:
             (self.refused, later.refused),
             (self.unwritten, later.unwritten),
             (self.changed, later.changed),
+            (self.unreasoned, later.unreasoned),
         ):
             mine.add(theirs.count, theirs.first)
 
@@ -71,6 +74,12 @@ class Limits:
         left_out = Counter(branch.task for whole, _ in pairs for branch in whole.branches)
         left_out.subtract(branch.task for _, fits in pairs for branch in fits.branches)
         self.left_out += left_out
+
+    def add_reasoned(self, samples: Sequence[Sample], most: int) -> None:
+        """Count a question if a rationale with the answer after it has more than `most` tokens."""
+        reasoned = (b for sample in samples for b in sample.branches if b.answer)
+        if any(len(branch.target) - 1 > most for branch in reasoned):
+            self.unreasoned.add(1, repr(samples[0].id))
 
     def add_written(
         self, row: dict[str, Any], written: dict[str, tuple[int, str]], max_tokens: int | None
@@ -105,6 +114,11 @@ class Limits:
             yield (
                 f"answers or options of more than {max_tokens} tokens, which the student cannot "
                 f"write in full: {self.unwritten}; raise evaluate.max_tokens to {self.longest}"
+            )
+        if self.unreasoned.count:
+            yield (
+                "rationales that are longer, with their answers, than evaluate.reasoning_tokens, "
+                f"so that a student that learns them may be cut off: {self.unreasoned}; raise it"
             )
         if self.changed.count:
             yield (

@@ -19,8 +19,9 @@ class Branch:
     """One task of a question: `prefix` asks for `target`, which ends in end-of-text.
 
     It follows the question or, with `after_answer`, the first branch without its end-of-text. An
-    option of the task SOFT_LABELS does not end in end-of-text; `score` is its teacher's. `share` is
-    1/R for each of a question's R rationales of one teacher: together they count as one.
+    option of the task SOFT_LABELS does not end in end-of-text; `score` is its teacher's. Where an
+    answer follows a rationale, it is the last `answer` tokens. `share` is 1/R for each of a
+    question's R rationales of one teacher: together they count as one.
     """
 
     task: str
@@ -28,6 +29,7 @@ class Branch:
     target: list[int]
     after_answer: bool = False
     score: float | None = None
+    answer: int = 0
     share: float = 1.0
 
 

@@ -17,6 +17,7 @@ from stages.distil.evaluation.statistics import f1
 from stages.distil.interface.errors import UserError
 from stages.distil.interface.method import SALIENCY
 from stages.distil.language.answers import normalise
+from stages.distil.language.student_prompts import split_reasoned
 from stages.distil.models.batching import by_length
 from stages.distil.models.layers import attention_span
 from stages.distil.student.answering import StudentModel, generate_answers
@@ -145,33 +146,66 @@ def explanation_scores(
     target that is too long for the student, which training left out, is not measured; stderr says
     how many are.
     """
-
-    def measure(label: str, task: str, separator: str | None) -> dict[str, Any] | None:
-        """Compare what the student writes with the last target of this task of each question."""
-        targets = [own[-1] for question in questions if (own := question.targets(task))]
-        taught = [(s, words) for s, words in targets if window.fit(s).branches]
-        longest = max((len(sample.branches[0].target) - 1 for sample, _ in taught), default=0)
-        kept = [(s, words) for s, words in taught if window.fit(_of_length(s, longest)).branches]
-        if left := len(targets) - len(kept):
-            count = f"{left} of {len(targets)}"
-            print(f"{label}: {count} are too long for the student, not measured", file=sys.stderr)
-        if not kept:
-            return None
-        prompts = [window.fit_prompt(sample, longest) for sample, _ in kept]
-        written = generate_answers(student, prompts, longest)
-        scores = [
-            f1(normalise(text).split(separator), words)
-            for text, (_, words) in zip(written, kept, strict=True)
-        ]
-        return {"f1": round(mean(scores), 6), "questions": len(scores)}
-
     result: dict[str, Any] = {}
-    if score := measure("key words", SALIENCY, ", "):
+    if score := _repetition(student, questions, window, SALIENCY):
         result["words"] = score
     for teacher in teachers:
-        if score := measure(f"rationales of {teacher}", teacher, None):
+        if score := _repetition(student, questions, window, teacher):
             result.setdefault("rationales", {})[teacher] = score
     return result
+
+
+def reasoning_scores(
+    student: StudentModel, questions: Sequence[Explained], window: Window, max_tokens: int
+) -> dict[str, Any]:
+    """Measure the salient words and the reasoning of a student that reasons first.
+
+    As `explanation_scores`, but the student writes one rationale, of at most `max_tokens` tokens
+    with its answer; it is compared with the taught one that it is most like. The answer is left
+    out: `{"words": …, "reasoning": {"f1", "questions"}}`.
+    """
+    result: dict[str, Any] = {}
+    if score := _repetition(student, questions, window, SALIENCY):
+        result["words"] = score
+    taught = [question for question in questions if question.rationales]
+    samples = [question.targets(question.rationales[0][0])[0][0] for question in taught]
+    if taught:
+        prompts = [window.fit_prompt(sample, max_tokens) for sample in samples]
+        written = [split_reasoned(t)[0] for t in generate_answers(student, prompts, max_tokens)]
+        scores = [
+            max(
+                f1(normalise(text).split(), normalise(rationale).split())
+                for _, rationale in question.rationales
+            )
+            for text, question in zip(written, taught, strict=True)
+        ]
+        result["reasoning"] = {"f1": round(mean(scores), 6), "questions": len(scores)}
+    return result
+
+
+def _repetition(
+    student: StudentModel, questions: Sequence[Explained], window: Window, task: str
+) -> dict[str, Any] | None:
+    """Compare what the student writes with the last target of a task of each question."""
+    label, separator = f"rationales of {task}", None
+    if task == SALIENCY:
+        label, separator = "key words", ", "
+    targets = [own[-1] for question in questions if (own := question.targets(task))]
+    taught = [(s, words) for s, words in targets if window.fit(s).branches]
+    longest = max((len(sample.branches[0].target) - 1 for sample, _ in taught), default=0)
+    kept = [(s, words) for s, words in taught if window.fit(_of_length(s, longest)).branches]
+    if left := len(targets) - len(kept):
+        count = f"{left} of {len(targets)}"
+        print(f"{label}: {count} are too long for the student, not measured", file=sys.stderr)
+    if not kept:
+        return None
+    prompts = [window.fit_prompt(sample, longest) for sample, _ in kept]
+    written = generate_answers(student, prompts, longest)
+    scores = [
+        f1(normalise(text).split(separator), words)
+        for text, (_, words) in zip(written, kept, strict=True)
+    ]
+    return {"f1": round(mean(scores), 6), "questions": len(scores)}
 
 
 def _of_length(sample: Sample, length: int) -> Sample:

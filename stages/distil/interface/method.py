@@ -28,6 +28,7 @@ STATUSES = (
 )
 GOLD, VOTE = "gold", "vote"  # labels that are not one teacher's answers
 ANSWER, SALIENCY = "answer", "saliency"  # the student's tasks that are not named after a teacher
+REASONING = "rationale"  # all teachers' task, if an answer follows each rationale
 Weight = Annotated[Number, Field(ge=0)]
 Tokens = Count | Literal["auto"]  # per pass; auto: what suits the device and its memory
 Precision = Literal["auto", "bfloat16", "float32"]  # auto: by what the hardware supports
@@ -154,7 +155,7 @@ class Assemble(Settings):
     labels: str = Field(GOLD, description="gold, vote, or the name of a teacher")
 
 
-Form = Literal["branch", "after_answer"]
+Form = Literal["branch", "after_answer", "before_answer"]
 Prefix = Annotated[str, matching(r"\w[\w -]*", "a word such as predict")]
 
 
@@ -165,7 +166,9 @@ class StudentPrompt(Settings):
         "listed", description="lettered: one a line, after (a), (b) and so on, as in the papers"
     )
     prefixes: dict[Name, Prefix] | None = Field(
-        None, description="word before the question for answer, saliency and each teacher"
+        None,
+        description="word before the question for answer, saliency and each teacher (or, if "
+        "rationales come before the answer, `rationale` for all of them)",
     )
 
 
@@ -178,7 +181,12 @@ class Student(Settings):
         True, description="false: one pass per target, as in the papers, not one per question"
     )
     form: Form = Field(
-        "branch", description="after_answer: rationales and words follow the answer, in one text"
+        "branch",
+        description="after_answer: rationales and words follow the answer, in one text; "
+        "before_answer: an answer follows each rationale, so that the student can reason first",
+    )
+    direct: bool = Field(
+        True, description="false: with before_answer, the student is taught to reason always"
     )
     context: Count | None = Field(None, description="maximum input tokens; null: the model's limit")
     dtype: Precision = Field("auto", description="precision of computation; weights are float32")
@@ -202,6 +210,9 @@ class Train(Settings):
     mutual_information: Weight = Field(
         0.0, description="weight of the term between answer and rationales (Chen et al., 2024)"
     )
+    reasoned_answer: Weight = Field(
+        0.0, description="weight of the answers after rationales, beside that in the rationales"
+    )
     seed: Seed | None = None
     accelerate: Path | None = Field(None, description="configuration for several processes")
 
@@ -222,6 +233,9 @@ class Evaluate(Settings):
     """How the student and the teachers are evaluated."""
 
     max_tokens: Count
+    reasoning_tokens: Count = Field(
+        128, description="maximum tokens of a student's reasoning and the answer after it"
+    )
     teacher_questions: Count = Field(50, description="test questions that each teacher answers")
     explained: Integer = Field(
         24, ge=0, description="train questions whose key words and rationales the student writes"

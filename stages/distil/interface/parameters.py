@@ -23,6 +23,7 @@ from stages.distil.interface.messages import how_to_replace, unknown_name
 from stages.distil.interface.method import (
     ANSWER,
     GOLD,
+    REASONING,
     SALIENCY,
     VOTE,
     Assemble,
@@ -42,7 +43,10 @@ from stages.distil.interface.vllm_arguments import SET_ELSEWHERE, engine_argumen
 RESERVED = {
     **dict.fromkeys(("student", "adapter", "release"), "the pipeline writes this folder"),
     **dict.fromkeys(
-        ("answer", "saliency", "soft_labels", "mutual_information", "total", "cut"),
+        (
+            *("answer", "saliency", "rationale", "soft_labels", "mutual_information"),
+            *("reasoned_answer", "total", "cut"),
+        ),
         "the training gives it a meaning",
     ),
 }
@@ -77,6 +81,7 @@ class Parameters(Settings):
         self._check_identities()
         self._check_words()
         self._check_prefixes()
+        self._check_form()
         if self.train.mutual_information and not any(map(self.teacher_weight, self.teachers)):
             raise ValueError(
                 "train.mutual_information: it needs rationales, but alpha is 0; raise alpha"
@@ -240,17 +245,18 @@ class Parameters(Settings):
         key, prefixes = "student.prompt.prefixes", self.student.prompt.prefixes
         if prefixes is None:
             return
-        if self.student.shared_context or self.student.form != "branch":
+        if self.student.shared_context or self.student.form == "after_answer":
             raise ValueError(
                 f"{key}: with a prefix before it, a question has another text for each task; set "
-                "student.shared_context to false and student.form to branch"
+                "student.shared_context to false and student.form to branch or before_answer"
             )
+        reasons = self.student.form == "before_answer"
+        tasks = [ANSWER, SALIENCY, *([REASONING] if reasons else self.teachers)]
         for name in prefixes:
-            if name not in (ANSWER, SALIENCY, *self.models):
-                known = [ANSWER, SALIENCY, *self.teachers]
-                raise ValueError(f"{key}: {unknown_name(name, known, 'task')}")
+            if name not in (*tasks, *self.models):
+                raise ValueError(f"{key}: {unknown_name(name, tasks, 'task')}")
         taken: dict[str, str] = {}
-        for name in (ANSWER, SALIENCY, *self.teachers):
+        for name in tasks:
             if name not in prefixes:
                 raise ValueError(f"{key}: no prefix for {name!r}; add one, such as explain")
             if other := taken.get(prefixes[name]):
@@ -259,6 +265,37 @@ class Parameters(Settings):
                     "cannot tell them apart; give each its own"
                 )
             taken[prefixes[name]] = name
+
+    def _check_form(self) -> None:
+        """Refuse what a student that reasons first cannot learn, or what only it can."""
+        reasons = self.student.form == "before_answer"
+        if reasons and self.train.mutual_information:
+            raise ValueError(
+                "train.mutual_information: in the form before_answer, a rationale's text contains "
+                "the answer; set it to 0, or student.form to branch"
+            )
+        if reasons and not any(map(self.teacher_weight, self.teachers)):
+            raise ValueError(
+                "student.form: before_answer needs rationales, but there are no teachers or alpha "
+                "is 0; set it to branch"
+            )
+        if not reasons and self.train.reasoned_answer:
+            raise ValueError(
+                "train.reasoned_answer: no answer follows a rationale in the form "
+                f"{self.student.form}; set it to 0, or student.form to before_answer"
+            )
+        if self.student.direct:
+            return
+        if not reasons:
+            raise ValueError(
+                f"student.direct: a student of the form {self.student.form} only answers directly; "
+                "set it to true, or student.form to before_answer"
+            )
+        if self.soft_labels.teacher:
+            raise ValueError(
+                "soft_labels.teacher: soft labels are learnt by answering directly, which "
+                "student.direct turns off; set one of them to null or true"
+            )
 
     def _check_soft_labels(self) -> None:
         name = self.soft_labels.teacher

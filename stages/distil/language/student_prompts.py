@@ -4,6 +4,7 @@ A task is named `answer`, `saliency`, or after a teacher. Its text after the que
 target; if `student.prompt.prefixes` are set, so does a word before the question.
 """
 
+import re
 from collections.abc import Sequence
 from string import ascii_lowercase
 
@@ -16,6 +17,7 @@ OPTION_LINES = "\nOptions:"  # of options that hold a comma: a line each, after 
 BULLET = "\n- "
 CHOICES = "\nAnswer Choices:"
 DEFAULT = StudentPrompt()
+MARK = re.compile(r"\banswer\s*:", re.IGNORECASE)
 
 
 def letters(count: int) -> list[str]:
@@ -83,9 +85,24 @@ def student_context(question: str, options: Sequence[str], prompt: StudentPrompt
 
 
 ANSWER_TASK = "\nAnswer:"
+REASONING_TASK = "\nRationale:"
 SALIENCY_TASK = "\nKey words:"
 
 
 def rationale_task(number: int) -> str:
     """Return the task prefix that asks the student for the rationale of its `number`th teacher."""
     return f"\nReason {number}:"
+
+
+def reasoning_text(rationale: str) -> str:
+    """Return what the student writes after REASONING_TASK and before its answer.
+
+    An `Answer:` within the rationale is reworded, since the answer follows the last one.
+    """
+    return f"{MARK.sub('answer is', rationale.strip())}{ANSWER_TASK}"
+
+
+def split_reasoned(text: str) -> tuple[str, str | None]:
+    """Return the rationale and the answer of a student's reasoned text; None if it gives none."""
+    rationale, mark, answer = text.rpartition(ANSWER_TASK.strip())
+    return (rationale.strip(), answer.strip()) if mark else (text.strip(), None)

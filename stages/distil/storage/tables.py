@@ -54,6 +54,15 @@ def _schema(**columns: pa.DataType | tuple[pa.DataType, None]) -> pa.Schema:
 # With soft labels, the last column of their teacher's RATIONALES and of DISTILL: the mean
 # log-probability of each option's tokens; null except for train questions with options.
 OPTION_SCORES = pa.field("option_scores", pa.list_(pa.float32()))
+# Of a student that reasons first, the last columns of PREDICTIONS: its text before the answer and
+# its tokens; and its answer without reasoning, as a text and whether that is right.
+REASONED = [
+    pa.field("reasoning", pa.string(), nullable=False),
+    pa.field("reasoning_tokens", pa.int32(), nullable=False),
+    pa.field("direct_prediction", pa.string(), nullable=False),
+    pa.field("direct_correct", pa.bool_(), nullable=False),
+]
+OPTIONAL = [OPTION_SCORES.name, *(field.name for field in REASONED)]
 SCHEMAS = {
     EXAMPLES: _schema(
         id=pa.string(),
@@ -283,7 +292,7 @@ def scan_table(
     for file in _files(path):
         with open_table(file) as rows:
             columns = rows.schema_arrow.names
-            declared = [name for name in columns if name != OPTION_SCORES.name]
+            declared = [name for name in columns if name not in OPTIONAL]
             if expected is not None and declared != expected.names:
                 raise _other_columns(file, expected.names, columns)
             for number in range(rows.num_row_groups):

@@ -9,6 +9,7 @@ from stages.distil.encoding.encoder import decode
 from stages.distil.encoding.files import Asked
 from stages.distil.encoding.samples import Sample, Window
 from stages.distil.language.answers import is_correct
+from stages.distil.language.student_prompts import split_reasoned
 from stages.distil.models.batching import in_parts
 from stages.distil.models.generation import continue_greedily
 from stages.distil.models.hardware import pass_tokens
@@ -35,6 +36,13 @@ def generate_answers(
     student: StudentModel, prompts: Sequence[Sample], max_tokens: int
 ) -> list[str]:
     """Return the student's greedy text for each prompt of `Window.fit_prompt`, in their order."""
+    return decode(student.tokenizer, continue_prompts(student, prompts, max_tokens))
+
+
+def continue_prompts(
+    student: StudentModel, prompts: Sequence[Sample], max_tokens: int
+) -> list[list[int]]:
+    """Return the tokens of these texts, without end-of-text."""
     model, tokenizer, dtype = student
     padding = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
     groups: dict[tuple[int, ...], list[int]] = {}  # an encoder-decoder's text begins with a prefix
@@ -60,9 +68,45 @@ def generate_answers(
                 tokenizer.eos_token_id,
             )
         for number, tokens in zip(numbers, written, strict=True):
-            texts[number] = tokens
+            end = tokens.index(tokenizer.eos_token_id) if tokenizer.eos_token_id in tokens else None
+            texts[number] = tokens[:end]
     model.train(training)
-    return decode(tokenizer, texts)
+    return texts
+
+
+class AnswerLengths(NamedTuple):
+    """The most tokens that a student writes: of a direct answer, and of a rationale and its answer.
+
+    They are `evaluate.max_tokens` and `evaluate.reasoning_tokens`.
+    """
+
+    direct: int
+    reasoned: int
+
+
+class Reasoned(NamedTuple):
+    """What a student writes that reasons first: its text, and what it answers.
+
+    `answer` is None if the text gives none; `tokens` are those of the text.
+    """
+
+    reasoning: str
+    answer: str | None
+    tokens: int
+
+    def is_correct(self, question: Asked) -> bool:
+        """Return whether it answers the question correctly; a text without an answer does not."""
+        return self.answer is not None and is_correct(self.answer, question._asdict())
+
+
+def reason(
+    student: StudentModel, questions: Sequence[Asked], window: Window, max_tokens: int
+) -> list[Reasoned]:
+    """Return the student's greedy rationale for each question, and the answer after it."""
+    prompts = [window.fit_prompt(q.reasoning, max_tokens) for q in questions if q.reasoning]
+    written = continue_prompts(student, prompts, max_tokens)
+    texts = map(split_reasoned, decode(student.tokenizer, written))
+    return [Reasoned(*text, len(tokens)) for text, tokens in zip(texts, written, strict=True)]
 
 
 def count_correct(
@@ -70,17 +114,21 @@ def count_correct(
     questions: Sequence[Asked],
     numbers: range,
     window: Window,
-    max_tokens: int,
+    lengths: AnswerLengths,
 ) -> int:
     """Return how many questions of these numbers the student answers correctly, by its text.
 
-    Memory holds PART of them.
+    It reasons first if it has learnt to. Memory holds PART of the questions.
     """
     correct = 0
     for part in in_parts(numbers, PART):
         asked = [questions[n] for n in part]
-        prompts = [window.fit_prompt(question.prompt, max_tokens) for question in asked]
-        texts = generate_answers(student, prompts, max_tokens)
+        if asked[0].reasoning:
+            reasoned = reason(student, asked, window, lengths.reasoned)
+            correct += sum(r.is_correct(q) for r, q in zip(reasoned, asked, strict=True))
+            continue
+        prompts = [window.fit_prompt(q.prompt, lengths.direct) for q in asked]
+        texts = generate_answers(student, prompts, lengths.direct)
         answered = zip(texts, asked, strict=True)
         correct += sum(is_correct(text, question._asdict()) for text, question in answered)
     return correct

@@ -2,33 +2,47 @@
 
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from stages.distil.interface.method import ANSWER, StudentPrompt
+from stages.distil.interface.method import ANSWER, REASONING, Student
 from stages.distil.language.control_tokens import added_tokens
-from stages.distil.language.student_prompts import ANSWER_TASK, DEFAULT, text_before
+from stages.distil.language.student_prompts import ANSWER_TASK, REASONING_TASK, text_before
 
 
 def configure_inference(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    max_tokens: int,
-    prompt: StudentPrompt = DEFAULT,
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, settings: Student, max_tokens: int
 ) -> None:
     """Set the generation settings of a student and a chat template with its training prompt.
 
     The template takes the last message as a question with its options, as `question_text` writes
-    them.
+    them. A student that has learnt to reason does so, unless the template's variable
+    `enable_thinking` is false and it has learnt to answer directly too. `max_tokens` is the most
+    that it writes.
     """
-    settings: dict[str, int] = {"max_new_tokens": max_tokens, "do_sample": False}
+    generation: dict[str, int] = {"max_new_tokens": max_tokens, "do_sample": False}
     for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
         if (token := getattr(tokenizer, name)) is not None:
-            settings[name] = token
+            generation[name] = token
     if model.config.is_encoder_decoder:
-        settings["decoder_start_token_id"] = model.config.decoder_start_token_id
+        generation["decoder_start_token_id"] = model.config.decoder_start_token_id
     else:
-        before = text_before(ANSWER, prompt)
-        question = f"{_start(tokenizer, before)}{before}{{{{ messages[-1].content }}}}"
-        tokenizer.chat_template = f"{question}{ANSWER_TASK}"
-    model.generation_config = GenerationConfig(**settings)
+        tokenizer.chat_template = _template(tokenizer, settings)
+    model.generation_config = GenerationConfig(**generation)
+
+
+def _template(tokenizer: PreTrainedTokenizerBase, settings: Student) -> str:
+    """Return the chat template of a decoder-only student."""
+
+    def asking(task: str, prefix: str) -> str:
+        before = text_before(task, settings.prompt)
+        return f"{_start(tokenizer, before)}{before}{{{{ messages[-1].content }}}}{prefix}"
+
+    if settings.form != "before_answer":
+        return asking(ANSWER, ANSWER_TASK)
+    reasoned = asking(REASONING, REASONING_TASK)
+    if not settings.direct:
+        return reasoned
+    direct = asking(ANSWER, ANSWER_TASK)
+    asked = "enable_thinking is defined and not enable_thinking"
+    return f"{{% if {asked} %}}{direct}{{% else %}}{reasoned}{{% endif %}}"
 
 
 def _start(tokenizer: PreTrainedTokenizerBase, text: str) -> str:

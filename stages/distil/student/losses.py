@@ -108,6 +108,39 @@ class CrossEntropy(Loss):
 
 
 @dataclass(frozen=True)
+class ReasonedAnswer(Loss):
+    """The mean of −log p(token) over the answers that follow rationales.
+
+    In a mean over all tokens of a rationale and its answer, the answer's few tokens count little.
+    The sum is Σ_t s_t ℓ_t, and the count Σ_t s_t, over the tokens t of the answers, end-of-text
+    included; s is the share of the target. Reasoning first: Ho et al. (ACL 2023), Magister et al.
+    (ACL 2023), where the answer has no loss of its own.
+    """
+
+    teachers: tuple[str, ...]
+    name = "reasoned_answer"
+
+    @property
+    def tasks(self) -> Sequence[str]:
+        """The rationales."""
+        return self.teachers
+
+    def count(self, samples: Sequence[Sample]) -> float:
+        """Return the number of the answers' tokens, each by the share of its target."""
+        branches = (branch for sample in samples for branch in sample.branches)
+        return sum(b.answer * b.share for b in branches if b.task in self.teachers)
+
+    def __call__(self, predicted: Predictions) -> Tensor:
+        """Return Σ_t s_t ℓ_t; the cross-entropies have shape (T,)."""
+        total = predicted.losses.new_zeros(())
+        for target in predicted.targets:
+            if target.branch.task in self.teachers:
+                answer = predicted.losses[target.end - target.branch.answer : target.end]
+                total = total + answer.sum() * target.branch.share
+        return total
+
+
+@dataclass(frozen=True)
 class SoftCrossEntropy(Loss):
     """L_soft = −T² Σ_o softmax(t/T)_o log softmax(s/T)_o, the mean over questions.
 

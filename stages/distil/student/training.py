@@ -31,7 +31,7 @@ from stages.distil.models.batching import by_length
 from stages.distil.models.hardware import explain_out_of_memory, pass_tokens
 from stages.distil.models.lora import round_frozen
 from stages.distil.storage import versions
-from stages.distil.student.answering import StudentModel, count_correct
+from stages.distil.student.answering import AnswerLengths, StudentModel, count_correct
 from stages.distil.student.batch import (
     Batch,
     Collator,
@@ -70,15 +70,14 @@ class TrainingData:
 class Recipe:
     """How a student is trained.
 
-    `objective` holds the losses and their weights in the total loss. An answer has at most
-    `max_tokens` tokens. `dtype` is the precision of the passes, and `identity` identifies the
-    student.
+    `objective` holds the losses and their weights in the total loss, and `lengths` how long
+    answers may be. `dtype` is the precision of the passes, and `identity` identifies the student.
     """
 
     settings: Train
     objective: tuple[tuple[Loss, float], ...]
     seed: int
-    max_tokens: int
+    lengths: AnswerLengths
     dtype: str
     identity: str
 
@@ -89,26 +88,33 @@ class Recipe:
 
 
 class Survey(NamedTuple):
-    """What a training will meet: the tasks that have a target, what does not fit, the longest."""
+    """What a training will meet.
+
+    `tasks` are those that have a target, `limits` what does not fit, and `numbers` the questions
+    that have a target; `longest` is the place among them of the longest sample of several branches.
+    """
 
     tasks: set[str]
     limits: Limits
+    numbers: list[int]
     longest: int
 
 
 def survey(questions: Sequence[Sequence[Sample]], tasks: Container[str], window: Window) -> Survey:
     """Read each train question once; `questions` have whole samples, and `tasks` are taught."""
     taught: set[str] = set()
-    limits = Limits()
-    longest = (0, 0)  # tokens of a sample with several branches, and its question
+    limits, numbers = Limits(), []
+    longest = (0, 0)  # tokens of a sample with several branches, and the place of its question
     for number, question in enumerate(questions):
         whole = of_tasks(question, tasks)
         fitted = fit_targets(whole, window)
         limits.add_read(window, whole)
+        if fitted:
+            numbers.append(number)
         taught.update(branch.task for sample in fitted for branch in sample.branches)
         shared = (sample.length for sample in fitted if len(sample.branches) > 1)
-        longest = max(longest, (max(shared, default=0), -number))
-    return Survey(taught, limits, -longest[1])
+        longest = max(longest, (max(shared, default=0), 1 - len(numbers)))
+    return Survey(taught, limits, numbers, -longest[1])
 
 
 # --------------------------------------------------------------------------------------------------
@@ -278,7 +284,7 @@ class DistillationTrainer(resuming.ResumableTrainer):
         if self.is_fsdp_enabled:  # a pass needs all processes: each has a part of the weights
             own = range(len(asked))
         student = StudentModel(self.model, self.processing_class, recipe.dtype)
-        correct = count_correct(student, asked, own, self._data.window, recipe.max_tokens)
+        correct = count_correct(student, asked, own, self._data.window, recipe.lengths)
         counts = gather_object([(correct, len(own))])
         right, total = map(sum, zip(*counts, strict=True))
         metrics = {"eval_accuracy": right / total}

@@ -14,6 +14,7 @@ from stages.distil.interface.settings import Settings, read_yaml
 from tests.conftest import PARAMS, ROOT
 
 SEPARATE = {"student/shared_context": False}
+REASONS = {"student/form": "before_answer"}
 VOTE = {"assemble/labels": "vote", "rationales/teacher_forcing": False}
 PREFIXES = {"answer": "predict", "saliency": "words"}
 PREFIXES |= {"qwen-coder-1b5": "explain", "qwen-coder-0b5": "rationale"}
@@ -145,6 +146,28 @@ def test_the_committed_parameters_are_valid():
         ({"train/epochs": None}, "train: neither epochs nor max_steps is set; set one of them"),
         ({"train/max_steps": 0, "train/epochs": None}, "train.max_steps: expected at least 1"),
         ({"train/warmup": 1}, "train.warmup: expected less than 1"),
+        (
+            REASONS | {"train/mutual_information": 0.1},
+            "train.mutual_information: in the form before_answer, a rationale's text contains",
+        ),
+        (REASONS | {"alpha": 0}, "student.form: before_answer needs rationales, but"),
+        (REASONS | {"teachers": []}, "student.form: before_answer needs rationales, but"),
+        (
+            {"train/reasoned_answer": 1.0},
+            "train.reasoned_answer: no answer follows a rationale in the form branch; set it to 0",
+        ),
+        (
+            {"student/direct": False},
+            "student.direct: a student of the form branch only answers directly; set it to true",
+        ),
+        (
+            REASONS | {"student/direct": False, "soft_labels/teacher": "qwen-coder-1b5"},
+            "soft_labels.teacher: soft labels are learnt by answering directly",
+        ),
+        (
+            REASONS | SEPARATE | {"student/prompt/prefixes": PREFIXES},
+            "student.prompt.prefixes: no prefix for 'rationale'; add one, such as explain",
+        ),
         (
             {"student/prompt/prefixes": PREFIXES},
             "student.prompt.prefixes: with a prefix before it, a question has another text for "

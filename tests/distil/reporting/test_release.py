@@ -31,7 +31,7 @@ METRICS = {
 def trained(tmp_path, tiny_model, write_params, monkeypatch):
     monkeypatch.chdir(tmp_path)
     model, tokenizer = load_model(tiny_model, "float32")
-    configure_inference(model, tokenizer, 6)
+    configure_inference(model, tokenizer, Student(model="tiny"), 6)
     STUDENT.mkdir(parents=True)
     save_model(model, tokenizer, STUDENT)
     tables.write_text(tables.METRICS, json.dumps(METRICS))
@@ -60,7 +60,7 @@ def test_the_template_includes_tokens_that_start_every_text(tiny_model):
     tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
         single="<|im_start|> $A", special_tokens=[("<|im_start|>", tokenizer.bos_token_id)]
     )
-    configure_inference(model, tokenizer, 6)
+    configure_inference(model, tokenizer, Student(model="tiny"), 6)
     row = {"id": "1", "question": "Who?", "options": []}
     prompt = prompt_of(Encoder(model.config, tokenizer, Student(model="tiny")), row, 6)
     messages = [{"role": "user", "content": "Who?"}]

@@ -4,7 +4,7 @@ import pytest
 
 from stages.distil.encoding.files import Asked
 from stages.distil.student import answering
-from stages.distil.student.answering import count_correct, generate_answers
+from stages.distil.student.answering import AnswerLengths, count_correct, generate_answers
 from tests.students import ROWS, asked, load, memorise, prompt_of
 
 
@@ -15,11 +15,11 @@ def test_right_answers_of_some_questions_are_counted(family, monkeypatch, part):
     texts = generate_answers(student, [prompt_of(encoder, row, 4) for row in ROWS], 4)
     texts[2] = "another answer"
     questions = [
-        Asked(question.prompt, [], [], text)
+        Asked(question.prompt, None, [], [], text)
         for question, text in zip(asked(encoder, ROWS), texts, strict=True)
     ]
     for numbers in (range(4), range(1, 4, 2), range(2, 3)):
-        count = count_correct(student, questions, numbers, encoder.window, 4)
+        count = count_correct(student, questions, numbers, encoder.window, AnswerLengths(4, 4))
         assert count == len(numbers) - (2 in numbers)
 
 

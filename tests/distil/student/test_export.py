@@ -13,7 +13,7 @@ from transformers import LlamaConfig, PreTrainedTokenizerFast, T5Config
 
 from stages.distil.encoding.encoder import Encoder
 from stages.distil.encoding.samples import Sample
-from stages.distil.interface.method import Student, StudentPrompt
+from stages.distil.interface.method import REASONING, Student, StudentPrompt
 from stages.distil.language.student_prompts import (
     ANSWER_TASK,
     DEFAULT,
@@ -121,7 +121,7 @@ def student(name: str, **arguments) -> tuple[PreTrainedTokenizerFast, Encoder]:
     tokenizer = TOKENIZERS[name]
     model = SimpleNamespace(config=LlamaConfig(), generation_config=None)
     settings = Student(model="tiny", **arguments)
-    configure_inference(model, tokenizer, 6, settings.prompt)
+    configure_inference(model, tokenizer, settings, 6)
     return tokenizer, Encoder(model.config, tokenizer, settings, TEACHERS)
 
 
@@ -148,9 +148,11 @@ def served(
     question: str,
     options: list[str],
     prompt: StudentPrompt = DEFAULT,
+    **variables,
 ) -> list[int]:
     messages = [{"role": "user", "content": question_text(question, options, prompt)}]
-    return tokenizer.apply_chat_template(messages, tokenize=True, return_dict=True)["input_ids"]
+    arguments = {"tokenize": True, "return_dict": True} | variables
+    return tokenizer.apply_chat_template(messages, **arguments)["input_ids"]
 
 
 def check(name: str, question: str, options: list[str], text: str = "she") -> None:
@@ -197,7 +199,26 @@ def check_paper(name: str, question: str, options: list[str], text: str = "she")
         assert read.context + read.branches[0].prefix == expected
 
 
-both_prompts = pytest.mark.parametrize("compare", [check, check_paper])
+def check_reasons(name: str, question: str, options: list[str], text: str = "she") -> None:
+    """Compare both ways of asking a student that reasons first with what it was trained on."""
+    tokenizer, encoder = student(name, form="before_answer")
+    example = row(question, options, text)
+    [sample] = taught(encoder, example)
+    answer, rationale, *_ = sample.branches
+    [reasoning] = encoder.prompts([example], REASONING)
+    reasoned = reasoning.context + reasoning.branches[0].prefix
+    assert sample.context + rationale.prefix == reasoned
+    assert served(tokenizer, question, options) == reasoned
+    assert served(tokenizer, question, options, enable_thinking=True) == reasoned
+    direct = served(tokenizer, question, options, enable_thinking=False)
+    assert sample.context + answer.prefix == direct
+    whole = f"{student_context(question, options)}\nRationale: {text}\nAnswer: {text}"
+    if name != "superwords":
+        written = sample.context + rationale.prefix + rationale.target[:-1]
+        assert written == tokens_of(tokenizer, whole)
+
+
+both_prompts = pytest.mark.parametrize("compare", [check, check_paper, check_reasons])
 
 
 @every_tokenizer
