@@ -33,7 +33,18 @@ def print_summary() -> None:
         best = student["by_option"]
         interval = f"{best['low']:.3f} to {best['high']:.3f}"
         print(f"the student's most probable option: {best['accuracy']:.3f} ({interval})")
+    if "reasoned" in student:
+        for way, entry in (
+            ("directly", student["direct"]),
+            ("reasoning first", student["reasoned"]),
+        ):
+            interval = f"{entry['low']:.3f} to {entry['high']:.3f}"
+            print(f"the student's answers, {way}: {entry['accuracy']:.3f} ({interval})")
+        reasoned = student["reasoned"]
+        unanswered = f"{reasoned['unanswered']} of its texts give no answer"
+        print(f"it reasons in {reasoned['tokens']} tokens on average; {unanswered}")
     taught = {"salient words": student["words"]} if "words" in student else {}
+    taught |= {"reasoning": student["reasoning"]} if "reasoning" in student else {}
     taught |= {f"rationale of {name}": e for name, e in student.get("rationales", {}).items()}
     for name, entry in taught.items():
         measured = f"F1 {entry['f1']:.3f} on {entry['questions']} train questions"

@@ -104,6 +104,18 @@ def test_rationales_are_shown_with_their_status(html):
     assert "smollm2-135m: truncated</h3><p>short</p>" in html
 
 
+def test_the_reasoning_behind_an_answer_is_shown(html, results, write_params):
+    assert "reasoning" not in html
+    reasoned = {"reasoning": EVIL, "reasoning_tokens": 9}
+    reasoned |= {"direct_prediction": "blue", "direct_correct": False}
+    changed = replace(results, predictions=[prediction(0, True, **reasoned)])
+    html = page(load_parameters(write_params()), changed)
+    assert "the student's reasoning (9 tokens)" in html
+    assert "student, after reasoning: red" in html
+    assert "student, directly: blue" in html
+    assert "<img" not in html
+
+
 def test_missing_metrics_are_left_out(results, write_params):
     metrics = json.loads(json.dumps(results.metrics))
     for name in ("by_option", "classes", "words"):
