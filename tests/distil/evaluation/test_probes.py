@@ -87,8 +87,8 @@ def written(monkeypatch) -> list[Sample]:
 
 @pytest.mark.parametrize("shared_context", [True, False])
 def test_options_as_drafts_give_the_texts_that_the_student_writes(family, shared_context, written):
-    student, encoder = memorise(family, shared_context)
     known = ROWS[0] | {"options": ["red", ROWS[0]["answer"]]}
+    student, encoder = memorise(family, shared_context, known=known)
     rows = [*QUESTIONS, known]
     questions = asked(encoder, rows)
     for max_tokens, drafted in ((12, 1), (1, 0)):  # one token is less than the option
