@@ -3,6 +3,7 @@
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 from stages.distil.interface.command import TIMES
 from stages.distil.interface.errors import report_errors
@@ -29,6 +30,26 @@ def print_summary() -> None:
             scores = f"{entry['accuracy']:8.3f}  {interval:15} {size:>10} {share:>10}"
             print(f"{label:28} {scores} {rate:>9}")
     print(f"{student['questions']} test questions")
+    _print_student(student)
+    print()
+    for name, entry in metrics["teachers"].items():
+        counts = ", ".join(f"{n} {status}" for status, n in entry["rationales"].items() if n)
+        print(f"rationales of {name}: {counts}")
+        if "train" in entry:
+            train = entry["train"]
+            print(f"  accuracy of its own answers to train questions: {train['accuracy']:.3f}")
+    if salient := metrics["saliency"]:
+        print(
+            f"salient words: they include a word of the answer for {salient['overlap']:.3f} of the "
+            f"questions ({salient['chance']:.3f} by chance)"
+        )
+    stages = {name: t["seconds"] for name, t in times.items() if "answers" not in t}
+    if stages:
+        print("\nseconds: " + ", ".join(f"{name} {value:.0f}" for name, value in stages.items()))
+
+
+def _print_student(student: dict[str, Any]) -> None:
+    """Print what else is known of the student: its ways of answering, and what it learnt to write."""
     if "by_option" in student:
         best = student["by_option"]
         interval = f"{best['low']:.3f} to {best['high']:.3f}"
@@ -49,21 +70,6 @@ def print_summary() -> None:
     for name, entry in taught.items():
         measured = f"F1 {entry['f1']:.3f} on {entry['questions']} train questions"
         print(f"the student's {name}: {measured}")
-    print()
-    for name, entry in metrics["teachers"].items():
-        counts = ", ".join(f"{n} {status}" for status, n in entry["rationales"].items() if n)
-        print(f"rationales of {name}: {counts}")
-        if "train" in entry:
-            train = entry["train"]
-            print(f"  accuracy of its own answers to train questions: {train['accuracy']:.3f}")
-    if salient := metrics["saliency"]:
-        print(
-            f"salient words: they include a word of the answer for {salient['overlap']:.3f} of the "
-            f"questions ({salient['chance']:.3f} by chance)"
-        )
-    stages = {name: t["seconds"] for name, t in times.items() if "answers" not in t}
-    if stages:
-        print("\nseconds: " + ", ".join(f"{name} {value:.0f}" for name, value in stages.items()))
 
 
 def _read_times(file: Path) -> dict[str, float]:
