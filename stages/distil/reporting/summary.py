@@ -49,7 +49,7 @@ def print_summary() -> None:
 
 
 def _print_student(student: dict[str, Any]) -> None:
-    """Print what else is known of the student: its ways of answering, and what it learnt to write."""
+    """Print the student's ways of answering, and how well it writes what it was taught."""
     if "by_option" in student:
         best = student["by_option"]
         interval = f"{best['low']:.3f} to {best['high']:.3f}"
