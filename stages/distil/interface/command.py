@@ -56,6 +56,9 @@ def run_stage(
         label = "@".join([name, *items])
         # The main process writes the files.
         with run_alone(label) if is_main_process() else nullcontext():
+            if is_main_process():
+                for left_over in TIMES.glob("*.tmp"):  # by a process that was killed
+                    left_over.unlink(missing_ok=True)
             stage(parameters, *items)
             if is_main_process():
                 seconds = time.monotonic() - start

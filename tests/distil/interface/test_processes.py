@@ -206,6 +206,19 @@ def test_a_stage_whose_time_cannot_be_kept_is_done(tmp_path, monkeypatch, capsys
     assert "answers@student: warning: its time is not kept: results" in capsys.readouterr().err
 
 
+def test_what_a_killed_stage_left_of_its_times_is_removed(tmp_path, monkeypatch, write_params):
+    """The next run may have nothing to time, and so would not write over it."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["rationales", "--params", str(write_params())])
+    left = command.TIMES / "answers@tiny.json.tmp"
+    left.parent.mkdir(parents=True)
+    left.write_text("{")
+    with pytest.raises(SystemExit) as ended:
+        command.run_stage(lambda parameters: None, "")
+    assert ended.value.code == 0
+    assert [file.name for file in command.TIMES.iterdir()] == ["rationales.json"]
+
+
 HOSTILE = [
     "a;touch X1;",
     "$(touch X2)",
