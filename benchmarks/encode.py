@@ -31,8 +31,8 @@ def encode(processes: int) -> dict[str, Any]:
 
     settings = parameters()
     student = settings.student
-    folder, limit = model_folder(student.model), settings.evaluate.max_tokens
-    job = Job(folder, student, tuple(settings.teachers), limit)
+    limits = settings.evaluate.max_tokens, settings.evaluate.reasoning_tokens
+    job = Job(model_folder(student.model), student, tuple(settings.teachers), *limits)
     start = time.perf_counter()
     encode_splits(job, processes)
     seconds = time.perf_counter() - start

@@ -26,7 +26,7 @@ from tests.conftest import BARE
 from tests.students import ROWS, TASKS, TEACHERS, asked, load, taught, write_distill
 
 SPLITS = ("train", "validation", "test")
-MAX_TOKENS = 4
+MAX_TOKENS, REASONED = 4, 9
 FORMS = [
     {},
     {"shared_context": False},
@@ -34,6 +34,8 @@ FORMS = [
     {"form": "after_answer", "shared_context": False},
     {"context": 60},
     {"context": 60, "form": "after_answer", "shared_context": False},
+    {"form": "before_answer"},
+    {"context": 60, "form": "before_answer", "shared_context": False},
 ]
 SCORED = [row | {"option_scores": [-1.0, -2.0] if row["options"] else None} for row in ROWS]
 
@@ -56,7 +58,7 @@ def encode(tmp_path, monkeypatch):
         for split in SPLITS:
             write_distill(split, rows, scores=True)
         student = Student(model="tiny", **settings)
-        return encode_splits(Job(model, student, tuple(TEACHERS), MAX_TOKENS), processes)
+        return encode_splits(Job(model, student, tuple(TEACHERS), MAX_TOKENS, REASONED), processes)
 
     return run
 
@@ -77,7 +79,7 @@ def test_questions_are_read_as_they_were_encoded(encode, family, settings):
     for tasks in (["answer"], ["answer", "two"], TASKS, [*TASKS, "soft_labels"]):
         assert list(read_taught(window, tasks)) == [taught(again, row, tasks) for row in SCORED]
     for split in ("validation", "test"):
-        assert list(read_asked(split)) == asked(again, ROWS)
+        assert list(read_asked(split)) == asked(again, ROWS, "before_answer" in settings.values())
 
 
 def test_rows_are_read_by_number(encode, tiny_model, monkeypatch):
@@ -143,7 +145,7 @@ def test_the_digest_is_that_of_what_a_training_reads(encode, tiny_model):
     first = digest()
     changed = [ROWS[0] | {"answer": "red"}, *ROWS[1:]]
     write_distill("test", changed)
-    job = Job(tiny_model, Student(model="tiny"), tuple(TEACHERS), MAX_TOKENS)
+    job = Job(tiny_model, Student(model="tiny"), tuple(TEACHERS), MAX_TOKENS, REASONED)
     encode_splits(job, 1)
     assert digest() == first
     for split in ("train", "validation"):
@@ -190,7 +192,7 @@ def stop(*_):
 
 files.PART = 1
 files._write_lengths = stop
-files.encode_splits(files.Job(Path(sys.argv[1]), Student(model="tiny"), ("one",), 4), 2)
+files.encode_splits(files.Job(Path(sys.argv[1]), Student(model="tiny"), ("one",), 4, 8), 2)
 """
 
 
