@@ -220,7 +220,7 @@ def test_every_question_sample_and_attempt_is_drawn_with_a_seed_of_its_own(proje
         assert of_some[asked] == of_all[asked], "neither the order nor the others count"
 
 
-@pytest.mark.parametrize("on_bad", ["keep", "drop", "retry"])
+@pytest.mark.parametrize("on_bad", ["keep", "retry"])
 def test_on_bad_decides_about_a_bad_rationale(project, on_bad):
     class Wrong(Teacher):
         def text(self, body):
@@ -237,8 +237,6 @@ def test_on_bad_decides_about_a_bad_rationale(project, on_bad):
     assert row["status"] == ("ok" if on_bad == "retry" else "contradicts")
     if on_bad == "keep":
         assert row["rationale"].startswith("It is red or green")
-    elif on_bad == "drop":
-        assert row["rationale"] is None
     hot = [body for body in teacher.requests if body["temperature"]]
     assert len(hot) == (1 if on_bad == "retry" else 0)
 

@@ -12,10 +12,8 @@ window would count that padding, so such a model caches nothing and is padded af
 import copy
 import hashlib
 import json
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
 from math import inf
 from os.path import commonprefix
 from typing import Any
@@ -29,7 +27,7 @@ from torch.nn import functional
 from transformers import Cache, PreTrainedModel
 
 from stages.distil.attribution.prompts import Prompt
-from stages.distil.interface.errors import UserError
+from stages.distil.interface.errors import UserError, tell_once
 from stages.distil.interface.method import Saliency
 from stages.distil.models import generation
 from stages.distil.models.batching import by_length
@@ -79,7 +77,7 @@ class Attributor:
         if not prompts:
             return
         if self._padded_after(prompts):
-            _tell_once(
+            tell_once(
                 f"{type(self._model).__name__} has a state or a sliding window, so each prompt is "
                 "read whole: no prefix is cached"
             )
@@ -372,11 +370,6 @@ def _padded_last(
     order = mask.sort(dim=1, descending=True, stable=True).indices
     columns = order[..., None].expand_as(embeddings)
     return embeddings.gather(1, columns), mask.gather(1, order), positions.gather(1, order)
-
-
-@cache
-def _tell_once(line: str) -> None:
-    print(line, file=sys.stderr)
 
 
 def random_scores(prompt: Prompt) -> Scores:

@@ -1,9 +1,10 @@
-"""The exception whose message is written for the user, and how it is printed."""
+"""What the user is told: errors that the user can fix, and notes."""
 
 import signal
 import sys
 import traceback
 from collections.abc import Callable
+from functools import cache
 
 from stages.distil.interface.escaping import for_terminal
 
@@ -35,6 +36,12 @@ def report_errors(name: str, debug: bool, action: Callable[[], None]) -> int:
         if ends:
             signal.signal(signal.SIGINT, signal.SIG_DFL)
     return 0
+
+
+@cache
+def tell_once(line: str) -> None:
+    """Print a note on stderr, unless this process has printed the same before."""
+    print(for_terminal(line), file=sys.stderr)
 
 
 def one_line(error: BaseException) -> str:

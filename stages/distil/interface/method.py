@@ -64,7 +64,7 @@ class Rationales(Settings):
     )
     temperature: Number = Field(0.0, ge=0, le=2)
     samples: Count = Field(1, description="rationales per question")
-    on_bad: Literal["keep", "drop", "retry"] = "keep"
+    on_bad: Literal["keep", "retry"] = "keep"
     retries: Count = Field(2, description="further attempts at a rationale that is not ok")
     retry_temperature: Number = Field(0.7, gt=0, le=2)
     context: Count = Field(8192, description="maximum tokens of prompt and text together")

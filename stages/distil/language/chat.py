@@ -1,16 +1,14 @@
 """A conversation as one model reads it: in its chat template, or as plain text if it has none."""
 
 import json
-import sys
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from jinja2 import TemplateError
 
-from stages.distil.interface.errors import UserError
-from stages.distil.interface.escaping import for_terminal
+from stages.distil.interface.errors import UserError, tell_once
 from stages.distil.language.control_tokens import ControlTokens, Quotes, Span
 from stages.distil.language.rendering import limited_rendering
 from stages.distil.language.teacher_prompts import Conversation, Messages
@@ -86,7 +84,7 @@ class Chat:
         self._hidden_marks = {number for number, token in special if token in marks}
         self.has_template = bool(tokenizer.chat_template)
         if self.has_template and "strftime_now" in str(tokenizer.chat_template):
-            _tell_once(
+            tell_once(
                 f"{name}: its chat template may write today's date, so its texts would be "
                 "generated again every day; chat_template_kwargs can set the date (for Llama 3: "
                 "{date_string: ...})"
@@ -196,7 +194,7 @@ class Chat:
         ends = Ends(tokens=(written[0],)) if written else Ends(texts=(after.strip(),))
         end = self.tokenizer.convert_ids_to_tokens(written[0]) if written else after.strip()
         known = sorted(map(str, self.tokenizer.convert_ids_to_tokens(sorted(declared))))
-        _tell_once(
+        tell_once(
             f"{self._name}: its chat template ends a turn with {end!r}, its generation settings "
             f"with {' or '.join(known) or 'nothing'}; a reply ends at the first of them"
         )
@@ -226,7 +224,7 @@ class Chat:
                 f"models.{self._name}: its chat template leaves out or changes a message "
                 f"({left_out[:60]!r}); {advice}"
             )
-        _tell_once(
+        tell_once(
             f"{self._name}: the instruction opens the user's first turn, since the chat template "
             f"{reason} as a system message"
         )
@@ -286,8 +284,3 @@ def _left_out(messages: Messages, text: str) -> str:
     """Return the first message that is not in the rendered text, or ""."""
     contents = (message["content"].strip() for message in messages)
     return next((content for content in contents if content not in text), "")
-
-
-@cache
-def _tell_once(line: str) -> None:
-    print(for_terminal(line), file=sys.stderr)

@@ -1,5 +1,6 @@
 """Read what the report shows: the first questions of every table, and sums over its rows."""
 
+import statistics
 from collections import Counter
 from itertools import islice
 from pathlib import Path
@@ -53,22 +54,13 @@ def read_results(teachers: list[str], data: str, curves: Path) -> Results:
 def quantiles(tokens: Counter[int]) -> dict[str, float]:
     """Return the median and the 90 % quantile of lengths, of which each occurs so many times.
 
-    They are those of `statistics.median` and `statistics.quantiles`. Empty if no length is above 0.
+    Empty if no length is above 0.
     """
     if not any(tokens):
         return {}
-    values, total = sorted(tokens), tokens.total()
-    ends = np.cumsum([tokens[value] for value in values])
-
-    def at(place: int) -> int:
-        return values[np.searchsorted(ends, place, side="right")]
-
-    middle = (at((total - 1) // 2) + at(total // 2)) / 2
-    if total == 1:
-        return {"median": middle, "most": values[0]}
-    place = min(9 * (total + 1) // 10, total - 1)
-    beyond = 9 * (total + 1) - 10 * place  # tenths of the way to the next value
-    return {"median": middle, "most": (at(place - 1) * (10 - beyond) + at(place) * beyond) / 10}
+    lengths = list(tokens.elements())
+    most = statistics.quantiles(lengths, n=10)[-1] if len(lengths) > 1 else lengths[0]
+    return {"median": statistics.median(lengths), "most": most}
 
 
 def _read_teacher(path: Path, shown: pa.Array) -> tuple[list[Row], Counter[int]]:

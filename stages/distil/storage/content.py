@@ -26,13 +26,17 @@ def content(folder: Path, files: Iterable[Path]) -> dict[str, str]:
         status = file.stat()
         key, state = str(file.absolute()), [status.st_size, status.st_mtime_ns, status.st_ino]
         if remembered.get(key, [])[:-1] != state:
-            with file.open("rb") as stream:
-                digest = hashlib.file_digest(stream, "sha256").hexdigest()
-            remembered[key], changed = [*state, digest], True
+            remembered[key], changed = [*state, file_digest(file)], True
         found[file.relative_to(folder).as_posix()] = remembered[key][-1]
     if changed:
         write_text(REMEMBERED, json.dumps(remembered))
     return found
+
+
+def file_digest(file: Path) -> str:
+    """Return the SHA-256 of a file's bytes, in hexadecimal digits."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _remembered() -> dict[str, list[Any]]:

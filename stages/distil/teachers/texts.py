@@ -65,8 +65,7 @@ class TeacherTexts:
         for example, sample in self._samples():
             completion = self._writer.read(self._rationale_task(example, sample))
             text, answer, status = self._judge(example, completion)
-            keep = status == OK or self._settings.on_bad != "drop"
-            row = rationale_row(example, completion, sample, text if keep else None, status, answer)
+            row = rationale_row(example, completion, sample, text, status, answer)
             if self._scores_options and not sample:
                 row[tables.OPTION_SCORES.name] = self._option_scores(example)
             yield row

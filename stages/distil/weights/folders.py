@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from stages.distil.interface.catalogue import FolderModel, Model
 from stages.distil.interface.errors import UserError, one_line
 from stages.distil.interface.paths import locate
-from stages.distil.storage.content import content
+from stages.distil.storage.content import content, file_digest
 
 if TYPE_CHECKING:  # importing transformers takes seconds
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -115,7 +115,5 @@ def digest(folder: Path) -> str:
     sha256 = hashlib.sha256()
     for file in sorted(folder.iterdir()):
         if file.is_file():
-            with file.open("rb") as stream:
-                sha256.update(f"{file.name}\0".encode())
-                sha256.update(hashlib.file_digest(stream, "sha256").digest())
+            sha256.update(f"{file.name}\0".encode() + bytes.fromhex(file_digest(file)))
     return sha256.hexdigest()

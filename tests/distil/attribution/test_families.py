@@ -11,7 +11,7 @@ from transformers import AutoTokenizer
 from stages.distil.attribution.attributor import Attributor
 from stages.distil.attribution.prompts import Prompt
 from stages.distil.attribution.teacher import PredictionBatch, load_teacher
-from stages.distil.interface.errors import UserError
+from stages.distil.interface.errors import UserError, tell_once
 from stages.distil.models import generation
 from stages.distil.models.layers import attention_span
 from tests import families
@@ -124,9 +124,7 @@ def test_within_its_window_a_model_caches_the_prefix_and_keeps_its_key():
 
 
 def test_a_model_without_a_cached_prefix_is_told(capsys):
-    from stages.distil.attribution import attributor
-
-    attributor._tell_once.cache_clear()
+    tell_once.cache_clear()
     for _ in range(2):
         load("Mamba")
     assert capsys.readouterr().err.count("MambaForCausalLM has a state or a sliding window") == 1

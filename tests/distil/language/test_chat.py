@@ -3,8 +3,7 @@
 import pytest
 from transformers import AutoTokenizer
 
-from stages.distil.interface.errors import UserError
-from stages.distil.language import chat
+from stages.distil.interface.errors import UserError, tell_once
 from stages.distil.language.chat import Chat, Ends
 from stages.distil.language.teacher_prompts import Conversation
 
@@ -34,7 +33,7 @@ FOLDED = (
 
 @pytest.fixture
 def make_chat(tiny_model):
-    chat._tell_once.cache_clear()
+    tell_once.cache_clear()
 
     def make(template, **settings) -> Chat:
         tokenizer = AutoTokenizer.from_pretrained(tiny_model)
