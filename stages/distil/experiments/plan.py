@@ -52,6 +52,11 @@ class Grid(Settings):
     methods: dict[Name, list[str]] = Field(min_length=1, description="parameters of each method")
     baseline: Name = Field(description="method that gains are relative to")
     ceiling: Name | None = Field(None, description="method whose headroom is 100 %")
+    main_comparison: Name | None = Field(
+        None,
+        description="method whose gain, in figures without `parameter`, has a p-value that is not "
+        "corrected for the number of methods; name it before it has run",
+    )
     case: Name = Field(description="method that the case study compares with the baseline")
     controls: dict[Name, Name] = Field(
         {}, description="control: the method from which it differs in one parameter alone"
@@ -63,6 +68,7 @@ class Grid(Settings):
     def _methods_exist(self) -> "Grid":
         named: dict[str, list[str]] = {"baseline": [self.baseline], "case": [self.case]}
         named["ceiling"] = [self.ceiling] if self.ceiling else []
+        named["main_comparison"] = [self.main_comparison] if self.main_comparison else []
         named["controls"] = [*self.controls, *self.controls.values()]
         named |= {f"figures.{name}.methods": f.methods or [] for name, f in self.figures.items()}
         for key, methods in named.items():
@@ -70,6 +76,10 @@ class Grid(Settings):
                 if method not in self.methods:
                     names = ", ".join(self.methods)
                     raise ValueError(f"{key}: unknown method {method!r}; known: {names}")
+        if self.main_comparison == self.baseline:
+            raise ValueError(
+                f"main_comparison: expected another method than the baseline {self.baseline!r}"
+            )
         main = self.figures.get(MAIN)
         if main is None or main.methods is not None or main.parameter is not None:
             raise ValueError(f"figures.{MAIN}: required, without `methods` and `parameter`")

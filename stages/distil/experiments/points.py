@@ -6,14 +6,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from scipy import optimize, special, stats
 
 from stages.distil.evaluation.statistics import wilson_interval
 from stages.distil.experiments.compare import difference
 from stages.distil.experiments.plan import Grid
+from stages.distil.interface.errors import UserError
 from stages.distil.storage.csv_files import TableRows
 
 COLUMNS = ("accuracy", "low", "high", "runs", "gain", "gain_low", "gain_high", "p", "headroom")
-RESAMPLES = 9_999
+SMALLEST_P = 1e-15  # below it a p-value is 0
 
 
 @dataclass(frozen=True)
@@ -52,35 +54,61 @@ class Estimate:
 def estimate(values: np.ndarray) -> Estimate:
     """Return the mean of values (seeds, questions), as an estimate for other seeds and questions.
 
-    Each of RESAMPLES resamples draws both with replacement (the pigeonhole bootstrap, Owen, Annals
-    of Applied Statistics 2007), with a fixed seed. The interval is that of the
-    percentiles, and the p-value two-sided.
+    The half-width combines that of a t interval over the S seeds' means and that of one over the Q
+    questions' means. With their variances s² and q², and the quantile t(n) of n degrees of freedom:
+
+        √( t²(S − 1) s²/S  +  t²(Q − 1) q²/Q )
+
+    Each variance keeps its own degrees of freedom, so that many questions do not make up for few
+    seeds; what an answer owes to chance counts in both, which errs on the safe side (Banerjee,
+    Sankhyā 22, 1960). The p-value, two-sided, is the level at which the interval reaches 0.
+
+    There are at least two seeds. Raises `UserError` if there are fewer than two questions.
     """
     seeds, questions = values.shape
-    rng = np.random.default_rng(0)
-    of_seeds = rng.multinomial(seeds, np.full(seeds, 1 / seeds), RESAMPLES) / seeds
-    of_questions = rng.multinomial(questions, np.full(questions, 1 / questions), RESAMPLES)
-    means = ((of_seeds @ values) * of_questions).sum(1) / questions
-    low, high = np.quantile(means, [0.025, 0.975])
-    beyond = min((means <= 0).sum(), (means >= 0).sum())
-    p_value = min(1.0, 2 * (beyond + 1) / (RESAMPLES + 1))
-    return Estimate(float(values.mean()), float(low), float(high), float(p_value))
+    if questions < 2:
+        raise UserError(
+            f"an interval over seeds needs at least 2 test questions, found {questions}; raise "
+            "`sizes.test` of the data set"
+        )
+    mean = float(values.mean())
+    errors = np.array([stats.sem(values.mean(1)), stats.sem(values.mean(0))])
+    degrees = np.array([seeds - 1, questions - 1])
+
+    def half_width(level: float) -> float:
+        return float(np.linalg.norm(special.stdtrit(degrees, level / 2) * errors))
+
+    def excess(level: float) -> float:
+        return half_width(level) - abs(mean)
+
+    if excess(SMALLEST_P) > 0 > excess(1):
+        p_value = float(optimize.brentq(excess, SMALLEST_P, 1))
+    else:  # the mean is 0, or (almost) without error
+        p_value = float(mean == 0)
+    half = half_width(0.05)
+    return Estimate(mean, mean - half, mean + half, p_value)
 
 
 def interval(point: Point) -> tuple[float, float]:
-    """Return the 95 % interval of a point: over seeds and questions, or over questions alone."""
+    """Return the 95 % interval of a point, over seeds and questions.
+
+    That of one run is over questions alone (Wilson) and says nothing about other seeds.
+    """
     if len(point.answers) == 1:
         return wilson_interval(sum(point.answers[0]), len(point.answers[0]))
     result = estimate(np.array(point.answers, float))
-    return result.low, result.high
+    return max(0.0, result.low), min(1.0, result.high)
 
 
 def gain(point: Point, baseline: Point) -> Estimate:
-    """Return a point's gain over the baseline, paired by seed and question."""
-    if len(point.answers) == 1:
+    """Return a point's gain over the baseline, paired by seed and question.
+
+    That of one run is paired by question alone and says nothing about other seeds.
+    """
+    seeds = min(len(point.answers), len(baseline.answers))  # the first seeds are those of both
+    if seeds == 1:
         single = difference(point.answers[0], baseline.answers[0])
         return Estimate(single.gain, single.low, single.high, single.p_value)
-    seeds = min(len(point.answers), len(baseline.answers))  # the first seeds are those of both
     ours, theirs = (np.array(p.answers[:seeds], float) for p in (point, baseline))
     return estimate(ours - theirs)
 
@@ -109,7 +137,8 @@ def table(grid: Grid, points: list[Point]) -> TableRows:
     """Return the rows of a figure: method, value, COLUMNS, and each run's accuracy and epoch.
 
     Gain, p and headroom are None if the figure has no other point to compare with. `p` is that of
-    the gain, corrected for the number of gains in the figure.
+    the gain, corrected for the number of the figure's gains; that of the grid's main comparison is
+    neither corrected nor counted.
     """
     by_key = {(point.method, point.value): point for point in points}
     rows: TableRows = []
@@ -128,6 +157,10 @@ def table(grid: Grid, points: list[Point]) -> TableRows:
                 row["headroom"] = headroom(point, baseline, ceiling)
         row["each"] = " ".join(f"{value:.3f}" for value in point.accuracies)
         rows.append(row | {"epochs": " ".join(point.epochs)})
-    for number, p in zip(gains, holm([g.p_value for g in gains.values()]), strict=True):
+    main = (grid.main_comparison, None)
+    others = [n for n in gains if (points[n].method, points[n].value) != main]
+    p_values = {number: found.p_value for number, found in gains.items()}
+    p_values |= zip(others, holm([p_values[n] for n in others]), strict=True)
+    for number, p in p_values.items():
         rows[number]["p"] = p
     return [{k: round(v, 6) if isinstance(v, float) else v for k, v in r.items()} for r in rows]

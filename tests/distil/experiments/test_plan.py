@@ -126,6 +126,8 @@ def test_wrong_parameters_are_named_before_anything_runs(project, changes, messa
     ("changes", "message"),
     [
         ("baseline: plane", "baseline: unknown method 'plane'; known: plain, taught"),
+        ("main_comparison: tought", "main_comparison: unknown method 'tought'"),
+        ("main_comparison: plain", "main_comparison: expected another method than the baseline"),
         ("celing: plain", "unknown parameter 'celing'; did you mean 'ceiling'"),
         ("figures: {alpha: {}}", "figures.methods: required, without `methods`"),
         ("figures: {methods: {}, a: {parameter: alpha}}", "`parameter` and `values` must be set"),

@@ -1,10 +1,24 @@
+from collections.abc import Callable
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy import stats
+from scipy.special import expit
 
 from stages.distil.experiments.figures import case_study, draw
 from stages.distil.experiments.plan import Figure, Grid
-from stages.distil.experiments.points import Point, estimate, gain, headroom, holm, interval, table
+from stages.distil.experiments.points import (
+    Estimate,
+    Point,
+    estimate,
+    gain,
+    headroom,
+    holm,
+    interval,
+    table,
+)
+from stages.distil.interface.errors import UserError
 
 GRID = Grid.model_validate(
     {
@@ -27,27 +41,94 @@ def test_the_interval_of_one_run_is_that_of_a_proportion():
     assert interval(point("plain", 37)) == pytest.approx((expected.low, expected.high), rel=1e-9)
 
 
-def test_an_estimate_draws_seeds_and_questions_anew():
-    """Against a plain bootstrap that draws one resample at a time."""
-    drawn = np.random.default_rng(1)
-    values = (drawn.random((4, 60)) < np.array([[0.5], [0.6], [0.7], [0.9]])) - 0.5
-    rng = np.random.default_rng(2)
-    means = [
-        np.mean(values[rng.integers(0, 4, 4)][:, rng.integers(0, 60, 60)]) for _ in range(20_000)
-    ]
+def answers_of(logits: np.ndarray, spread: float, rng: np.random.Generator) -> np.ndarray:
+    """Draw answers (simulations, seeds, questions) of questions with these logits.
+
+    `logits` are (simulations, seeds or 1, questions); a training seed shifts all of its questions,
+    so that the accuracies of seeds spread by `spread`, beside what is due to the questions drawn.
+    """
+    shares = expit(logits)
+    slope = (shares * (1 - shares)).mean()
+    shifts = rng.normal(0, spread / slope, (*logits.shape[:2], 1))
+    return (rng.random(logits.shape) < expit(logits + shifts)).astype(float)
+
+
+def simulated(kind: str, simulations: int, seeds: int, questions: int) -> tuple[np.ndarray, float]:
+    """Return values (simulations, seeds, questions) and the mean that their intervals should cover.
+
+    Questions differ in difficulty about as much as those of the stored runs do, and seeds by 4.5
+    points of accuracy. A gain is that of methods with the same true accuracy.
+    """
+    rng = np.random.default_rng(35)
+    logits = rng.normal(0, 2, (simulations, 1, questions)).repeat(seeds, 1)
+    answers = answers_of(logits, 0.045, rng)
+    if kind == "accuracy":
+        return answers, 0.5  # by symmetry
+    return answers - answers_of(logits, 0.045, rng), 0.0
+
+
+def pigeonhole_bootstrap(values: np.ndarray) -> Estimate:
+    """Resample seeds and questions (Owen, Annals of Applied Statistics 2007): too narrow."""
+    seeds, questions = values.shape
+    rng = np.random.default_rng(0)
+    of_seeds = rng.multinomial(seeds, np.full(seeds, 1 / seeds), 199) / seeds
+    of_questions = rng.multinomial(questions, np.full(questions, 1 / questions), 199) / questions
+    low, high = np.quantile(((of_seeds @ values) * of_questions).sum(1), [0.025, 0.975])
+    return Estimate(values.mean(), low, high, 1.0)
+
+
+def coverage(method: Callable[[np.ndarray], Estimate], drawn: np.ndarray, truth: float) -> float:
+    """Return the share of the simulations whose interval contains the truth."""
+    found = [method(values) for values in drawn]
+    return sum(one.low <= truth <= one.high for one in found) / len(found)
+
+
+@pytest.mark.parametrize("questions", [300, 1000])
+@pytest.mark.parametrize("seeds", [3, 5])
+@pytest.mark.parametrize("kind", ["accuracy", "gain"])
+def test_intervals_cover_the_truth_in_at_least_93_percent(kind, seeds, questions):
+    assert coverage(estimate, *simulated(kind, 300, seeds, questions)) >= 0.93
+
+
+@pytest.mark.parametrize("kind", ["accuracy", "gain"])
+def test_a_bootstrap_over_three_seeds_covers_less(kind):
+    assert coverage(pigeonhole_bootstrap, *simulated(kind, 150, 3, 1000)) < 0.93
+
+
+def test_an_estimate_combines_a_t_interval_over_seeds_with_one_over_questions():
+    values = (np.random.default_rng(1).random((4, 60)) < [[0.5], [0.6], [0.7], [0.9]]) - 0.5
     found = estimate(values)
+    squares = 0.0
+    for means in (values.mean(1), values.mean(0)):
+        high = stats.ttest_1samp(means, 0).confidence_interval(0.95).high
+        squares += (high - values.mean()) ** 2
     assert found.mean == pytest.approx(values.mean())
-    assert (found.low, found.high) == pytest.approx(
-        tuple(np.quantile(means, [0.025, 0.975])), abs=0.02
-    )
-    assert found.p_value == pytest.approx(2 * np.mean(np.array(means) <= 0), abs=0.01)
+    assert found.high - found.mean == pytest.approx(np.sqrt(squares))
+    assert found.mean - found.low == pytest.approx(np.sqrt(squares))
 
 
-def test_an_effect_of_chance_is_seldom_significant_and_a_large_one_is():
-    drawn = np.random.default_rng(3)
-    p_values = [estimate(drawn.choice([-1.0, 0.0, 1.0], (3, 100))).p_value for _ in range(40)]
-    assert sum(p < 0.05 for p in p_values) <= 4
-    assert estimate(drawn.choice([0.0, 1.0], (3, 100))).p_value < 0.001
+def test_the_p_value_is_the_level_at_which_the_interval_reaches_0():
+    """With equal questions it is that of a t test over the seeds, and the other way round."""
+    of_seeds = np.array([[0.1], [0.3], [0.4]]).repeat(50, 1)
+    assert estimate(of_seeds).p_value == pytest.approx(stats.ttest_1samp(of_seeds[:, 0], 0).pvalue)
+    of_questions = np.random.default_rng(2).normal(0.2, 1, (1, 50)).repeat(3, 0)
+    expected = stats.ttest_1samp(of_questions[0], 0).pvalue
+    assert estimate(of_questions).p_value == pytest.approx(expected)
+    values = np.random.default_rng(3).normal(size=(3, 50))
+    for shift in (-1.0, 1.0):  # to where an end of the interval is 0
+        half = estimate(values).high - values.mean()
+        moved = values - values.mean() + shift * half
+        assert estimate(moved).p_value == pytest.approx(0.05)
+
+
+@pytest.mark.parametrize(("value", "p_value"), [(0.0, 1.0), (0.5, 0.0)])
+def test_values_without_spread_have_a_p_value(value, p_value):
+    assert estimate(np.full((3, 20), value)) == Estimate(value, value, value, p_value)
+
+
+def test_one_question_says_nothing_about_others():
+    with pytest.raises(UserError, match="at least 2 test questions, found 1; raise `sizes.test`"):
+        interval(point("plain", 0, 1, questions=1))
 
 
 def test_an_interval_over_seeds_contains_the_mean_and_stays_between_0_and_1():
@@ -107,6 +188,17 @@ def test_the_baseline_has_no_gain_and_the_ceiling_no_headroom():
     assert oracle["headroom"] is None
     assert taught["each"] == "0.600 0.700 0.650"
     assert taught["epochs"] == "4 4 4"
+
+
+def test_the_p_value_of_the_main_comparison_is_not_corrected():
+    points = [point("plain", 50, 60, 55), point("taught", 60, 72, 65), point("oracle", 62, 75, 76)]
+    alone = [gain(one, points[0]).p_value for one in points[1:]]
+    named = GRID.model_copy(update={"main_comparison": "taught"})
+    assert [row["p"] for row in table(GRID, points)[1:]] == pytest.approx(holm(alone), abs=1e-6)
+    assert [row["p"] for row in table(named, points)[1:]] == pytest.approx(alone, abs=1e-6)
+    assert holm(alone) != alone
+    swept = [replace(one, value=1) for one in points]  # one of several values is not the main one
+    assert [row["p"] for row in table(named, swept)[1:]] == pytest.approx(holm(alone), abs=1e-6)
 
 
 def test_a_gain_compares_points_with_the_same_value():
