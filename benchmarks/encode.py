@@ -31,8 +31,9 @@ def encode(processes: int) -> dict[str, Any]:
 
     settings = parameters()
     student = settings.student
-    folder, limit = model_folder(student.model), settings.evaluate.max_tokens
-    job = Job(folder, student, tuple(settings.teachers), limit)
+    folder, evaluate = model_folder(student.model), settings.evaluate
+    limits = evaluate.max_tokens, evaluate.reasoning_tokens
+    job = Job(folder, student, tuple(settings.teachers), *limits)
     start = time.perf_counter()
     encode_splits(job, processes)
     seconds = time.perf_counter() - start

@@ -10,7 +10,7 @@ from transformers import PreTrainedModel, TrainingArguments
 from stages.distil.encoding.encoder import Encoder
 from stages.distil.encoding.files import Asked
 from stages.distil.encoding.samples import Sample, fit_targets, of_tasks, with_drafts
-from stages.distil.interface.method import Student, Train
+from stages.distil.interface.method import REASONING, Student, Train
 from stages.distil.models.loading import load_model
 from stages.distil.storage import tables
 from stages.distil.student.answering import AnswerLengths, StudentModel
@@ -85,11 +85,12 @@ def options_of(encoder: Encoder, row: dict, shared: bool = True) -> list[Sample]
     return [encoder.window.fit(sample) for sample in with_drafts(prompt, drafts, shared)]
 
 
-def asked(encoder: Encoder, rows: Sequence[dict]) -> list[Asked]:
-    """Return rows as questions that a student answers."""
+def asked(encoder: Encoder, rows: Sequence[dict], reasons: bool = False) -> list[Asked]:
+    """Return rows as questions that a student answers, also after a rationale if it `reasons`."""
+    reasoning = encoder.prompts(rows, REASONING) if reasons else [None] * len(rows)
     return [
-        Asked(prompt, None, encoder.answers(row["options"]), row["options"], row["answer"])
-        for row, prompt in zip(rows, encoder.prompts(rows), strict=True)
+        Asked(prompt, reasoned, encoder.answers(row["options"]), row["options"], row["answer"])
+        for row, prompt, reasoned in zip(rows, encoder.prompts(rows), reasoning, strict=True)
     ]
 
 
