@@ -31,9 +31,8 @@ def encode(processes: int) -> dict[str, Any]:
 
     settings = parameters()
     student = settings.student
-    folder, evaluate = model_folder(student.model), settings.evaluate
-    limits = evaluate.max_tokens, evaluate.reasoning_tokens
-    job = Job(folder, student, tuple(settings.teachers), *limits)
+    limits = settings.evaluate.max_tokens, settings.evaluate.reasoning_tokens
+    job = Job(model_folder(student.model), student, tuple(settings.teachers), *limits)
     start = time.perf_counter()
     encode_splits(job, processes)
     seconds = time.perf_counter() - start

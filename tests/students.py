@@ -86,11 +86,11 @@ def options_of(encoder: Encoder, row: dict, shared: bool = True) -> list[Sample]
 
 
 def asked(encoder: Encoder, rows: Sequence[dict], reasons: bool = False) -> list[Asked]:
-    """Return rows as questions that a student answers, also after a rationale if it `reasons`."""
+    """Return rows as questions that a student answers, which `reasons` first or does not."""
     reasoning = encoder.prompts(rows, REASONING) if reasons else [None] * len(rows)
     return [
-        Asked(prompt, reasoned, encoder.answers(row["options"]), row["options"], row["answer"])
-        for row, prompt, reasoned in zip(rows, encoder.prompts(rows), reasoning, strict=True)
+        Asked(prompt, how, encoder.answers(row["options"]), row["options"], row["answer"])
+        for row, prompt, how in zip(rows, encoder.prompts(rows), reasoning, strict=True)
     ]
 
 

@@ -26,22 +26,18 @@ from tests.conftest import BARE
 from tests.students import ROWS, TASKS, TEACHERS, asked, load, taught, write_distill
 
 SPLITS = ("train", "validation", "test")
+MAX_TOKENS, REASONED = 4, 9
 FORMS = [
     {},
     {"shared_context": False},
     {"form": "after_answer"},
     {"form": "after_answer", "shared_context": False},
-    {"form": "before_answer"},
-    {"form": "before_answer", "shared_context": False},
     {"context": 60},
     {"context": 60, "form": "after_answer", "shared_context": False},
+    {"form": "before_answer"},
+    {"context": 60, "form": "before_answer", "shared_context": False},
 ]
 SCORED = [row | {"option_scores": [-1.0, -2.0] if row["options"] else None} for row in ROWS]
-
-
-def job(folder: Path, **settings) -> Job:
-    """Return how a student in this folder is encoded; it may write texts of a few tokens."""
-    return Job(folder, Student(model="tiny", **settings), tuple(TEACHERS), 4, 8)
 
 
 def many(count: int) -> list[dict]:
@@ -61,7 +57,8 @@ def encode(tmp_path, monkeypatch):
     def run(model: Path, rows=SCORED, processes=1, **settings):
         for split in SPLITS:
             write_distill(split, rows, scores=True)
-        return encode_splits(job(model, **settings), processes)
+        student = Student(model="tiny", **settings)
+        return encode_splits(Job(model, student, tuple(TEACHERS), MAX_TOKENS, REASONED), processes)
 
     return run
 
@@ -82,8 +79,7 @@ def test_questions_are_read_as_they_were_encoded(encode, family, settings):
     for tasks in (["answer"], ["answer", "two"], TASKS, [*TASKS, "soft_labels"]):
         assert list(read_taught(window, tasks)) == [taught(again, row, tasks) for row in SCORED]
     for split in ("validation", "test"):
-        reasons = settings.get("form") == "before_answer"
-        assert list(read_asked(split)) == asked(again, ROWS, reasons)
+        assert list(read_asked(split)) == asked(again, ROWS, "before_answer" in settings.values())
 
 
 def test_rows_are_read_by_number(encode, tiny_model, monkeypatch):
@@ -149,14 +145,15 @@ def test_the_digest_is_that_of_what_a_training_reads(encode, tiny_model):
     first = digest()
     changed = [ROWS[0] | {"answer": "red"}, *ROWS[1:]]
     write_distill("test", changed)
-    encode_splits(job(tiny_model), 1)
+    job = Job(tiny_model, Student(model="tiny"), tuple(TEACHERS), MAX_TOKENS, REASONED)
+    encode_splits(job, 1)
     assert digest() == first
     for split in ("train", "validation"):
         write_distill(split, changed)
-        encode_splits(job(tiny_model), 1)
+        encode_splits(job, 1)
         assert digest() != first
         write_distill(split, SCORED, scores=True)
-    encode_splits(job(tiny_model), 1)
+    encode_splits(job, 1)
     assert digest() == first
     tables.write_text(files.WINDOW, json.dumps(asdict(read_window()) | {"limit": 9}))
     assert digest() != first

@@ -454,7 +454,7 @@ def test_a_use_that_is_chosen_after_fetch_refuses_quantised_weights_first(scorin
     student = parameters.student.model_copy(update={"model": "tiny"})
     assemble = parameters.assemble.model_copy(update={"scorer": "tiny"})
     parameters = parameters.model_copy(update={"student": student, "assemble": assemble})
-    job = Job(model_folder("tiny"), student, (), 6, 6)
+    job = Job(model_folder("tiny"), student, (), 6, 12)
     for split in ("train", "validation", "test"):
         write_distill(split, [])
     uses = {
