@@ -31,6 +31,7 @@ from stages.distil.language.student_prompts import question_text
 from stages.distil.language.words import find_words
 from stages.distil.models.hardware import device, precision
 from stages.distil.models.loading import load_model
+from stages.distil.student.answering import AnswerLengths
 from stages.distil.student.batch import Collator
 from stages.distil.student.losses import CrossEntropy
 from stages.distil.student.training import (
@@ -110,7 +111,7 @@ def train(kind: type[Steps], student: str, rows: list[dict[str, Any]], settings:
     teachers = [rationale["teacher"] for rationale in rows[0]["rationales"]]
     weights = {ANSWER: 1.0} | dict.fromkeys(teachers, 0.5) | {SALIENCY: 0.1}
     objective = tuple((CrossEntropy(task), weight) for task, weight in weights.items())
-    recipe = Recipe(settings, objective, 0, 1, precision("auto"), "")
+    recipe = Recipe(settings, objective, 0, AnswerLengths(1, 1), precision("auto"), "")
     encoder = Encoder(model.config, tokenizer, Student(model=student), teachers)
     window = encoder.window
     samples = [fit_targets(of_tasks(each, weights), window) for each in encoder.samples(rows)]

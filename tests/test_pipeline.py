@@ -57,7 +57,7 @@ PARAMETERS = {
         "dtype": "float32",
     },
     "train": {"epochs": 1, "learning_rate": 0.01, "batch_size": 4},
-    "evaluate": {"max_tokens": 4, "teacher_questions": 300},
+    "evaluate": {"max_tokens": 4, "reasoning_tokens": 4, "teacher_questions": 300},
 }
 
 
@@ -201,7 +201,7 @@ def test_compiled_modules_rerun_no_stage(project, folder):
 def test_dvc_shows_metrics_and_plots(project):
     assert "student.accuracy" in dvc(project, "metrics", "show", "--md")
     plots = dvc(project, "plots", "show", "--json")
-    assert "Training loss" in plots and "tokens_per_second.tsv" in plots
+    assert "Training loss" in plots and "Training speed" in plots
     for file in ("results/metrics.json", "results/accuracy.csv", "results/predictions.parquet"):
         assert (project / file).is_file()
     assert (project / "models/student/model.safetensors").is_file()
