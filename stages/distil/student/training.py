@@ -109,8 +109,9 @@ def survey(questions: Sequence[Sequence[Sample]], tasks: Container[str], window:
         whole = of_tasks(question, tasks)
         fitted = fit_targets(whole, window)
         limits.add_read(window, whole)
-        if fitted:
-            numbers.append(number)
+        if not fitted:
+            continue
+        numbers.append(number)
         taught.update(branch.task for sample in fitted for branch in sample.branches)
         shared = (sample.length for sample in fitted if len(sample.branches) > 1)
         longest = max(longest, (max(shared, default=0), 1 - len(numbers)))
