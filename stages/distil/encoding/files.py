@@ -3,7 +3,6 @@
 The stage `encode` writes them, `train` and `evaluate` read them.
 """
 
-import hashlib
 import json
 import os
 import signal
@@ -38,6 +37,7 @@ from stages.distil.encoding.samples import (
 )
 from stages.distil.interface.method import REASONING, Student
 from stages.distil.storage import tables
+from stages.distil.storage.content import file_digest
 from stages.distil.weights.architecture import load_config, load_tokenizer
 from stages.distil.weights.checking import refuse_quantised
 from stages.distil.weights.folders import whole_folder
@@ -166,12 +166,7 @@ def read_asked(split: str) -> EncodedRows[Asked]:
 
 def digest() -> str:
     """Return a digest of everything that a training reads."""
-    files = [encoded_file(TRAIN), encoded_file(VALIDATION), WINDOW]
-    digests = []
-    for file in files:
-        with file.open("rb") as stream:
-            digests.append(hashlib.file_digest(stream, "sha256").hexdigest())
-    return " ".join(digests)
+    return " ".join(map(file_digest, (encoded_file(TRAIN), encoded_file(VALIDATION), WINDOW)))
 
 
 @dataclass
