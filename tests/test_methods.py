@@ -69,7 +69,7 @@ def project(request, tmp_path_factory):
 
 
 def test_the_table_is_found():
-    assert len(METHODS) == 12
+    assert len(METHODS) == 13
 
 
 def changes(method: str) -> list[str]:
