@@ -20,6 +20,7 @@ from stages.distil.language.student_prompts import (
     SALIENCY_TASK,
     question_text,
     rationale_task,
+    reasoning_text,
     student_context,
 )
 from stages.distil.student.export import configure_inference
@@ -212,7 +213,7 @@ def check_reasons(name: str, question: str, options: list[str], text: str = "she
     assert served(tokenizer, question, options, enable_thinking=True) == reasoned
     direct = served(tokenizer, question, options, enable_thinking=False)
     assert sample.context + answer.prefix == direct
-    whole = f"{student_context(question, options)}\nRationale: {text}\nAnswer: {text}"
+    whole = f"{student_context(question, options)}\nRationale: {reasoning_text(text)} {text}"
     if name != "superwords":
         written = sample.context + rationale.prefix + rationale.target[:-1]
         assert written == tokens_of(tokenizer, whole)
