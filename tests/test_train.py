@@ -3,6 +3,7 @@
 import errno
 import itertools
 import json
+import re
 import shutil
 import signal
 import socket
@@ -882,8 +883,14 @@ def test_an_encoder_decoder_cannot_be_sharded(prepared, tiny_t5, tmp_path):
 
 def test_a_student_that_only_reasons_learns_the_questions_with_a_rationale(prepared, tiny_model):
     """`two` explains the odd questions alone."""
-    changes = {"student__form": "before_answer", "student__direct": False, "saliency__weight": 0.0}
-    parameters = prepared(tiny_model, alpha={"one": 0.0, "two": 1.0}, **changes)
+    parameters = prepared(
+        tiny_model,
+        alpha={"one": 0.0, "two": 1.0},
+        saliency__weight=0.0,
+        student__form="before_answer",
+        student__direct=False,
+        train__epochs=60,
+    )
     train(parameters)
     assert not (CURVES / "plots/metrics/loss/answer.tsv").exists()
     assert curve("loss/two")[-1] < curve("loss/two")[0] / 10
@@ -901,7 +908,7 @@ def test_a_student_that_reasons_is_measured_both_ways(prepared, tiny_model):
         tiny_model,
         full=True,
         student__form="before_answer",
-        train__epochs=30,
+        train__epochs=100,
         evaluate__reasoning_tokens=40,
         evaluate__explained=4,
     )
@@ -927,7 +934,7 @@ def test_a_student_that_reasons_is_measured_both_ways(prepared, tiny_model):
     assert student["reasoning"]["questions"] == 4
     assert student["reasoning"]["f1"] > 0.8
     [first, *_] = tables.read_table(tables.PREDICTIONS)
-    assert first["reasoning"] in ("Ball 0 is red.", "Clearly red, as all know.")
+    assert re.fullmatch(r"Ball \d+ is red\.|Clearly red, as all know\.", first["reasoning"])
     assert (first["prediction"], first["direct_prediction"]) == ("red", "red")
     assert first["correct"] and first["direct_correct"]
     assert first["reasoning_tokens"] > 5
