@@ -62,6 +62,7 @@ def assemble(parameters: Parameters) -> None:
         parameters.saliency,
         _labellers(parameters),
         parameters.soft_labels.teacher,
+        parameters.seed,
     )
     join = Join(targets)
     rows = {"train": tables.write_shards(distill_table("train"), _checked(join), targets.schema)}
@@ -126,8 +127,8 @@ def _rationales_of(teacher: str, counts: TeacherCounts, targets: Targets) -> str
         for status in (*STATUSES, NO_ROW)
         if status not in accepted and numbers[status]
     ]
-    chosen = f"{counts.taught:,} of " if targets.assemble.choose == "best" else ""
     total = sum(numbers[status] for status in accepted)
+    chosen = f"{counts.taught:,} of " if counts.taught < total else ""
     return f"{teacher}: {chosen}{total:,} rationales; without: {', '.join(lost) or 'none'}"
 
 

@@ -48,7 +48,7 @@ def evaluate(parameters: Parameters) -> None:
     student = StudentModel(model, tokenizer, precision(parameters.student.dtype))
     window = read_window()
     seconds = _answer(student, window, parameters)
-    reasons = parameters.student.form == "before_answer"
+    reasons = parameters.student.reasons
     rows = tables.scan_table(tables.distill_table("train"), tables.SCHEMAS[tables.DISTILL])
     taught = zip(read_taught(window), rows, strict=True)
     explained = [
@@ -107,7 +107,7 @@ def _answer(student: "StudentModel", window: "Window", parameters: Parameters) -
     from stages.distil.student.answering import PART, reason
 
     settings, shared = parameters.evaluate, parameters.student.shared_context
-    reasons = parameters.student.form == "before_answer"
+    reasons = parameters.student.reasons
     schema = tables.SCHEMAS[tables.PREDICTIONS]
     for field in tables.REASONED if reasons else ():
         schema = schema.append(field)

@@ -34,7 +34,7 @@ def _floating_point_uses(parameters: Parameters) -> dict[str, str]:
     uses = {"student.model": parameters.student.model}
     if parameters.saliency.method != "random":
         uses["saliency.teacher"] = parameters.saliency.teacher
-    if parameters.assemble.choose != "all":
+    if parameters.assemble.reads_rationales:
         uses["assemble.scorer"] = parameters.assemble.scorer
     return uses
 

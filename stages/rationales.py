@@ -90,15 +90,16 @@ def _provided(parameters: Parameters, teacher: str) -> Iterator[dict[str, Any]]:
     any_rationale = False
     conclude = parameters.data_set.must_conclude(teacher)
     for example in tables.scan_examples("train"):
-        text = example.rationales.get(teacher, "").strip()
-        any_rationale = any_rationale or bool(text)
-        cut = stops_in_mid_sentence(text, example.options)
-        reason = "length" if cut else "stop"
         answer = example.answer if parameters.assemble.labels == GOLD else None
-        status = rationale_status(text, reason, example.options, answer, conclude=conclude)
-        completion = Completion(text, "provided", 0, 0)
-        text = whole_sentences(text) if cut else text
-        yield rationale_row(example, completion, rationale=text, status=status)
+        for sample, text in enumerate(example.rationales.get(teacher) or [""]):
+            text = text.strip()
+            any_rationale = any_rationale or bool(text)
+            cut = stops_in_mid_sentence(text, example.options)
+            reason = "length" if cut else "stop"
+            status = rationale_status(text, reason, example.options, answer, conclude=conclude)
+            completion = Completion(text, "provided", 0, 0)
+            text = whole_sentences(text) if cut else text
+            yield rationale_row(example, completion, sample, rationale=text, status=status)
     if not any_rationale:
         raise UserError(
             f"teacher {teacher!r}: data set {parameters.data.name!r} has no rationales under that "

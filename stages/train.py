@@ -73,7 +73,7 @@ def _load_student(parameters: Parameters) -> "StudentModel":
 
 
 def _open_curves(files: ExitStack) -> "Curves":
-    """Start the files of the curves anew; `files` closes them."""
+    """Start new files of curves in place of the old ones; `files` closes them."""
     from dvclive import Live
 
     from stages.distil.student.training import Curves
@@ -171,8 +171,7 @@ def _save(student: "StudentModel", parameters: Parameters) -> None:
     if parameters.student.lora_rank:
         model = model.merge_and_unload()
     settings, evaluate = parameters.student, parameters.evaluate
-    reasons = settings.form == "before_answer"
-    max_tokens = evaluate.reasoning_tokens if reasons else evaluate.max_tokens
+    max_tokens = evaluate.reasoning_tokens if settings.reasons else evaluate.max_tokens
     configure_inference(model, tokenizer, settings, max_tokens)
     model = model.to(torch.bfloat16)
     check_finite(model.named_parameters(), STUDENT, "lower train.learning_rate")

@@ -1,6 +1,7 @@
 """Stage `usefulness`, one per teacher: how much each rationale helps to find the answer."""
 
 import sys
+from statistics import mean
 
 from stages.distil.interface.command import run_stage
 from stages.distil.interface.parameters import Parameters
@@ -11,9 +12,10 @@ from stages.distil.storage.rationales import usefulness_table
 def usefulness(parameters: Parameters, teacher: str) -> None:
     """Write the table of a teacher's rationales' usefulness; it is empty if nothing reads it."""
     tables.check_exists(tables.rationale_table(teacher))
-    if parameters.assemble.choose == "all":
+    choose = parameters.assemble.choose
+    if not parameters.assemble.reads_rationales:
         tables.write_table(usefulness_table(teacher), [])
-        print(f"{teacher}: not measured, all rationales are chosen (assemble.choose)")
+        print(f"{teacher}: not measured, which assemble.choose: {choose} does not need")
         return
     from stages.distil.evaluation.usefulness import COLUMNS, STORE, Scorer  # takes seconds
     from stages.distil.storage.store import Store
@@ -28,12 +30,13 @@ def usefulness(parameters: Parameters, teacher: str) -> None:
                         values.append(row["usefulness"])
         finally:
             print(f"usefulness, batches: {store.summary()}", file=sys.stderr)
-    if values:
+    if values and choose == "ratio":
+        print(f"{teacher}: rank-surprisal ratio {-mean(values):.2f}, {len(values):,} rationales")
+    elif values:
         helpful = sum(value > 0 for value in values)
-        mean = sum(values) / len(values)
         print(
             f"{teacher}: {helpful:,} of {len(values):,} rationales raise log p(answer), by "
-            f"{mean:+.2f} on average"
+            f"{mean(values):+.2f} on average"
         )
 
 

@@ -1,10 +1,12 @@
 """Assembly against a plain join over dictionaries, on tables longer than a row group."""
 
+import json
 import os
 import shutil
 import subprocess
 import sys
 from collections import Counter
+from hashlib import blake2b
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -405,6 +407,64 @@ def test_the_most_useful_rationale_of_a_question_is_chosen(drawn):
     taught = Counter(r["teacher"] for row in found for r in row["rationales"])
     assert {teacher: counts.teachers[teacher].taught for teacher in TEACHERS} == taught
     assert set(Counter(map(len, expected.values()))) == {0, 1} and len(taught) == 2
+
+
+@pytest.mark.parametrize("choose", ["ratio", "shortest", "random"])
+@pytest.mark.parametrize("number", [1, 2])
+def test_so_many_rationales_of_a_question_are_chosen(drawn, choose, number):
+    """Against a choice one question at a time; they keep their order."""
+    rows = {teacher: list(drawn[teacher].values()) for teacher in TEACHERS}
+    rows["one"] = [
+        row | {"sample": sample, "rationale": f"one on {row['id']}{' so' * sample}"}
+        for row in rows["one"]
+        for sample in range(3 if row["split"] == "train" else 1)
+    ]
+    tables.write_table(tables.rationale_table("one"), rows["one"])
+    worth = write_usefulness(rows)
+    order = {}
+    for teacher in TEACHERS:
+        for row in rows[teacher]:
+            key = (row["id"], teacher, row["sample"])
+            if row["split"] != "train" or row["status"] not in STATUSES or not row["rationale"]:
+                continue
+            if choose == "ratio" and worth[key] is None:
+                continue
+            text = row["rationale"]
+            drawn_number = blake2b(
+                json.dumps([7, row["id"], teacher, text]).encode(), digest_size=8
+            )
+            order.setdefault(row["id"], []).append(
+                {
+                    "ratio": -(worth[key] or 0.0),
+                    "shortest": len(text),
+                    "random": int.from_bytes(drawn_number.digest(), sys.byteorder),
+                    "text": text,
+                }
+            )
+    settings = Assemble(statuses=STATUSES, choose=choose, per_question=number, scorer="any")
+    found, _ = joined(assemble=settings, seed=7)
+    for row in found:
+        candidates = order.get(row["id"], [])
+        best = sorted(candidates, key=lambda each: each[choose])[:number]
+        expected = [each["text"] for each in candidates if each in best]
+        assert [r["text"] for r in row["rationales"]] == expected
+    if choose == "random":
+        assert joined(assemble=settings, seed=8)[0] != found
+
+
+def test_equal_rationales_of_a_teacher_count_once(drawn):
+    rows = list(drawn["one"].values())
+    twice = [
+        row | {"sample": sample, "rationale": f"one on {row['id']} {sample // 2}"}
+        for row in rows
+        for sample in range(3 if row["split"] == "train" else 1)
+    ]
+    tables.write_table(tables.rationale_table("one"), twice)
+    found, _ = joined(assemble=Assemble(statuses=STATUSES, scorer="any"))
+    for row in found:
+        own = [r["text"] for r in row["rationales"] if r["teacher"] == "one"]
+        assert own in ([], [f"one on {row['id']} 0", f"one on {row['id']} 1"])
+    assert any(len(row["rationales"]) > 1 for row in found)
 
 
 def test_usefulness_of_other_rationales_is_named(drawn):

@@ -94,6 +94,7 @@ def test_cpu_settings_apply_only_to_an_environment_for_cpus(project):
     assert variables["CUDA_VISIBLE_DEVICES"] == ""
     assert variables["MALLOC_MMAP_MAX_"] == "0"
     assert variables["THP_MEM_ALLOC_ENABLE"] == "1"
+    assert variables["GLIBC_TUNABLES"] == "glibc.malloc.hugetlb=1"
     assert "MALLOC_MMAP_MAX_=7" in wrapper(project, MALLOC_MMAP_MAX_="7").stdout
 
 

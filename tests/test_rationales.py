@@ -131,6 +131,34 @@ def test_a_published_rationale_that_stops_in_mid_sentence_is_truncated(
     assert "1 truncated" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("paths", [None, ["first", "second"]])
+def test_a_data_set_may_hold_several_rationales_of_a_teacher(
+    tmp_path, write_params, monkeypatch, paths
+):
+    monkeypatch.chdir(tmp_path)
+    listed = [["It is red.", None, "So it is red."], ["It is red."], []]
+    rows = []
+    for n, texts in enumerate(listed):
+        row = question(n, answer="red")
+        row.pop("rationales", None)
+        pair = dict(zip(["first", "second"], [t for t in texts if t], strict=False))
+        rows.append(row | (pair if paths else {"rationales": {"human": texts}}))
+    others = {split: [question(0, split)] for split in ("validation", "test")}
+    write_jsonl(tmp_path / "mine", train=rows, **others)
+    source = {"source": "files", "folder": "mine"}
+    source |= {"fields": {"rationales": {"human": paths}}} if paths else {}
+    parameters = load_parameters(write_params({"data/name": "mine", "datasets/mine": source}))
+    prepare(parameters)
+    rationales(parameters, "human")
+    rows = tables.read_table(tables.rationale_table("human"))
+    assert [(row["sample"], row["rationale"], row["status"]) for row in rows] == [
+        (0, "It is red.", "ok"),
+        (1, "So it is red.", "ok"),
+        (0, "It is red.", "ok"),
+        (0, "", "empty"),
+    ]
+
+
 @pytest.mark.parametrize("conclude", [False, {"human": False}, {"other": False}, True])
 def test_a_data_sets_rationales_need_not_conclude(tmp_path, write_params, monkeypatch, conclude):
     monkeypatch.chdir(tmp_path)

@@ -187,7 +187,7 @@ def test_a_bounded_loss_does_not_stop_the_run_however_it_grows(
 
 
 def test_what_differs_between_runs_is_not_among_the_results(prepared, tiny_model):
-    """Speed and memory have curves in a folder of their own, which is started anew."""
+    """Speed and memory have curves in a folder of their own, which each training empties first."""
     (SPEED / "plots/metrics").mkdir(parents=True)
     (SPEED / "plots/metrics/old.tsv").write_text("old")
     train(prepared(tiny_model))

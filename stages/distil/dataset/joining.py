@@ -5,9 +5,11 @@ questions is joined at once. The rows of other tables that belong to it have a c
 position of their question in it.
 """
 
+import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from hashlib import blake2b
 
 import numpy as np
 import pyarrow as pa
@@ -48,6 +50,7 @@ class Targets:
     the one that most of these teachers gave (of two equally frequent ones, the earlier in their
     order), and a question that none of them answered is left out; otherwise the gold one. The
     teacher `soft_labels` adds its OPTION_SCORES. Labellers and that teacher are among the teachers.
+    `seed` draws rationales, if they are chosen at random.
     """
 
     teachers: Sequence[str]
@@ -55,6 +58,7 @@ class Targets:
     saliency: Saliency
     labellers: Sequence[str] = ()
     soft_labels: str | None = None
+    seed: int = 0
 
     @property
     def schema(self) -> pa.Schema:
@@ -120,7 +124,7 @@ class Join:
             scores = [OPTION_SCORES.name] if teacher == targets.soft_labels else []
             path = rationale_table(teacher)
             self._written[teacher] = Follower(path, [*columns, *scores], "train")
-            if targets.assemble.choose == "best":
+            if targets.assemble.reads_rationales:
                 path = usefulness_table(teacher)
                 self._useful[teacher] = Follower(path, ["id", "usefulness"])
         self._scored = Follower(SALIENCY, ["id", "text", "words"])
@@ -142,8 +146,8 @@ class Join:
             questions = self._with_labels(questions, written)
         accepted = [self._accepted(teacher, rows, questions) for teacher, rows in written.items()]
         rationales = pa.concat_tables([ACCEPTED.empty_table(), *accepted]).combine_chunks()
-        if self._useful:
-            rationales = _most_useful(rationales)
+        if self.targets.assemble.choose != "all":
+            rationales = _chosen(rationales, ids, self.targets)
         columns = {name: questions[name] for name in QUESTION}
         columns["rationales"] = _by_question(rationales, len(questions))
         columns["saliency"] = _words(self._scored.rows_of(ids), questions, self.targets.saliency)
@@ -190,7 +194,8 @@ class Join:
             accepted = pc.and_(accepted, pc.is_valid(usefulness))
         columns = [rows[PLACE.name], rows["rationale"], status, usefulness]
         places, *columns = (column.filter(accepted) for column in columns)
-        return pa.table([places, pa.repeat(teacher, len(places)), *columns], schema=ACCEPTED)
+        names = pa.repeat(teacher, len(places))
+        return _different(pa.table([places, names, *columns], schema=ACCEPTED))
 
     def _usefulness(self, teacher: str, rows: pa.Table, questions: pa.Table) -> pa.ChunkedArray:
         """Return the usefulness of a teacher's rationales; null where it is not measured."""
@@ -242,15 +247,46 @@ def _against_labels(rows: pa.Table, questions: pa.Table) -> pa.ChunkedArray:
     return pa.chunked_array([pa.array(statuses, pa.string())])
 
 
-def _most_useful(rationales: pa.Table) -> pa.Table:
-    """Return the most useful rationale of each question.
+def _different(rationales: pa.Table) -> pa.Table:
+    """Return a teacher's rationales; of equal ones of a question, the first."""
+    places = rationales[PLACE.name].to_pylist()
+    if len(set(places)) == len(places):
+        return rationales
+    rows: dict[tuple[int, str], int] = {}
+    for row, key in enumerate(zip(places, rationales["text"].to_pylist(), strict=True)):
+        rows.setdefault(key, row)
+    return rationales.take(pa.array(rows.values(), pa.int64()))
 
-    Of two equally useful ones, the first counts: the earlier teacher's, or its earlier sample.
+
+def _chosen(rationales: pa.Table, ids: pa.Array, targets: Targets) -> pa.Table:
+    """Return the rationales of each question that are chosen, `per_question` of them at most.
+
+    Of two that are equally good, the first counts: the earlier teacher's, or its earlier sample.
+    `ids` are those of the questions.
     """
-    places, values = (rationales[name].to_numpy() for name in (PLACE.name, "usefulness"))
-    order = np.lexsort((-values, places))  # stable
-    first = np.unique(places[order], return_index=True)[1]
-    return rationales.take(pa.array(order[first]))
+    places = rationales[PLACE.name].to_numpy()
+    order = np.lexsort((_preference(rationales, ids, targets), places))  # stable
+    ordered = places[order]
+    earlier = np.arange(len(order)) - np.searchsorted(ordered, ordered)  # of the same question
+    chosen = order[earlier < targets.assemble.per_question]
+    return rationales.take(pa.array(np.sort(chosen)))
+
+
+def _preference(rationales: pa.Table, ids: pa.Array, targets: Targets) -> np.ndarray:
+    """Return a number for each rationale: the lower, the sooner it is chosen.
+
+    `shortest` counts characters: it serves any student. A random number depends on the seed, the
+    question and the rationale alone.
+    """
+    if targets.assemble.reads_rationales:
+        return -rationales["usefulness"].to_numpy()
+    if targets.assemble.choose == "shortest":
+        return pc.utf8_length(rationales["text"]).to_numpy()
+    names = ids.take(rationales[PLACE.name].combine_chunks()).to_pylist()
+    texts = (rationales[column].to_pylist() for column in ("teacher", "text"))
+    keys = (json.dumps([targets.seed, *key]).encode() for key in zip(names, *texts, strict=True))
+    digests = b"".join(blake2b(key, digest_size=8).digest() for key in keys)
+    return np.frombuffer(digests, np.uint64)
 
 
 def _by_question(rationales: pa.Table, size: int) -> pa.ListArray:

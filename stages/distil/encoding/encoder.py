@@ -107,7 +107,7 @@ class Encoder:
         self._prompt = settings.prompt
         self._shared = settings.shared_context
         self._after_answer = settings.form == "after_answer"
-        self._reasons = settings.form == "before_answer"
+        self._reasons = settings.reasons
         self._rationale_tasks = {
             teacher: REASONING_TASK if self._reasons else rationale_task(number)
             for number, teacher in enumerate(teachers, start=1)

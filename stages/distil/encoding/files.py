@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from multiprocessing import connection, get_context, parent_process
 from pathlib import Path
@@ -20,7 +20,6 @@ from typing import Any, Generic, NamedTuple, TypeVar, overload
 
 import psutil
 import pyarrow as pa
-from datasets import Dataset
 from tqdm import tqdm
 
 from stages.distil.encoding.encoder import Encoder, decode
@@ -34,6 +33,7 @@ from stages.distil.encoding.samples import (
     fit_targets,
     of_tasks,
     with_drafts,
+    with_room,
 )
 from stages.distil.interface.method import REASONING, Student
 from stages.distil.storage import tables
@@ -106,6 +106,8 @@ class EncodedRows(Sequence[T], Generic[T]):
 
         Raises `UserError` if the file is missing.
         """
+        from datasets import Dataset  # takes seconds, which `encode`'s processes need not spend
+
         file = encoded_file(split)
         tables.check_exists(file)
         self._rows = Dataset.from_file(str(file))
@@ -221,9 +223,11 @@ class _PartEncoder:
         group = _read_group(part.file, part.group)
         rows = group.slice(part.start, part.size).to_pylist()
         report = Report({part.split: Limits()})
-        encode = self._taught if part.split == TRAIN else self._asked
-        schema = TAUGHT_ROW if part.split == TRAIN else ASKED_ROW
-        encoded = encode(rows, report.limits[part.split], report.lengths)
+        limits = report.limits[part.split]
+        if part.split == TRAIN:
+            encoded, schema = self._taught(rows, limits, report.lengths), TAUGHT_ROW
+        else:
+            encoded, schema = self._asked(rows, limits), ASKED_ROW
         return pa.RecordBatch.from_pylist(encoded, schema=schema), report
 
     def _taught(
@@ -238,25 +242,22 @@ class _PartEncoder:
             lengths.update(_lengths(each))
         return [{"samples": list(map(_to_row, each))} for each in samples]
 
-    def _asked(
-        self, rows: list[dict[str, Any]], limits: Limits, _: Counter[tuple[str, int]]
-    ) -> list[dict[str, Any]]:
+    def _asked(self, rows: list[dict[str, Any]], limits: Limits) -> list[dict[str, Any]]:
         """Encode validation or test questions: their prompts, and the options as answers."""
         self._count_written(rows, limits, self._job.max_tokens)
         prompts = self._encoder.prompts(rows)
         reasoning: Sequence[Sample | None] = [None] * len(rows)
-        if self._job.settings.form == "before_answer":
+        if self._job.settings.reasons:
             reasoning = self._encoder.prompts(rows, REASONING)
         drafts = iter(self._encoder.answers([text for row in rows for text in row["options"]]))
         encoded = []
         for row, prompt, reasoned in zip(rows, prompts, reasoning, strict=True):
             own = [next(drafts) for _ in row["options"]]
-            written = with_drafts(prompt, [[0] * self._job.max_tokens, *own], shared=True)
+            answers = [with_room(prompt, self._job.max_tokens)]
+            answers += with_drafts(prompt, own, shared=True)
             if reasoned:
-                longest = replace(reasoned.branches[0], task=ANSWER)
-                longest = replace(longest, target=[0] * self._job.reasoning_tokens)
-                written.append(replace(reasoned, branches=[longest]))
-            limits.add_read(self.window, written)
+                answers.append(with_room(reasoned, self._job.reasoning_tokens))
+            limits.add_read(self.window, answers)
             encoded.append(
                 {
                     "prompt": _to_row(prompt),

@@ -63,17 +63,18 @@ class Limits:
         ):
             mine.add(theirs.count, theirs.first)
 
-    def add_read(self, window: Window, samples: Sequence[Sample]) -> None:
-        """Count a question if the student cannot read its samples in full."""
+    def add_read(self, window: Window, samples: Sequence[Sample]) -> list[Sample]:
+        """Count a question if the student cannot read its samples in full; return what it reads."""
         try:
             pairs = [(sample, window.fit(sample)) for sample in samples]
         except UserError as error:
             self.refused.add(1, str(error))
-            return
+            return []
         self.cut += any(len(a.context) > len(b.context) for a, b in pairs if b.branches)
         left_out = Counter(branch.task for whole, _ in pairs for branch in whole.branches)
         left_out.subtract(branch.task for _, fits in pairs for branch in fits.branches)
         self.left_out += left_out
+        return [fits for _, fits in pairs if fits.branches]
 
     def add_reasoned(self, samples: Sequence[Sample], most: int) -> None:
         """Count a question if a rationale with the answer after it has more than `most` tokens."""

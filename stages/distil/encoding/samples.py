@@ -98,10 +98,8 @@ class Window:
 
         Its branch has no target. Raises `UserError` if options and text alone are too long.
         """
-        [branch] = sample.branches
-        text = replace(branch, task=ANSWER, target=[0] * max_tokens)
-        fitted = self.fit(replace(sample, branches=[text]))
-        return replace(fitted, branches=[replace(branch, target=[])])
+        fitted = self.fit(with_room(sample, max_tokens))
+        return replace(fitted, branches=[replace(sample.branches[0], target=[])])
 
     def _length(self, branch: Branch, sample: Sample) -> int:
         """Return how many tokens a branch adds to those of its question."""
@@ -130,6 +128,15 @@ def fit_targets(samples: Iterable[Sample], window: Window) -> list[Sample]:
         replace(s, branches=[replace(b, share=1 / rationales.get(b.task, 1)) for b in s.branches])
         for s in fitted
     ]
+
+
+def with_room(prompt: Sample, tokens: int, task: str = ANSWER) -> Sample:
+    """Return a sample of one branch with a target of so many tokens, whatever they are.
+
+    An answer has to fit; the target of another task may be left out.
+    """
+    [branch] = prompt.branches
+    return replace(prompt, branches=[replace(branch, task=task, target=[0] * tokens)])
 
 
 def with_drafts(prompt: Sample, drafts: Sequence[list[int]], shared: bool) -> list[Sample]:

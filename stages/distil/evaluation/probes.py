@@ -2,7 +2,6 @@
 
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from statistics import mean
 from typing import Any, NamedTuple
 
@@ -12,7 +11,7 @@ from transformers import PreTrainedModel
 
 from stages.distil.encoding.encoder import decode
 from stages.distil.encoding.files import Asked
-from stages.distil.encoding.samples import Sample, Window, separate_tasks, with_drafts
+from stages.distil.encoding.samples import Sample, Window, separate_tasks, with_drafts, with_room
 from stages.distil.evaluation.statistics import f1
 from stages.distil.interface.errors import UserError
 from stages.distil.interface.method import SALIENCY
@@ -82,7 +81,7 @@ def read_options(
     read: list[list[ReadOption]] = [[] for _ in samples]
     collate = Collator(model, tokenizer)
     model.eval()
-    for chosen in by_length([sample.length for sample in samples], student.pass_tokens):
+    for chosen in by_length([sample.length for sample in samples], student.pass_tokens()):
         batch = collate([samples[n] for n in chosen]).to(model.device)
         with autocast(dtype):
             logits = target_logits(model, batch)
@@ -193,7 +192,7 @@ def _repetition(
     targets = [own[-1] for question in questions if (own := question.targets(task))]
     taught = [(s, words) for s, words in targets if window.fit(s).branches]
     longest = max((len(sample.branches[0].target) - 1 for sample, _ in taught), default=0)
-    kept = [(s, words) for s, words in taught if window.fit(_of_length(s, longest)).branches]
+    kept = [(s, words) for s, words in taught if window.fit(with_room(s, longest, task)).branches]
     if left := len(targets) - len(kept):
         count = f"{left} of {len(targets)}"
         print(f"{label}: {count} are too long for the student, not measured", file=sys.stderr)
@@ -206,9 +205,3 @@ def _repetition(
         for text, (_, words) in zip(written, kept, strict=True)
     ]
     return {"f1": round(mean(scores), 6), "questions": len(scores)}
-
-
-def _of_length(sample: Sample, length: int) -> Sample:
-    """Return a sample of one branch with a target of so many tokens."""
-    [branch] = sample.branches
-    return replace(sample, branches=[replace(branch, target=[0] * length)])

@@ -1,12 +1,14 @@
-"""How much a rationale helps a small model, the scorer, to find the right answer.
+"""How useful rationales are to a small model, the scorer: what `assemble.choose` compares.
 
-Each batch of scores is stored, so that a killed run resumes.
+With `best`, how much a rationale helps the scorer to find the right answer; with `ratio`, how well
+it suits a student, by the Rank-Surprisal Ratio. The more useful, the greater the number. Each batch
+of scores is stored, so that a killed run resumes.
 """
 
 import hashlib
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -16,15 +18,18 @@ from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from stages.distil.encoding.encoder import Encoder
-from stages.distil.encoding.samples import with_drafts
+from stages.distil.encoding.samples import of_tasks, with_drafts
 from stages.distil.evaluation.probes import read_options
+from stages.distil.evaluation.rank_surprisal import rank_surprisal_ratios
 from stages.distil.interface.method import ANSWER, Student
 from stages.distil.interface.parameters import Parameters
 from stages.distil.language.conclusions import without_conclusion
+from stages.distil.language.quality import OK
 from stages.distil.language.student_prompts import rationale_task, student_context, text_before
 from stages.distil.models.hardware import precision
 from stages.distil.models.loading import load_model
 from stages.distil.storage import tables, versions
+from stages.distil.storage.examples import Example
 from stages.distil.storage.store import Store
 from stages.distil.student.answering import StudentModel
 from stages.distil.weights.architecture import load_tokenizer
@@ -43,7 +48,10 @@ class Scorer:
         """Load the scorer's tokenizer; its weights are loaded when a score needs them."""
         name = parameters.assemble.scorer
         self._folder = model_folder(name)
+        self._ratio = parameters.assemble.choose == "ratio"
         self._statuses = parameters.assemble.statuses
+        self._prompt = parameters.student.prompt
+        self._teachers = parameters.teachers
         self._dtype = precision(parameters.student.dtype)
         refuse_quantised(self._folder, "assemble.scorer")
         self._tokenizer = load_tokenizer(self._folder)
@@ -56,13 +64,16 @@ class Scorer:
 
     @cached_property
     def _encoder(self) -> Encoder:
-        return Encoder(self._model.config, self._tokenizer, Student(model=self._folder.name))
+        settings = Student(model=self._folder.name)
+        if self._ratio:  # the student reads the rationale as in its training
+            settings = settings.model_copy(update={"prompt": self._prompt})
+        return Encoder(self._model.config, self._tokenizer, settings, self._teachers)
 
     def rows(self, teacher: str) -> Iterator[dict[str, Any]]:
         """Yield the id, sample and usefulness of each of a teacher's rationales, in their order.
 
-        The usefulness of a rationale that has no accepted status, or says nothing but its
-        conclusion, is null.
+        The usefulness of a rationale that has no accepted status is null; so is that of one that
+        says nothing but its conclusion, or that is too long for the scorer.
         """
         written = tables.scan_table(tables.rationale_table(teacher))
         train = (row for row in written if row["split"] == "train")
@@ -82,10 +93,11 @@ class Scorer:
                     if row["status"] in self._statuses and row["rationale"]:
                         options, answer = example.options, example.answer
                         text = without_conclusion(row["rationale"], options, answer)
-                    context = student_context(example.question, example.options)
-                    asked.append({"id": example.id, "context": context, "answer": example.answer})
+                    if text and self._ratio:
+                        text = row["rationale"]
+                    asked.append(example)
                     texts.append(text)
-                values = iter(self._measure(asked, texts))
+                values = iter(self._measure(teacher, asked, texts))
                 for row, text in zip(batch, texts, strict=True):
                     yield {
                         "id": row["id"],
@@ -94,29 +106,54 @@ class Scorer:
                     }
                 bar.update(len(batch))
 
-    def _measure(self, asked: Sequence[dict[str, str]], texts: Sequence[str]) -> list[float]:
-        """Return the usefulness of the rationales that are no empty texts.
+    def _measure(
+        self, teacher: str, asked: Sequence[Example], texts: Sequence[str]
+    ) -> list[float | None]:
+        """Return the usefulness of a teacher's rationales that are not empty."""
+        pairs = [(example, text) for example, text in zip(asked, texts, strict=True) if text]
+        if self._ratio:
+            rows = [_ratio_row(teacher, *pair) for pair in pairs]
+            prompt = [self._prompt.model_dump(mode="json"), self._teachers.index(teacher)]
+            inputs = [versions.RANK_SURPRISAL, self._identity, prompt, rows]
+            return self._stored(inputs, lambda: self._ratios(teacher, rows))
+        answers = [_answer_row(*pair) for pair in pairs]
+        inputs = [versions.USEFULNESS, self._identity, answers]
+        return self._stored(inputs, lambda: self._gains(answers))
 
-        log p(answer | question, rationale) − log p(answer | question)
-
-        Each is summed over the answer's tokens; the rationale is in the place where the student
-        writes one, without its conclusion.
-        """
-        pairs = [(row, text) for row, text in zip(asked, texts, strict=True) if text]
-        inputs = [versions.USEFULNESS, self._identity, pairs]
+    def _stored(
+        self, inputs: list[Any], measure: Callable[[], list[float | None]]
+    ) -> list[float | None]:
+        """Return what is stored for these inputs; measure and store it first if nothing is."""
         key = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).digest()
         if stored := self._store.select(key):
             self._store.hits += 1
             return json.loads(stored[0])
-        explained = [
-            row | {"context": f"{row['context']}{rationale_task(1)} {text}"} for row, text in pairs
-        ]
-        bare = [row for row, _ in pairs]
-        log_probabilities = self._log_probabilities([*explained, *bare])
-        with_text, without = log_probabilities[: len(pairs)], log_probabilities[len(pairs) :]
-        values = [a - b for a, b in zip(with_text, without, strict=True)]
+        values = measure()
         self._store.insert(key, [json.dumps(values)])
         return values
+
+    def _ratios(self, teacher: str, rows: Sequence[dict[str, Any]]) -> list[float | None]:
+        """Return the Rank-Surprisal Ratio of each rationale, negated: the lower, the better."""
+        window = self._encoder.window
+        wholes = (of_tasks(samples, {teacher}) for samples in self._encoder.samples(rows))
+        fitted = [window.fit(sample) for [sample] in wholes]
+        student = StudentModel(self._model, self._tokenizer, self._dtype)
+        ratios = iter(rank_surprisal_ratios(student, [each for each in fitted if each.branches]))
+        return [-next(ratios) if each.branches else None for each in fitted]
+
+    def _gains(self, rows: Sequence[tuple[dict[str, str], str]]) -> list[float | None]:
+        """Return log p(answer | question, rationale) − log p(answer | question) of each row.
+
+        Each is summed over the answer's tokens; the rationale is in the place where the student
+        writes one, without its conclusion.
+        """
+        explained = [
+            row | {"context": f"{row['context']}{rationale_task(1)} {text}"} for row, text in rows
+        ]
+        bare = [row for row, _ in rows]
+        log_probabilities = self._log_probabilities([*explained, *bare])
+        with_text, without = log_probabilities[: len(rows)], log_probabilities[len(rows) :]
+        return [a - b for a, b in zip(with_text, without, strict=True)]
 
     def _log_probabilities(self, rows: Sequence[dict[str, str]]) -> list[float]:
         """Return log p(answer | context) of each row."""
@@ -135,3 +172,16 @@ class Scorer:
         read = read_options(student, samples)
         lengths = (len(answer) - 1 for answer in answers)
         return [option.score * length for [option], length in zip(read, lengths, strict=True)]
+
+
+def _answer_row(example: Example, text: str) -> tuple[dict[str, str], str]:
+    """Return a question with its answer, and a rationale without its conclusion."""
+    context = student_context(example.question, example.options)
+    return {"id": example.id, "context": context, "answer": example.answer}, text
+
+
+def _ratio_row(teacher: str, example: Example, text: str) -> dict[str, Any]:
+    """Return a question with one rationale as a row of `distill`."""
+    row = {"id": example.id, "question": example.question, "options": example.options}
+    rationale = {"teacher": teacher, "text": text, "status": OK}
+    return row | {"answer": example.answer, "rationales": [rationale], "saliency": []}

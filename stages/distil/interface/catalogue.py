@@ -168,8 +168,9 @@ class Fields(Settings):
     equal_options: Literal["refuse", "merge"] = Field(
         "refuse", description="what becomes of a question that lists an option twice"
     )
-    rationales: str | dict[Name, str] = Field(
-        "rationales", description="path of teacher: text, or teacher: path of the text"
+    rationales: str | dict[Name, str | list[str]] = Field(
+        "rationales",
+        description="path of teacher: text (or list of texts), or teacher: path (or list of paths)",
     )
 
     @model_validator(mode="after")

@@ -142,17 +142,34 @@ class SoftLabels(Settings):
     temperature: Number = Field(1.0, gt=0, description="of both distributions")
 
 
+Choice = Literal["all", "best", "ratio", "shortest", "random"]
+
+
 class Assemble(Settings):
     """Which rationales and labels become training targets."""
 
     statuses: list[Literal["ok", "truncated", "repetitive", "contradicts", "inconclusive"]] = Field(
         min_length=1
     )
-    choose: Literal["all", "best"] = Field(
-        "all", description="best: of a question's rationales, the most useful one alone"
+    choose: Choice = Field(
+        "all",
+        description="which of a question's rationales are taught: best, the most useful; ratio, "
+        "those that suit the scorer; shortest; random",
     )
-    scorer: Name = Field(description="model whose log p(answer) measures the usefulness")
+    per_question: Count = Field(1, description="how many are chosen, unless all are")
+    scorer: Name = Field(description="model that reads the rationales, for best and ratio")
     labels: str = Field(GOLD, description="gold, vote, or the name of a teacher")
+
+    @property
+    def reads_rationales(self) -> bool:
+        """Whether the scorer reads the rationales before some of them are chosen."""
+        return self.choose in ("best", "ratio")
+
+    @model_validator(mode="after")
+    def _chooses(self) -> "Assemble":
+        if self.choose == "all" and self.per_question > 1:
+            raise ValueError("per_question has no effect if choose is all; set it to 1")
+        return self
 
 
 Form = Literal["branch", "after_answer", "before_answer"]
@@ -191,6 +208,11 @@ class Student(Settings):
     context: Count | None = Field(None, description="maximum input tokens; null: the model's limit")
     dtype: Precision = Field("auto", description="precision of computation; weights are float32")
     lora_rank: Integer = Field(0, ge=0, description="of LoRA matrices; 0: train all weights")
+
+    @property
+    def reasons(self) -> bool:
+        """Whether the student learns to reason before it answers."""
+        return self.form == "before_answer"
 
 
 class Train(Settings):

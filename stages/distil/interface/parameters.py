@@ -221,7 +221,7 @@ class Parameters(Settings):
             ("saliency.target", saliency.weight and saliency.target == GOLD, "prediction"),
             ("saliency.only_correct", saliency.weight and saliency.only_correct, "false"),
             ("saliency.finetune.epochs", saliency.weight and saliency.finetune.epochs, "0"),
-            ("assemble.choose", self.assemble.choose != "all", "all"),
+            ("assemble.choose", self.assemble.choose == "best", "all"),
         ]:
             if reads:
                 raise ValueError(
@@ -250,8 +250,7 @@ class Parameters(Settings):
                 f"{key}: with a prefix before it, a question has another text for each task; set "
                 "student.shared_context to false and student.form to branch or before_answer"
             )
-        reasons = self.student.form == "before_answer"
-        tasks = [ANSWER, SALIENCY, *([REASONING] if reasons else self.teachers)]
+        tasks = [ANSWER, SALIENCY, *([REASONING] if self.student.reasons else self.teachers)]
         for name in prefixes:
             if name not in (*tasks, *self.models):
                 raise ValueError(f"{key}: {unknown_name(name, tasks, 'task')}")
@@ -268,7 +267,7 @@ class Parameters(Settings):
 
     def _check_form(self) -> None:
         """Refuse what a student that reasons first cannot learn, or what only it can."""
-        reasons = self.student.form == "before_answer"
+        reasons = self.student.reasons
         if reasons and self.train.mutual_information:
             raise ValueError(
                 "train.mutual_information: in the form before_answer, a rationale's text contains "
@@ -324,7 +323,7 @@ class Parameters(Settings):
         used = {*self.teachers, self.student.model}
         if self.saliency.of == "question" or self.saliency.teacher in self.teachers:
             used.add(self.saliency.teacher)
-        if self.teachers and self.assemble.choose != "all":
+        if self.teachers and self.assemble.reads_rationales:
             used.add(self.assemble.scorer)
         return used
 

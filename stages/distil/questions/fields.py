@@ -20,6 +20,7 @@ OPTION_FIELD = re.compile(r"(?i)option|choice|candidate|alternative|ending")
 # Control characters but for white space (tab, line breaks, U+0085), and marks of a failed decoding.
 CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f\ufffd\ud800-\udfff]")
 LONGEST_REASON = 500  # characters
+MOST_RATIONALES = 64  # of a teacher, for one question
 LONGEST_SHOWN = 10_000  # characters of a refused row
 
 
@@ -280,9 +281,11 @@ def _by_index(key: str, value: Any, fields: Fields, options: list[str]) -> str |
 READINGS = {"text": _by_text, "name": _by_name, "letter": _by_letter, "index": _by_index}
 
 
-def _rationales(value: Mapping[str, Any], fields: Fields) -> dict[str, str]:
+def _rationales(value: Mapping[str, Any], fields: Fields) -> dict[str, list[str]]:
+    """Return the texts of each teacher; those that are null or missing from a list are left out."""
+    raw: Any
     if isinstance(fields.rationales, dict):
-        raw: Any = {teacher: _required(value, path) for teacher, path in fields.rationales.items()}
+        raw = {teacher: _at(value, paths) for teacher, paths in fields.rationales.items()}
     elif "rationales" in fields.model_fields_set:
         raw = _required(value, fields.rationales)
     else:
@@ -294,14 +297,28 @@ def _rationales(value: Mapping[str, Any], fields: Fields) -> dict[str, str]:
             f"rationales: expected an object of teacher: text, found {type(raw).__name__}"
         )
     texts = {}
-    for teacher, text in raw.items():
+    for teacher, written in raw.items():
         if not re.fullmatch(r"[A-Za-z0-9_-]+", teacher):
             raise BadRowError(
                 f"rationales: {teacher!r} is not a valid teacher name (letters, digits, _ and -)"
             )
-        if text is not None:
-            texts[teacher] = _text(text, f"rationales.{teacher}", empty=True)
+        listed = written if isinstance(written, list) else [written]
+        if len(listed) > MOST_RATIONALES:
+            raise BadRowError(
+                f"rationales.{teacher}: {len(listed):,} texts; expected at most {MOST_RATIONALES}"
+            )
+        name = f"rationales.{teacher}"
+        own = [_text(text, name, empty=True) for text in listed if text is not None]
+        if own:
+            texts[teacher] = own
     return texts
+
+
+def _at(value: Mapping[str, Any], paths: str | list[str]) -> Any:
+    """Return the field at a path, or what is there of those at several."""
+    if isinstance(paths, str):
+        return _required(value, paths)
+    return [_follow(value, path) for path in paths]
 
 
 def _matches(value: Mapping[str, Any], where: Mapping[str, Any]) -> bool:

@@ -264,5 +264,5 @@ def read(settings: Kinship, seed: int) -> Iterator[Example]:
                 question=question,
                 options=options,
                 answer=answer,
-                rationales={ORACLE: why},
+                rationales={ORACLE: [why]},
             )

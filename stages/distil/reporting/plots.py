@@ -14,7 +14,7 @@ WIDTH = 6.4  # inches
 
 
 def draw_curves(curves: dict[str, list[tuple[int, float]]], label: str) -> str:
-    """Draw values over training steps, one line a name; `label` names the values."""
+    """Draw values over training steps, one line per name; `label` names the values."""
 
     def draw(axes: "Axes") -> None:
         for number, (name, points) in enumerate(curves.items()):

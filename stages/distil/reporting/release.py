@@ -64,7 +64,7 @@ def check_outputs(*stages: str) -> None:
                     if out.status():
                         raise UserError(
                             f"{out}: not the one that {LOCK} describes; run `dvc checkout {name}` "
-                            f"to restore that one, or `dvc repro {name}` to make it anew"
+                            f"to restore that one, or `dvc repro {name}` to make a new one"
                         )
 
 

@@ -11,7 +11,8 @@ SPLITS = ("train", "validation", "test", POOL)
 class Example:
     """A question with its answer; `options` is empty when the answer is free-form.
 
-    `rationales` maps teachers' names to the rationales that the data set contains.
+    `rationales` maps teachers' names to the rationales that the data set contains, one or several
+    for each teacher.
     """
 
     id: str
@@ -19,7 +20,7 @@ class Example:
     question: str
     options: list[str]
     answer: str
-    rationales: dict[str, str] = field(default_factory=dict)
+    rationales: dict[str, list[str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -337,13 +337,16 @@ def scan_examples(*splits: str) -> Iterator[Example]:
     """Yield the questions of the named splits, or of all splits; memory holds one batch."""
     for row in scan_table(EXAMPLES, SCHEMAS[EXAMPLES]):
         if not splits or row["split"] in splits:
-            texts = {r["teacher"]: r["text"] for r in row["rationales"]}
+            texts: dict[str, list[str]] = {}
+            for rationale in row["rationales"]:
+                texts.setdefault(rationale["teacher"], []).append(rationale["text"])
             yield Example(**row | {"rationales": texts})
 
 
 def example_row(example: Example) -> dict[str, Any]:
     """Return a question as a row of the table of examples."""
-    rationales = [{"teacher": t, "text": text} for t, text in example.rationales.items()]
+    written = example.rationales.items()
+    rationales = [{"teacher": t, "text": text} for t, texts in written for text in texts]
     return vars(example) | {"rationales": rationales}
 
 

@@ -10,6 +10,7 @@ TEXTS = 3  # encoding a teacher's prompt, generating the text
 TUNING = 1  # fine-tuning a teacher before its attribution
 ATTRIBUTION = 3  # encoding a prompt and its words, and their scores
 USEFULNESS = 1  # what a rationale says before its conclusion, log p(answer) with and without it
+RANK_SURPRISAL = 1  # encoding a rationale for the student, the ratio of ranks and surprisals
 TARGETS = 4  # the quality gate, votes, joining a question with its targets, its salient words
 TRAINING = 3  # encoding the student's samples, loss, order, schedule, the best epoch
 EVALUATION = 4  # answering, reading an answer, counting

@@ -1,8 +1,11 @@
 """The student's greedy answers."""
 
 from collections.abc import Sequence
+from copy import deepcopy
 from typing import NamedTuple
 
+import torch
+from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from stages.distil.encoding.encoder import decode
@@ -12,10 +15,11 @@ from stages.distil.language.answers import is_correct
 from stages.distil.language.student_prompts import split_reasoned
 from stages.distil.models.batching import in_parts
 from stages.distil.models.generation import continue_greedily
-from stages.distil.models.hardware import pass_tokens
+from stages.distil.models.hardware import device, pass_tokens
 from stages.distil.student.batch import autocast
 
 INFERENCE_TOKENS = 8192  # of a pass without gradients, on a CPU
+REASONING_TOKENS = 32_768  # likewise, of a pass that writes rationales
 PART = 16_384  # questions that are answered, and held, at once; batches are formed within a part
 
 
@@ -26,10 +30,9 @@ class StudentModel(NamedTuple):
     tokenizer: PreTrainedTokenizerBase
     dtype: str
 
-    @property
-    def pass_tokens(self) -> int:
-        """The token budget of a pass without gradients."""
-        return pass_tokens("auto", INFERENCE_TOKENS, self.model, weight_bytes=0)
+    def pass_tokens(self, on_cpu: int = INFERENCE_TOKENS) -> int:
+        """Return the token budget of a pass without gradients."""
+        return pass_tokens("auto", on_cpu, self.model, weight_bytes=0)
 
 
 def generate_answers(
@@ -40,7 +43,10 @@ def generate_answers(
 
 
 def continue_prompts(
-    student: StudentModel, prompts: Sequence[Sample], max_tokens: int
+    student: StudentModel,
+    prompts: Sequence[Sample],
+    max_tokens: int,
+    batch_tokens: int = INFERENCE_TOKENS,
 ) -> list[list[int]]:
     """Return the tokens of these texts, without end-of-text."""
     model, tokenizer, dtype = student
@@ -63,7 +69,7 @@ def continue_prompts(
                 ids,
                 max_tokens,
                 padding,
-                student.pass_tokens,
+                student.pass_tokens(batch_tokens),
                 start,
                 tokenizer.eos_token_id,
             )
@@ -104,9 +110,23 @@ def reason(
 ) -> list[Reasoned]:
     """Return the student's greedy rationale for each question, and the answer after it."""
     prompts = [window.fit_prompt(q.reasoning, max_tokens) for q in questions if q.reasoning]
-    written = continue_prompts(student, prompts, max_tokens)
+    written = continue_prompts(_as_served(student), prompts, max_tokens, REASONING_TOKENS)
     texts = map(split_reasoned, decode(student.tokenizer, written))
     return [Reasoned(*text, len(tokens)) for text, tokens in zip(texts, written, strict=True)]
+
+
+def _as_served(student: StudentModel) -> StudentModel:
+    """Return a copy with weights of the passes' precision, which writes faster on a CPU.
+
+    There, the time of a long text is that of reading the weights once for each token. Training
+    keeps them in float32, and its plain attention copies all keys and values for each token too.
+    """
+    sharded = any(isinstance(weight, DTensor) for weight in student.model.parameters())
+    if device() != "cpu" or sharded:
+        return student
+    model = deepcopy(student.model).to(getattr(torch, student.dtype))
+    model.set_attn_implementation(model.get_correct_attn_implementation(None))
+    return student._replace(model=model)
 
 
 def count_correct(

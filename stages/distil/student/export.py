@@ -35,7 +35,7 @@ def _template(tokenizer: PreTrainedTokenizerBase, settings: Student) -> str:
         before = text_before(task, settings.prompt)
         return f"{_start(tokenizer, before)}{before}{{{{ messages[-1].content }}}}{prefix}"
 
-    if settings.form != "before_answer":
+    if not settings.reasons:
         return asking(ANSWER, ANSWER_TASK)
     reasoned = asking(REASONING, REASONING_TASK)
     if not settings.direct:

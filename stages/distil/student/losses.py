@@ -101,10 +101,8 @@ class CrossEntropy(Loss):
     def __call__(self, predicted: Predictions) -> Tensor:
         """Return Σ_t s_t ℓ_t; the cross-entropies have shape (T,)."""
         own = [target for target in predicted.targets if target.branch.task == self.task]
-        tokens = [n for target in own for n in range(target.start, target.end)]
-        shares = [target.branch.share for target in own for _ in target.branch.target]
-        index = torch.tensor(tokens, dtype=torch.long, device=predicted.losses.device)
-        return (predicted.losses[index] * predicted.losses.new_tensor(shares)).sum()
+        parts = [(range(t.start, t.end), t.branch.share) for t in own]
+        return _sum_of_parts(predicted.losses, parts)
 
 
 @dataclass(frozen=True)
@@ -132,12 +130,17 @@ class ReasonedAnswer(Loss):
 
     def __call__(self, predicted: Predictions) -> Tensor:
         """Return Σ_t s_t ℓ_t; the cross-entropies have shape (T,)."""
-        total = predicted.losses.new_zeros(())
-        for target in predicted.targets:
-            if target.branch.task in self.teachers:
-                answer = predicted.losses[target.end - target.branch.answer : target.end]
-                total = total + answer.sum() * target.branch.share
-        return total
+        own = [target for target in predicted.targets if target.branch.task in self.teachers]
+        parts = [(range(t.end - t.branch.answer, t.end), t.branch.share) for t in own]
+        return _sum_of_parts(predicted.losses, parts)
+
+
+def _sum_of_parts(losses: Tensor, parts: Sequence[tuple[range, float]]) -> Tensor:
+    """Return Σ_t s ℓ_t over the tokens t of each part, s being its share; the losses are (T,)."""
+    tokens = [token for part, _ in parts for token in part]
+    shares = [share for part, share in parts for _ in part]
+    index = torch.tensor(tokens, dtype=torch.long, device=losses.device)
+    return (losses[index] * losses.new_tensor(shares)).sum()
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, set_se
 
 from stages.distil.encoding.files import Asked
 from stages.distil.encoding.limits import Limits
-from stages.distil.encoding.samples import Sample, Window, fit_targets, of_tasks
+from stages.distil.encoding.samples import Sample, Window, of_tasks
 from stages.distil.interface.errors import UserError
 from stages.distil.interface.method import Train
 from stages.distil.models import resuming
@@ -103,19 +103,20 @@ class Survey(NamedTuple):
 def survey(questions: Sequence[Sequence[Sample]], tasks: Container[str], window: Window) -> Survey:
     """Read each train question once; `questions` have whole samples, and `tasks` are taught."""
     taught: set[str] = set()
-    limits, numbers = Limits(), []
-    longest = (0, 0)  # tokens of a sample with several branches, and the place of its question
+    limits = Limits()
+    numbers: list[int] = []
+    longest, most = 0, 0  # the most tokens of a sample with several branches
     for number, question in enumerate(questions):
-        whole = of_tasks(question, tasks)
-        fitted = fit_targets(whole, window)
-        limits.add_read(window, whole)
+        fitted = limits.add_read(window, of_tasks(question, tasks))
+        limits.check("train")
         if not fitted:
             continue
-        numbers.append(number)
         taught.update(branch.task for sample in fitted for branch in sample.branches)
-        shared = (sample.length for sample in fitted if len(sample.branches) > 1)
-        longest = max(longest, (max(shared, default=0), 1 - len(numbers)))
-    return Survey(taught, limits, numbers, -longest[1])
+        tokens = max((s.length for s in fitted if len(s.branches) > 1), default=0)
+        if tokens > most:
+            longest, most = len(numbers), tokens
+        numbers.append(number)
+    return Survey(taught, limits, numbers, longest)
 
 
 # --------------------------------------------------------------------------------------------------

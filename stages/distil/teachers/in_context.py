@@ -57,5 +57,5 @@ class ExampleGenerator:
 
 def data_rationale(example: Example, teacher: str) -> str:
     """Return a rationale from the data: the teacher's own, else the first, else an empty text."""
-    texts = [example.rationales.get(teacher, ""), *example.rationales.values()]
-    return next((text.strip() for text in texts if text.strip()), "")
+    every = [example.rationales.get(teacher, []), *example.rationales.values()]
+    return next((text.strip() for texts in every for text in texts if text.strip()), "")

@@ -1,6 +1,6 @@
 """Post requests to one server by HTTP, bounded in time and size, and say in words what failed.
 
-It knows nothing of what requests and replies mean.
+What requests and replies mean is the business of `openai_backend`.
 """
 
 import asyncio

@@ -92,6 +92,50 @@ def test_usefulness_is_the_gain_in_the_answers_log_probability(scoring, family, 
     assert tables.read_table(usefulness_table("tiny")) == rows
 
 
+def ratio(model, tokenizer, context: str, text: str) -> float:
+    """Return the Rank-Surprisal Ratio of a rationale, token by token."""
+    encoder_decoder = model.config.is_encoder_decoder
+    texts = (context, "\nReason 1:") if encoder_decoder else (f"{context}\nReason 1:", "")
+    read, before = (tokenizer(t, add_special_tokens=False)["input_ids"] for t in texts)
+    target = tokenizer(f" {text}", add_special_tokens=False)["input_ids"]
+    ranks, surprisals = 0, 0.0
+    for n, token in enumerate(target):
+        inputs = {"input_ids": [*read, *target[:n]]}
+        if encoder_decoder:
+            decoder = [model.config.decoder_start_token_id, *before, *target[:n]]
+            inputs = {"input_ids": read, "decoder_input_ids": decoder}
+        with torch.no_grad():
+            tensors = {name: torch.tensor([ids]) for name, ids in inputs.items()}
+            scores = model(**tensors).logits[0, -1].log_softmax(-1)
+        order = scores.argsort(descending=True).tolist()
+        ranks += min(order.index(token) + 1, 100)
+        surprisals -= scores[token].item()
+    return ranks / surprisals
+
+
+def test_the_rank_surprisal_ratio_is_that_of_each_token(scoring, family, monkeypatch):
+    parameters, examples = written("ratio", scoring, family)
+    parameters = parameters.model_copy(update={"teachers": ["tiny"]})
+    usefulness(parameters, "tiny")
+    rows = tables.read_table(usefulness_table("tiny"))
+    model, tokenizer = load_model(family, "float32", gradients=False)
+    expected = []
+    for n, (text, status, body) in TEXTS.items():
+        example = examples[n]
+        context = f"Question: {example.question}\nOptions: {', '.join(example.options)}"
+        value = None if status != "ok" or body is None else -ratio(model, tokenizer, context, text)
+        expected.append(value if value is None else pytest.approx(value, rel=1e-4))
+    assert [row["usefulness"] for row in rows] == expected
+    assert len({str(value) for value in expected}) == 3
+    monkeypatch.setattr("stages.distil.evaluation.usefulness.load_model", None)
+    usefulness(parameters, "tiny")
+    assert tables.read_table(usefulness_table("tiny")) == rows
+    prompt = parameters.student.prompt.model_copy(update={"options": "lettered"})
+    student = parameters.student.model_copy(update={"prompt": prompt})
+    with pytest.raises(TypeError):  # another prompt needs the weights again
+        usefulness(parameters.model_copy(update={"student": student}), "tiny")
+
+
 def test_a_teacher_without_an_accepted_rationale_has_no_usefulness(scoring, tiny_model):
     parameters, _ = written("best", scoring, tiny_model)
     rows = tables.read_table(tables.rationale_table("tiny"))
@@ -104,8 +148,9 @@ def test_a_teacher_without_an_accepted_rationale_has_no_usefulness(scoring, tiny
     assert [row["usefulness"] for row in found] == [None] * len(TEXTS)
 
 
-def test_what_nothing_reads_is_not_measured(scoring, tiny_model, monkeypatch, capsys):
-    parameters, _ = written("all", scoring, tiny_model)
+@pytest.mark.parametrize("choose", ["all", "shortest", "random"])
+def test_what_nothing_reads_is_not_measured(scoring, tiny_model, monkeypatch, capsys, choose):
+    parameters, _ = written(choose, scoring, tiny_model)
     monkeypatch.setattr("stages.distil.evaluation.usefulness.load_model", None)
     usefulness(parameters, "tiny")
     assert tables.read_table(usefulness_table("tiny")) == []

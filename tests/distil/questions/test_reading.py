@@ -406,7 +406,7 @@ def test_a_local_folder_in_the_hubs_format_is_read(tmp_path):
     assert Counter(row.split for row in examples) == {"test": 2, "validation": 2, "train": 6}
     number = int(examples[0].id.removeprefix("test-"))
     assert examples[0].question == question(number, "test")["question"]
-    assert examples[0].rationales["one"].startswith(f"Ball {number} of test is")
+    assert examples[0].rationales["one"][0].startswith(f"Ball {number} of test is")
 
 
 def test_a_missing_split_of_a_hub_data_set_is_named(tmp_path):

@@ -52,7 +52,7 @@ def test_a_question_with_the_same_id_or_text_is_never_shown(strategy):
 
 
 def test_the_teachers_own_rationale_takes_precedence():
-    example = Example("1", "pool", "q", [], "a", {"x": " ", "y": "of y", "z": "of z"})
+    example = Example("1", "pool", "q", [], "a", {"x": [" "], "y": ["of y"], "z": ["of z"]})
     assert data_rationale(example, "z") == "of z"
     assert data_rationale(example, "x") == "of y"
     assert data_rationale(Example("1", "pool", "q", [], "a"), "x") == ""
