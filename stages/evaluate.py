@@ -4,6 +4,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from itertools import islice
 from pathlib import Path
 from statistics import mean
@@ -39,8 +40,10 @@ def evaluate(parameters: Parameters) -> None:
         tables.check_exists(path)
     from stages.distil.encoding.files import read_taught, read_window
     from stages.distil.evaluation.probes import Explained, explanation_scores, reasoning_scores
+    from stages.distil.evaluation.reasoning import CHECKPOINTS
     from stages.distil.models.hardware import precision
     from stages.distil.models.loading import load_model
+    from stages.distil.models.resuming import remove_checkpoints
     from stages.distil.student.answering import StudentModel
     from stages.distil.weights.folders import STUDENT, count_parameters
 
@@ -79,6 +82,7 @@ def evaluate(parameters: Parameters) -> None:
     _write_bars(CLASSES, "answer", list(classes.items()))
     mass = ({"k": k, "share": share} for k, share in enumerate(kept_mass(scan_scored())))
     tables.write_text(MASS, csv_text(["k", "share"], mass))
+    remove_checkpoints(CHECKPOINTS)
     print(
         f"student: {total['accuracy']:.3f} ({total['low']:.3f} to {total['high']:.3f}) on "
         f"{total['questions']} questions"
@@ -103,22 +107,30 @@ def _answer(student: "StudentModel", window: "Window", parameters: Parameters) -
     """
     from stages.distil.encoding.files import read_asked
     from stages.distil.evaluation.probes import answer_questions
+    from stages.distil.evaluation.reasoning import StoredReasoning, score_after_reasoning
     from stages.distil.models.batching import in_parts
-    from stages.distil.student.answering import PART, reason
+    from stages.distil.student.answering import PART
+    from stages.distil.weights.folders import STUDENT, digest
 
     settings, shared = parameters.evaluate, parameters.student.shared_context
-    reasons = parameters.student.reasons
+    reasons, longest = parameters.student.reasons, settings.reasoning_tokens
     schema = tables.SCHEMAS[tables.PREDICTIONS]
     for field in tables.REASONED if reasons else ():
         schema = schema.append(field)
     seconds = 0.0
     questions = zip(tables.scan_examples("test"), read_asked("test"), strict=True)
-    with tables.TableWriter(tables.PREDICTIONS, schema) as table:
+    with ExitStack() as stack:
+        table = stack.enter_context(tables.TableWriter(tables.PREDICTIONS, schema))
+        if reasons:
+            stored = StoredReasoning(student, digest(STUDENT), window, longest)
+            reasoning = stack.enter_context(stored)
         for part in in_parts(questions, PART):
             asked = [each for _, each in part]
             start = time.monotonic()
             answers = answer_questions(student, asked, window, settings.max_tokens, shared)
-            reasoned = reason(student, asked, window, settings.reasoning_tokens) if reasons else []
+            if reasons:
+                reasoned = reasoning.answer(asked)
+                after = score_after_reasoning(student, asked, reasoned, window, longest)
             seconds += time.monotonic() - start
             for n, (example, question) in enumerate(part):
                 written, scores = answers[n]
@@ -126,6 +138,7 @@ def _answer(student: "StudentModel", window: "Window", parameters: Parameters) -
                 given = {
                     "prediction": parse_answer(text, example.options),
                     "correct": is_correct(text, question._asdict()),
+                    "scores": scores,
                 }
                 if reasons:
                     first = reasoned[n]
@@ -133,11 +146,12 @@ def _answer(student: "StudentModel", window: "Window", parameters: Parameters) -
                     given = {
                         "prediction": parse_answer(answer, example.options),
                         "correct": first.is_correct(question),
+                        "scores": after[n],
                         "reasoning": as_text(first.reasoning),
-                        "reasoning_tokens": first.tokens,
+                        "reasoning_tokens": len(first.written),
                     } | {f"direct_{name}": value for name, value in given.items()}
                 row = {"id": example.id, "question": example.question, "options": example.options}
-                table.write(row | {"answer": example.answer, "scores": scores} | given)
+                table.write(row | {"answer": example.answer} | given)
     return seconds
 
 
@@ -153,21 +167,25 @@ def _student_metrics(reasons: bool) -> dict[str, Any]:
     The texts of a student that has learnt to reason are those after its reasoning; the accuracy of
     both ways is beside it.
     """
-    columns = map(_predicted, ("options", "scores", "answer"))
+    metrics = _way_metrics()
+    if reasons:
+        tokens = list(_predicted("reasoning_tokens"))
+        unanswered = sum(not prediction for prediction in _predicted("prediction"))
+        written = {"tokens": round(mean(tokens), 1), "unanswered": unanswered}
+        metrics |= {"direct": _way_metrics("direct_"), "reasoned": metrics | written}
+    return metrics
+
+
+def _way_metrics(way: str = "") -> dict[str, Any]:
+    """Return the accuracy of one way of answering: `way` begins the names of its columns."""
+    columns = map(_predicted, ("options", f"{way}scores", "answer"))
     preferred = Counter(
         options[scores.index(max(scores))] == answer
         for options, scores, answer in zip(*columns, strict=True)
         if options
     )
-    metrics: dict[str, Any] = score(_predicted("correct"))
-    metrics |= {"by_option": score(preferred.elements())} if preferred else {}
-    if reasons:
-        tokens = list(_predicted("reasoning_tokens"))
-        unanswered = sum(not prediction for prediction in _predicted("prediction"))
-        reasoned = score(_predicted("correct"))
-        reasoned |= {"tokens": round(mean(tokens), 1), "unanswered": unanswered}
-        metrics |= {"direct": score(_predicted("direct_correct")), "reasoned": reasoned}
-    return metrics
+    by_option = {"by_option": score(preferred.elements())} if preferred else {}
+    return score(_predicted(f"{way}correct")) | by_option
 
 
 def _teacher_metrics(name: str, student_size: int) -> dict[str, Any]:

@@ -929,6 +929,9 @@ def test_a_student_that_reasons_is_measured_both_ways(prepared, tiny_model):
     student = json.loads(tables.METRICS.read_text())["student"]
     assert student["accuracy"] == student["reasoned"]["accuracy"] > 0.9
     assert student["direct"]["accuracy"] > 0.9
+    assert student["by_option"] == student["reasoned"]["by_option"]
+    assert min(student[way]["by_option"]["accuracy"] for way in ("direct", "reasoned")) > 0.9
+    assert not CHECKPOINTS.with_name("evaluate").exists()
     assert student["reasoned"]["unanswered"] == 0
     assert 5 < student["reasoned"]["tokens"] < 40
     assert student["reasoning"]["questions"] == 4

@@ -54,13 +54,14 @@ def _schema(**columns: pa.DataType | tuple[pa.DataType, None]) -> pa.Schema:
 # With soft labels, the last column of their teacher's RATIONALES and of DISTILL: the mean
 # log-probability of each option's tokens; null except for train questions with options.
 OPTION_SCORES = pa.field("option_scores", pa.list_(pa.float32()))
-# Of a student that reasons first, the last columns of PREDICTIONS: its text before the answer and
-# its tokens; and its answer without reasoning, as a text and whether that is right.
+# Of a student that reasons first, the last columns of PREDICTIONS: its text before the answer, and
+# the tokens of the whole text; and its answer without reasoning, as the other columns have it.
 REASONED = [
     pa.field("reasoning", pa.string(), nullable=False),
     pa.field("reasoning_tokens", pa.int32(), nullable=False),
     pa.field("direct_prediction", pa.string(), nullable=False),
     pa.field("direct_correct", pa.bool_(), nullable=False),
+    pa.field("direct_scores", pa.list_(pa.float32()), nullable=False),
 ]
 OPTIONAL = [OPTION_SCORES.name, *(field.name for field in REASONED)]
 SCHEMAS = {

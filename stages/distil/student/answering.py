@@ -91,14 +91,14 @@ class AnswerLengths(NamedTuple):
 
 
 class Reasoned(NamedTuple):
-    """What a student writes that reasons first: its text, and what it answers.
+    """What a student writes that reasons first: its rationale, and what it answers.
 
-    `answer` is None if the text gives none; `tokens` are those of the text.
+    `answer` is None if the text gives none; `written` are the tokens of the whole text.
     """
 
     reasoning: str
     answer: str | None
-    tokens: int
+    written: list[int]
 
     def is_correct(self, question: Asked) -> bool:
         """Return whether it answers the question correctly; a text without an answer does not."""
@@ -111,8 +111,13 @@ def reason(
     """Return the student's greedy rationale for each question, and the answer after it."""
     prompts = [window.fit_prompt(q.reasoning, max_tokens) for q in questions if q.reasoning]
     written = continue_prompts(_as_served(student), prompts, max_tokens, REASONING_TOKENS)
+    return read_reasoned(student, written)
+
+
+def read_reasoned(student: StudentModel, written: Sequence[list[int]]) -> list[Reasoned]:
+    """Return rationale and answer of each text that the student wrote, from its tokens."""
     texts = map(split_reasoned, decode(student.tokenizer, written))
-    return [Reasoned(*text, len(tokens)) for text, tokens in zip(texts, written, strict=True)]
+    return [Reasoned(*text, tokens) for text, tokens in zip(texts, written, strict=True)]
 
 
 def _as_served(student: StudentModel) -> StudentModel:
