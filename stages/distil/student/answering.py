@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from copy import deepcopy
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -20,6 +21,7 @@ from stages.distil.student.batch import autocast
 
 INFERENCE_TOKENS = 8192  # of a pass without gradients, on a CPU
 REASONING_TOKENS = 32_768  # likewise, of a pass that writes rationales
+FIRST_TURN = 64  # tokens
 PART = 16_384  # questions that are answered, and held, at once; batches are formed within a part
 
 
@@ -110,8 +112,36 @@ def reason(
 ) -> list[Reasoned]:
     """Return the student's greedy rationale for each question, and the answer after it."""
     prompts = [window.fit_prompt(q.reasoning, max_tokens) for q in questions if q.reasoning]
-    written = continue_prompts(_as_served(student), prompts, max_tokens, REASONING_TOKENS)
-    return read_reasoned(student, written)
+    return read_reasoned(student, _write_in_turns(_as_served(student), prompts, max_tokens))
+
+
+def _write_in_turns(
+    student: StudentModel, prompts: Sequence[Sample], max_tokens: int
+) -> list[list[int]]:
+    """Return the tokens of long texts, without end-of-text.
+
+    A batch takes as long as its longest text. So texts that do not end within a turn go on in the
+    next one, without the others; a turn is as long as all before it.
+    """
+    texts: list[list[int]] = [[] for _ in prompts]
+    unfinished = list(range(len(prompts)))
+    done = 0
+    while unfinished and done < max_tokens:
+        turn = min(max(done, FIRST_TURN), max_tokens - done)
+        if student.model.config.is_encoder_decoder:  # a batch of it begins with the same tokens
+            turn = max_tokens
+        asked = [_followed_by(prompts[n], texts[n]) for n in unfinished]
+        written = continue_prompts(student, asked, turn, REASONING_TOKENS)
+        for n, tokens in zip(unfinished, written, strict=True):
+            texts[n] += tokens
+        done += turn
+        unfinished = [n for n in unfinished if len(texts[n]) == done]
+    return texts
+
+
+def _followed_by(prompt: Sample, tokens: list[int]) -> Sample:
+    [branch] = prompt.branches
+    return replace(prompt, branches=[replace(branch, prefix=branch.prefix + tokens)])
 
 
 def read_reasoned(student: StudentModel, written: Sequence[list[int]]) -> list[Reasoned]:

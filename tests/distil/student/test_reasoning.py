@@ -8,10 +8,28 @@ from stages.distil.encoding.files import Asked
 from stages.distil.encoding.samples import separate_tasks
 from stages.distil.interface.method import REASONING, Student
 from stages.distil.language.student_prompts import reasoning_text, split_reasoned
-from stages.distil.student.answering import AnswerLengths, Reasoned, count_correct, reason
+from stages.distil.student import answering
+from stages.distil.student.answering import (
+    AnswerLengths,
+    Reasoned,
+    continue_prompts,
+    count_correct,
+    reason,
+)
 from stages.distil.student.batch import Collator
 from stages.distil.student.losses import CrossEntropy, ReasonedAnswer
-from tests.students import ROWS, TEACHERS, all_taught, load, loss_sums, taught, without_dropout
+from tests.students import (
+    ROWS,
+    TEACHERS,
+    all_taught,
+    load,
+    loss_sums,
+    memorise,
+    prompt_of,
+    row,
+    taught,
+    without_dropout,
+)
 
 FORM = {"form": "before_answer"}
 
@@ -65,9 +83,9 @@ def test_an_answer_within_a_rationale_is_not_taken_for_the_students(rationale, s
 def test_a_text_without_an_answer_is_wrong():
     assert split_reasoned(" I do not know") == ("I do not know", None)
     question = Asked(None, None, [], ["red", "green"], "green")
-    assert Reasoned("So.", " green", 3).is_correct(question)
-    assert not Reasoned("So.", " red", 3).is_correct(question)
-    assert not Reasoned("It is green", None, 3).is_correct(question)
+    assert Reasoned("So.", " green", []).is_correct(question)
+    assert not Reasoned("So.", " red", []).is_correct(question)
+    assert not Reasoned("It is green", None, []).is_correct(question)
 
 
 @pytest.mark.parametrize("shared_context", [True, False])
@@ -121,7 +139,7 @@ def test_the_student_is_asked_to_reason(family):
     [own] = [branch for branch in learnt.branches if branch.task == "one"]
     assert questions[0].reasoning.context + asked.prefix == learnt.context + own.prefix
     written = reason(student, questions, encoder.window, 6)
-    assert [each.tokens <= 6 for each in written] == [True] * 4
+    assert [len(each.written) <= 6 for each in written] == [True] * 4
     right = count_correct(student, questions, range(4), encoder.window, AnswerLengths(4, 6))
     assert right == sum(each.is_correct(q) for each, q in zip(written, questions, strict=True))
 
@@ -138,3 +156,14 @@ def test_prefixes_of_a_student_that_reasons_name_one_task_for_all_teachers(famil
     [reasoning] = encoder.prompts(ROWS[:1], REASONING)
     assert tokenizer.decode(reasoning.context).startswith("explain:")
     assert Student(model="tiny", prompt=prompt, **FORM).direct
+
+
+def test_texts_written_in_turns_are_those_written_at_once(family, monkeypatch):
+    """Texts end within a turn, at its end, and not at all."""
+    student, encoder = memorise(family, True, known=ROWS[0])
+    prompts = [prompt_of(encoder, each, 24) for each in [*ROWS, row(9, {}, [])]]
+    expected = continue_prompts(student, prompts, 24)
+    assert len({len(text) for text in expected}) > 1
+    for first in (1, len(min(expected, key=len)) + 1, 24):
+        monkeypatch.setattr(answering, "FIRST_TURN", first)
+        assert answering._write_in_turns(student, prompts, 24) == expected
