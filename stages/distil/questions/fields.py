@@ -122,7 +122,12 @@ def to_example(
         row_id = f"{record.split}-{number:06d}"
     else:
         row_id = _text(_required(value, fields.id), fields.id)
-    rationales = _rationales(value, fields)
+    try:
+        rationales = _rationales(value, fields)
+    except BadRowError:
+        if record.split == "train":
+            raise
+        rationales = {}  # only train questions are explained
     return Example(row_id, record.split, question, options, answer, rationales), notes
 
 
@@ -285,7 +290,8 @@ def _rationales(value: Mapping[str, Any], fields: Fields) -> dict[str, list[str]
     """Return the texts of each teacher; those that are null or missing from a list are left out."""
     raw: Any
     if isinstance(fields.rationales, dict):
-        raw = {teacher: _at(value, paths) for teacher, paths in fields.rationales.items()}
+        paths = fields.rationales.items()
+        raw = {teacher: _texts_at(value, path) for teacher, path in paths}
     elif "rationales" in fields.model_fields_set:
         raw = _required(value, fields.rationales)
     else:
@@ -314,11 +320,9 @@ def _rationales(value: Mapping[str, Any], fields: Fields) -> dict[str, list[str]
     return texts
 
 
-def _at(value: Mapping[str, Any], paths: str | list[str]) -> Any:
-    """Return the field at a path, or what is there of those at several."""
-    if isinstance(paths, str):
-        return _required(value, paths)
-    return [_follow(value, path) for path in paths]
+def _texts_at(value: Mapping[str, Any], path: str | list[str]) -> Any:
+    """Return the field at a path, or those at several; null where a row has none."""
+    return _follow(value, path) if isinstance(path, str) else [_follow(value, p) for p in path]
 
 
 def _matches(value: Mapping[str, Any], where: Mapping[str, Any]) -> bool:

@@ -19,8 +19,9 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from stages.distil.interface.catalogue import Files, Gym, Hub
+from stages.distil.interface.catalogue import Files, FileSizes, Gym, Hub
 from stages.distil.interface.errors import UserError
+from stages.distil.interface.parameters import load_parameters
 from stages.distil.questions import delimited, files, hub
 from stages.distil.questions.fields import QuestionReader
 from stages.distil.questions.reading import read, warning
@@ -507,20 +508,27 @@ configs:
 """
 
 
-# How many questions have equal options, and how many more rows are refused.
-SHARED = {"arc": (0, 1), "obqa": (3, 0), "cqa": (146, 0)}
+# How many questions of a folder have equal options, and how many more rows are refused.
+SHARED = {
+    "arc": (0, 1),
+    "obqa": (3, 0),
+    "cqa": (146, 0),
+    "svamp-rationales": (0, 0),
+    "esnli-rationales": (0, 0),
+    "shuffled": (0, 0),
+}
 
 
 @pytest.mark.parametrize("name", SHARED)
 def test_the_shared_data_sets_have_only_known_bad_rows(name):
-    folder = ROOT.parent / "shared/datasets" / name
+    data = load_parameters(ROOT / "params.yaml").datasets[name]
+    folder = ROOT / data.folder
     if not folder.is_dir():
         pytest.skip(f"{folder} does not exist")
-    fields = {"answer_is": "text", "equal_options": "merge"}
-    data = Files(source="files", folder=folder, fields=fields)
-    data = data.model_copy(update={"hold_out": 0 if (folder / "validation.jsonl").exists() else 9})
     tally: Counter[str] = Counter()
-    rows = list(read(data, 0, 50_000, tally))
+    fields = data.fields.model_copy(update={"equal_options": "merge"})
+    changes = {"folder": folder, "fields": fields, "sizes": FileSizes()}
+    rows = list(read(data.model_copy(update=changes), 0, 50_000, tally))
     lines = sum(len(file.read_bytes().splitlines()) for file in folder.glob("*.jsonl"))
     assert len(rows) == lines
     bad = Counter(row.reason for row in rows if isinstance(row, Rejected) and not row.repeated)
