@@ -1,5 +1,6 @@
 import json
 import shutil
+from collections import Counter
 
 import pyarrow.parquet as pq
 import pytest
@@ -136,6 +137,24 @@ BAD = [
     (GOOD["test"][0] | {"id": "leak"}, "the same question is also in test"),
     (GOOD["validation"][0] | {"id": "leak"}, "the same question is also in validation"),
 ]
+
+
+def test_only_a_train_question_is_refused_for_its_rationale(tmp_path, write_params, run_stage):
+    """Others are not explained, so no test question is lost by it."""
+    broken = {"rationales": {"one": "It is \x15.", "two": "So."}}
+    rows = {split: [*own, question(9, split, **broken)] for split, own in GOOD.items()}
+    folder = write_jsonl(tmp_path / "mine", **rows)
+    params(write_params, folder, **{"data/max_rejected": 0.5})
+    done = run_stage("prepare")
+    assert done.returncode == 0, done.stderr
+    refused = pq.read_table(tmp_path / "data/rejected.parquet").to_pylist()
+    assert [row["reason"].partition(",")[0] for row in refused] == [
+        "rationales.one: contains U+0015"
+    ]
+    examples = pq.read_table(tmp_path / "data/examples.parquet").to_pylist()
+    kept = Counter(row["split"] for row in examples)
+    kept.pop("pool")
+    assert kept == {split: len(own) + (split != "train") for split, own in GOOD.items()}
 
 
 def test_equal_options_are_counted(tmp_path, write_params, run_stage):
