@@ -16,7 +16,7 @@ from stages.distil.evaluation.salient_words import kept_mass, overlap, scan_scor
 from stages.distil.evaluation.statistics import by_class, score
 from stages.distil.interface.command import keep_rate, run_stage
 from stages.distil.interface.parameters import Parameters
-from stages.distil.language.answers import is_correct, parse_answer
+from stages.distil.language.answers import is_correct, most_frequent, parse_answer
 from stages.distil.language.appearance import as_text
 from stages.distil.language.quality import OK, STATUSES
 from stages.distil.storage import tables
@@ -24,6 +24,7 @@ from stages.distil.storage.csv_files import csv_text
 from stages.distil.storage.following import with_questions
 
 if TYPE_CHECKING:  # importing torch takes seconds
+    from stages.distil.encoding.files import Asked
     from stages.distil.encoding.samples import Window
     from stages.distil.student.answering import StudentModel
 
@@ -63,7 +64,7 @@ def evaluate(parameters: Parameters) -> None:
         explanations = reasoning_scores(student, explained, window, longest)
     else:
         explanations = explanation_scores(student, explained, teachers, window)
-    total = _student_metrics(reasons)
+    total = _student_metrics(reasons, parameters.evaluate.samples)
     keep_rate("student", total["questions"], seconds)
     classes = by_class(_predicted("correct"), _predicted("answer"))
     size = count_parameters(STUDENT)
@@ -107,7 +108,7 @@ def _answer(student: "StudentModel", window: "Window", parameters: Parameters) -
     """
     from stages.distil.encoding.files import read_asked
     from stages.distil.evaluation.probes import answer_questions
-    from stages.distil.evaluation.reasoning import StoredReasoning, score_after_reasoning
+    from stages.distil.evaluation.reasoning import Draw, StoredReasoning, score_after_reasoning
     from stages.distil.models.batching import in_parts
     from stages.distil.student.answering import PART
     from stages.distil.weights.folders import STUDENT, digest
@@ -115,7 +116,8 @@ def _answer(student: "StudentModel", window: "Window", parameters: Parameters) -
     settings, shared = parameters.evaluate, parameters.student.shared_context
     reasons, longest = parameters.student.reasons, settings.reasoning_tokens
     schema = tables.SCHEMAS[tables.PREDICTIONS]
-    for field in tables.REASONED if reasons else ():
+    fields = tables.REASONED + tables.VOTED * bool(settings.samples) if reasons else []
+    for field in fields:
         schema = schema.append(field)
     seconds = 0.0
     questions = zip(tables.scan_examples("test"), read_asked("test"), strict=True)
@@ -127,13 +129,17 @@ def _answer(student: "StudentModel", window: "Window", parameters: Parameters) -
         for part in in_parts(questions, PART):
             asked = [each for _, each in part]
             start = time.monotonic()
-            answers = answer_questions(student, asked, window, settings.max_tokens, shared)
+            direct = answer_questions(student, asked, window, settings.max_tokens, shared)
             if reasons:
                 reasoned = reasoning.answer(asked)
                 after = score_after_reasoning(student, asked, reasoned, window, longest)
+                draws = [
+                    reasoning.answer(asked, Draw(settings.temperature, parameters.seed, number))
+                    for number in range(settings.samples)
+                ]
             seconds += time.monotonic() - start
             for n, (example, question) in enumerate(part):
-                written, scores = answers[n]
+                written, scores = direct[n]
                 text = as_text(written)
                 given = {
                     "prediction": parse_answer(text, example.options),
@@ -150,9 +156,21 @@ def _answer(student: "StudentModel", window: "Window", parameters: Parameters) -
                         "reasoning": as_text(first.reasoning),
                         "reasoning_tokens": len(first.written),
                     } | {f"direct_{name}": value for name, value in given.items()}
+                    if draws:
+                        answers = [draw[n].answer for draw in draws]
+                        given |= _voted([as_text(a) for a in answers if a], question)
                 row = {"id": example.id, "question": example.question, "options": example.options}
                 table.write(row | {"answer": example.answer} | given)
     return seconds
+
+
+def _voted(answers: Sequence[str], question: "Asked") -> dict[str, Any]:
+    """Return what most of a student's drawn texts answer (self-consistency, Wang et al., 2023)."""
+    voted = most_frequent(answers, question.options)
+    return {
+        "voted_prediction": parse_answer(voted or "", question.options),
+        "voted_correct": voted is not None and is_correct(voted, question._asdict()),
+    }
 
 
 def _predicted(column: str) -> Iterator[Any]:
@@ -161,11 +179,11 @@ def _predicted(column: str) -> Iterator[Any]:
         yield from group[column].to_pylist()
 
 
-def _student_metrics(reasons: bool) -> dict[str, Any]:
+def _student_metrics(reasons: bool, samples: int) -> dict[str, Any]:
     """Return the accuracy of the student's texts and of its most probable options.
 
     The texts of a student that has learnt to reason are those after its reasoning; the accuracy of
-    both ways is beside it.
+    both ways is beside it, and that of the votes of `samples` drawn texts.
     """
     metrics = _way_metrics()
     if reasons:
@@ -173,6 +191,8 @@ def _student_metrics(reasons: bool) -> dict[str, Any]:
         unanswered = sum(not prediction for prediction in _predicted("prediction"))
         written = {"tokens": round(mean(tokens), 1), "unanswered": unanswered}
         metrics |= {"direct": _way_metrics("direct_"), "reasoned": metrics | written}
+    if reasons and samples:
+        metrics["voted"] = score(_predicted("voted_correct")) | {"samples": samples}
     return metrics
 
 

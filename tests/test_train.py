@@ -910,6 +910,7 @@ def test_a_student_that_reasons_is_measured_both_ways(prepared, tiny_model):
         student__form="before_answer",
         train__epochs=100,
         evaluate__reasoning_tokens=40,
+        evaluate__samples=3,
         evaluate__explained=4,
     )
     examples = [
@@ -929,6 +930,7 @@ def test_a_student_that_reasons_is_measured_both_ways(prepared, tiny_model):
     student = json.loads(tables.METRICS.read_text())["student"]
     assert student["accuracy"] == student["reasoned"]["accuracy"] > 0.9
     assert student["direct"]["accuracy"] > 0.9
+    assert student["voted"]["accuracy"] > 0.8 and student["voted"]["samples"] == 3
     assert student["by_option"] == student["reasoned"]["by_option"]
     assert min(student[way]["by_option"]["accuracy"] for way in ("direct", "reasoned")) > 0.9
     assert not CHECKPOINTS.with_name("evaluate").exists()

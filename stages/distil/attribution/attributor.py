@@ -198,9 +198,8 @@ class Attributor:
         `ends` are the tokens that end a text, by default the model's own.
         """
         ids = [prompt.ids for prompt in prompts]
-        return generation.continue_greedily(
-            self._model, ids, max_tokens, self._padding, self.batch_tokens, end=ends
-        )
+        writing = generation.Writing(max_tokens, self._padding, ends)
+        return generation.continue_texts(self._model, ids, writing, self.batch_tokens)
 
     def _log_probability(self, embeddings: Tensor, mask: Tensor, labels: Tensor) -> Tensor:
         """Return the summed log-probability of each row's label, shape (B,)."""

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 
 from stages.distil.interface.errors import UserError
 from stages.distil.interface.method import Assemble, Saliency
-from stages.distil.language.answers import same
+from stages.distil.language.answers import most_frequent
 from stages.distil.language.conclusions import concludes
 from stages.distil.language.quality import CONTRADICTS, OK
 from stages.distil.language.student_prompts import question_text
@@ -221,12 +221,7 @@ def _majority(votes: Sequence[pa.Table], options: Sequence[list[str]]) -> pa.Str
         for place, sample, answer in zip(*given, strict=True):
             if sample == 0 and answer:
                 answers[place].append(answer)
-    return pa.array(list(map(_most_frequent, answers, options)), pa.string())
-
-
-def _most_frequent(answers: Sequence[str], options: Sequence[str]) -> str | None:
-    counts = [sum(same(answer, other, options) for other in answers) for answer in answers]
-    return answers[counts.index(max(counts))] if answers else None
+    return pa.array(list(map(most_frequent, answers, options)), pa.string())
 
 
 def _against_labels(rows: pa.Table, questions: pa.Table) -> pa.ChunkedArray:

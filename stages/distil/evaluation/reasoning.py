@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 from tqdm import tqdm
 
@@ -16,6 +17,7 @@ from stages.distil.evaluation.probes import read_options
 from stages.distil.interface.method import ANSWER
 from stages.distil.language.student_prompts import ANSWER_TASK
 from stages.distil.models.batching import in_parts
+from stages.distil.models.generation import Sampling
 from stages.distil.storage import versions
 from stages.distil.storage.store import Store
 from stages.distil.student.answering import Reasoned, StudentModel, read_reasoned, reason
@@ -23,6 +25,14 @@ from stages.distil.student.answering import Reasoned, StudentModel, read_reasone
 CHECKPOINTS = Path(".cache/checkpoints/evaluate")
 COLUMNS = {"written": "TEXT"}
 PART = 256  # questions whose texts are stored at once
+
+
+class Draw(NamedTuple):
+    """A sample of a student's texts: its number, from 0; each question has a seed of its own."""
+
+    temperature: float
+    seed: int
+    number: int
 
 
 class StoredReasoning:
@@ -46,23 +56,31 @@ class StoredReasoning:
     def __exit__(self, *error: object) -> None:
         self._store.__exit__(*error)
 
-    def answer(self, questions: Sequence[Asked]) -> list[Reasoned]:
-        """Return the student's greedy rationale for each question, and the answer after it."""
+    def answer(self, questions: Sequence[Asked], draw: Draw | None = None) -> list[Reasoned]:
+        """Return the student's rationale for each question, and the answer after it.
+
+        The text is the most probable one, or a draw.
+        """
         reasoned: list[Reasoned] = []
-        bar = tqdm(total=len(questions), desc="reasoning", unit="question", file=sys.stderr)
-        with bar:
+        name = "reasoning" if draw is None else f"reasoning, sample {draw.number + 1}"
+        with tqdm(total=len(questions), desc=name, unit="question", file=sys.stderr) as bar:
             for part in in_parts(questions, PART):
-                reasoned += self._answer(part)
+                reasoned += self._answer(part, draw)
                 bar.update(len(part))
         return reasoned
 
-    def _answer(self, questions: Sequence[Asked]) -> list[Reasoned]:
+    def _answer(self, questions: Sequence[Asked], draw: Draw | None) -> list[Reasoned]:
         prompts = [question.reasoning for question in questions if question.reasoning]
         asked = [prompt.context + prompt.branches[0].prefix for prompt in prompts]
-        key = hashlib.sha256(json.dumps([self._identity, asked]).encode()).digest()
+        inputs = [self._identity, asked, draw]
+        key = hashlib.sha256(json.dumps(inputs).encode()).digest()
         if stored := self._store.select(key):
             return read_reasoned(self._student, json.loads(stored[0]))
-        reasoned = reason(self._student, questions, self._window, self._max_tokens)
+        sampling = None
+        if draw is not None:
+            seeds = [f"{draw.seed} {prompt.id} {draw.number}" for prompt in prompts]
+            sampling = Sampling(draw.temperature, seeds)
+        reasoned = reason(self._student, questions, self._window, self._max_tokens, sampling)
         self._store.insert(key, [json.dumps([each.written for each in reasoned])])
         return reasoned
 

@@ -258,6 +258,13 @@ class Evaluate(Settings):
     reasoning_tokens: Count = Field(
         128, description="maximum tokens of a student's reasoning and the answer after it"
     )
+    samples: Integer = Field(
+        0,
+        ge=0,
+        description="texts that a student that reasons also draws for each test question, which "
+        "vote on the answer",
+    )
+    temperature: Number = Field(0.7, gt=0, description="of these texts")
     teacher_questions: Count = Field(50, description="test questions that each teacher answers")
     explained: Integer = Field(
         24, ge=0, description="train questions whose key words and rationales the student writes"

@@ -283,6 +283,11 @@ class Parameters(Settings):
                 "train.reasoned_answer: no answer follows a rationale in the form "
                 f"{self.student.form}; set it to 0, or student.form to before_answer"
             )
+        if not reasons and self.evaluate.samples:
+            raise ValueError(
+                f"evaluate.samples: a student of the form {self.student.form} does not reason; set "
+                "it to 0, or student.form to before_answer"
+            )
         if self.student.direct:
             return
         if not reasons:

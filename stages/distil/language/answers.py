@@ -83,6 +83,12 @@ def same(a: str, b: str, options: Sequence[str] = ()) -> bool:
     return _without_article(a) == _without_article(b)
 
 
+def most_frequent(answers: Sequence[str], options: Sequence[str] = ()) -> str | None:
+    """Return the answer that most are the same as, the first of a tie; None if there are none."""
+    counts = [sum(same(answer, other, options) for other in answers) for answer in answers]
+    return answers[counts.index(max(counts))] if answers else None
+
+
 def choose_option(text: str, options: Sequence[str]) -> str | None:
     """Return the option that a text is, or None.
 

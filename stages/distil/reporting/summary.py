@@ -64,6 +64,10 @@ def _print_student(student: dict[str, Any]) -> None:
         reasoned = student["reasoned"]
         unanswered = f"{reasoned['unanswered']} of its texts give no answer"
         print(f"it reasons in {reasoned['tokens']} tokens on average; {unanswered}")
+    if "voted" in student:
+        voted = student["voted"]
+        interval = f"{voted['low']:.3f} to {voted['high']:.3f}"
+        print(f"the vote of {voted['samples']} drawn texts: {voted['accuracy']:.3f} ({interval})")
     taught = {"salient words": student["words"]} if "words" in student else {}
     taught |= {"reasoning": student["reasoning"]} if "reasoning" in student else {}
     taught |= {f"rationale of {name}": e for name, e in student.get("rationales", {}).items()}

@@ -63,7 +63,12 @@ REASONED = [
     pa.field("direct_correct", pa.bool_(), nullable=False),
     pa.field("direct_scores", pa.list_(pa.float32()), nullable=False),
 ]
-OPTIONAL = [OPTION_SCORES.name, *(field.name for field in REASONED)]
+# After these, what most of the texts that it draws answer, and whether that is right.
+VOTED = [
+    pa.field("voted_prediction", pa.string(), nullable=False),
+    pa.field("voted_correct", pa.bool_(), nullable=False),
+]
+OPTIONAL = [OPTION_SCORES.name, *(field.name for field in (*REASONED, *VOTED))]
 SCHEMAS = {
     EXAMPLES: _schema(
         id=pa.string(),

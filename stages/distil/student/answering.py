@@ -15,7 +15,7 @@ from stages.distil.encoding.samples import Sample, Window
 from stages.distil.language.answers import is_correct
 from stages.distil.language.student_prompts import split_reasoned
 from stages.distil.models.batching import in_parts
-from stages.distil.models.generation import continue_greedily
+from stages.distil.models.generation import Sampling, Writing, continue_texts
 from stages.distil.models.hardware import device, pass_tokens
 from stages.distil.student.batch import autocast
 
@@ -49,8 +49,9 @@ def continue_prompts(
     prompts: Sequence[Sample],
     max_tokens: int,
     batch_tokens: int = INFERENCE_TOKENS,
+    sampling: Sampling | None = None,
 ) -> list[list[int]]:
-    """Return the tokens of these texts, without end-of-text."""
+    """Return the tokens of these texts, without end-of-text; with `sampling`, they are drawn."""
     model, tokenizer, dtype = student
     padding = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
     groups: dict[tuple[int, ...], list[int]] = {}  # an encoder-decoder's text begins with a prefix
@@ -65,16 +66,10 @@ def continue_prompts(
             p.context if model.config.is_encoder_decoder else p.context + p.branches[0].prefix
             for p in (prompts[number] for number in numbers)
         ]
+        draws = sampling and sampling._replace(seeds=[sampling.seeds[n] for n in numbers])
+        writing = Writing(max_tokens, padding, tokenizer.eos_token_id, start, draws)
         with autocast(dtype):
-            written = continue_greedily(
-                model,
-                ids,
-                max_tokens,
-                padding,
-                student.pass_tokens(batch_tokens),
-                start,
-                tokenizer.eos_token_id,
-            )
+            written = continue_texts(model, ids, writing, student.pass_tokens(batch_tokens))
         for number, tokens in zip(numbers, written, strict=True):
             end = tokens.index(tokenizer.eos_token_id) if tokenizer.eos_token_id in tokens else None
             texts[number] = tokens[:end]
@@ -108,15 +103,26 @@ class Reasoned(NamedTuple):
 
 
 def reason(
-    student: StudentModel, questions: Sequence[Asked], window: Window, max_tokens: int
+    student: StudentModel,
+    questions: Sequence[Asked],
+    window: Window,
+    max_tokens: int,
+    sampling: Sampling | None = None,
 ) -> list[Reasoned]:
-    """Return the student's greedy rationale for each question, and the answer after it."""
+    """Return the student's rationale for each question, and the answer after it.
+
+    The text is the most probable one; with `sampling`, it is drawn.
+    """
     prompts = [window.fit_prompt(q.reasoning, max_tokens) for q in questions if q.reasoning]
-    return read_reasoned(student, _write_in_turns(_as_served(student), prompts, max_tokens))
+    written = _write_in_turns(_as_served(student), prompts, max_tokens, sampling)
+    return read_reasoned(student, written)
 
 
 def _write_in_turns(
-    student: StudentModel, prompts: Sequence[Sample], max_tokens: int
+    student: StudentModel,
+    prompts: Sequence[Sample],
+    max_tokens: int,
+    sampling: Sampling | None = None,
 ) -> list[list[int]]:
     """Return the tokens of long texts, without end-of-text.
 
@@ -131,7 +137,10 @@ def _write_in_turns(
         if student.model.config.is_encoder_decoder:  # a batch of it begins with the same tokens
             turn = max_tokens
         asked = [_followed_by(prompts[n], texts[n]) for n in unfinished]
-        written = continue_prompts(student, asked, turn, REASONING_TOKENS)
+        draws = sampling and Sampling(
+            sampling.temperature, [sampling.seeds[n] for n in unfinished], done
+        )
+        written = continue_prompts(student, asked, turn, REASONING_TOKENS, draws)
         for n, tokens in zip(unfinished, written, strict=True):
             texts[n] += tokens
         done += turn

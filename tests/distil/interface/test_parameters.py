@@ -153,6 +153,14 @@ def test_the_committed_parameters_are_valid():
         (REASONS | {"alpha": 0}, "student.form: before_answer needs rationales, but"),
         (REASONS | {"teachers": []}, "student.form: before_answer needs rationales, but"),
         (
+            {"evaluate/samples": 5},
+            "evaluate.samples: a student of the form branch does not reason; set it to 0, or",
+        ),
+        (
+            {"assemble/per_question": 2},
+            "assemble: per_question has no effect if choose is all; set it to 1",
+        ),
+        (
             {"train/reasoned_answer": 1.0},
             "train.reasoned_answer: no answer follows a rationale in the form branch; set it to 0",
         ),

@@ -8,7 +8,7 @@ import torch
 
 from stages.distil.interface.errors import UserError
 from stages.distil.language.teacher_prompts import Conversation
-from stages.distil.models.generation import continue_greedily
+from stages.distil.models.generation import Writing, continue_texts
 from stages.distil.models.loading import load_model
 from stages.distil.teachers.backend import Request
 from stages.distil.teachers.transformers_backend import Generator
@@ -30,7 +30,7 @@ def test_greedy_texts_are_greedy_whatever_the_models_folder_asks_for(family, opi
     model, tokenizer = load_model(opinionated, "float32")
     model.generation_config.no_repeat_ngram_size = 1  # set after loading, as a library may
     prompt = tokenizer.encode("What is it?")
-    [written] = continue_greedily(model, [prompt], 6, tokenizer.pad_token_id, 1000)
+    [written] = continue_texts(model, [prompt], Writing(6, tokenizer.pad_token_id), 1000)
     encoder_decoder = model.config.is_encoder_decoder
     ids = [model.config.decoder_start_token_id] if encoder_decoder else list(prompt)
     expected: list[int] = []
