@@ -103,7 +103,10 @@ def test_the_committed_parameters_are_valid():
         ({"soft_labels/temperature": 0}, "soft_labels.temperature"),
         ({"assemble/labels": "votes"}, "assemble.labels: unknown kind of label 'votes'; did you"),
         ({"assemble/labels": "vote"}, "set rationales.teacher_forcing to false"),
-        ({"assemble/choose": "bst"}, "assemble.choose: expected 'all' or 'best', found 'bst'"),
+        (
+            {"assemble/choose": "bst"},
+            "assemble.choose: expected 'all', 'best', 'ratio', 'shortest' or 'random', found 'bst'",
+        ),
         *(
             (VOTE | changes, f"{message}: it reads the gold answers, which a method with")
             for changes, message in [
