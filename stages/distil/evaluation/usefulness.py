@@ -114,7 +114,7 @@ class Scorer:
         if self._ratio:
             rows = [_ratio_row(teacher, *pair) for pair in pairs]
             prompt = [self._prompt.model_dump(mode="json"), self._teachers.index(teacher)]
-            inputs = [versions.RANK_SURPRISAL, self._identity, prompt, rows]
+            inputs = [versions.USEFULNESS, "ratio", self._identity, prompt, rows]
             return self._stored(inputs, lambda: self._ratios(teacher, rows))
         answers = [_answer_row(*pair) for pair in pairs]
         inputs = [versions.USEFULNESS, self._identity, answers]
