@@ -109,6 +109,7 @@ def curve(name: str) -> list[float]:
         {"student__form": "before_answer"},
         {"student__form": "before_answer", "train__reasoned_answer": 1.0},
         {"student__lora_rank": 4},
+        {"student__lora_rank": 4, "student__form": "before_answer"},
         {"alpha": 0.0, "saliency__weight": 0.0},
         {"alpha": {"one": 0.7, "two": 0.0}},
     ],
