@@ -65,7 +65,8 @@ def evaluate(parameters: Parameters) -> None:
     else:
         explanations = explanation_scores(student, explained, teachers, window)
     total = _student_metrics(reasons, parameters.evaluate.samples)
-    keep_rate("student", total["questions"], seconds)
+    if seconds is not None:
+        keep_rate("student", total["questions"], seconds)
     classes = by_class(_predicted("correct"), _predicted("answer"))
     size = count_parameters(STUDENT)
     metrics: dict[str, Any] = {
@@ -101,8 +102,10 @@ def _taught_rationales(
     ]
 
 
-def _answer(student: "StudentModel", window: "Window", parameters: Parameters) -> float:
+def _answer(student: "StudentModel", window: "Window", parameters: Parameters) -> float | None:
     """Write the student's answers to the test questions; return the seconds that they took.
+
+    A resumed run cannot tell.
 
     A student that has learnt to reason first answers both ways.
     """
@@ -130,14 +133,14 @@ def _answer(student: "StudentModel", window: "Window", parameters: Parameters) -
             asked = [each for _, each in part]
             start = time.monotonic()
             direct = answer_questions(student, asked, window, settings.max_tokens, shared)
+            reasoned = reasoning.answer(asked) if reasons else []
+            seconds += time.monotonic() - start
             if reasons:
-                reasoned = reasoning.answer(asked)
                 after = score_after_reasoning(student, asked, reasoned, window, longest)
                 draws = [
                     reasoning.answer(asked, Draw(settings.temperature, parameters.seed, number))
                     for number in range(settings.samples)
                 ]
-            seconds += time.monotonic() - start
             for n, (example, question) in enumerate(part):
                 written, scores = direct[n]
                 text = as_text(written)
@@ -157,20 +160,22 @@ def _answer(student: "StudentModel", window: "Window", parameters: Parameters) -
                         "reasoning_tokens": len(first.written),
                     } | {f"direct_{name}": value for name, value in given.items()}
                     if draws:
-                        answers = [draw[n].answer for draw in draws]
-                        given |= _voted([as_text(a) for a in answers if a], question)
+                        answers = [as_text(draw[n].answer or "") for draw in draws]
+                        given |= _voted(answers, question)
                 row = {"id": example.id, "question": example.question, "options": example.options}
                 table.write(row | {"answer": example.answer} | given)
-    return seconds
+    return None if reasons and reasoning.resumed else seconds
 
 
 def _voted(answers: Sequence[str], question: "Asked") -> dict[str, Any]:
-    """Return what most of a student's drawn texts answer (self-consistency, Wang et al., 2023)."""
-    voted = most_frequent(answers, question.options)
-    return {
-        "voted_prediction": parse_answer(voted or "", question.options),
-        "voted_correct": voted is not None and is_correct(voted, question._asdict()),
-    }
+    """Return what most of a student's drawn texts answer (self-consistency, Wang et al., 2023).
+
+    Texts without an answer, or with none of the options, do not vote.
+    """
+    votes = [vote for text in answers if (vote := parse_answer(text, question.options))]
+    voted = most_frequent(votes, question.options) or ""
+    correct = bool(voted) and is_correct(voted, question._asdict())
+    return {"voted_prediction": voted, "voted_correct": correct}
 
 
 def _predicted(column: str) -> Iterator[Any]:

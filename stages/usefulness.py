@@ -1,4 +1,4 @@
-"""Stage `usefulness`, one per teacher: how much each rationale helps to find the answer."""
+"""Stage `usefulness`, one per teacher: what choosing among rationales compares."""
 
 import sys
 from statistics import mean
@@ -24,7 +24,7 @@ def usefulness(parameters: Parameters, teacher: str) -> None:
     with Store(STORE, "usefulness", COLUMNS) as store:
         try:
             with tables.TableWriter(usefulness_table(teacher)) as table:
-                for row in Scorer(parameters, store).rows(teacher):
+                for row in Scorer(parameters, teacher, store).rows():
                     table.write(row)
                     if row["usefulness"] is not None:
                         values.append(row["usefulness"])

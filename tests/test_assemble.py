@@ -385,7 +385,7 @@ def write_usefulness(rows: dict[str, list[dict]]) -> dict[tuple[str, str, int], 
 
 
 def test_the_most_useful_rationale_of_a_question_is_chosen(drawn):
-    """Against a choice one question at a time; of equal ones the first counts."""
+    """Against a choice one question at a time: `ok` before others, of equal ones the first."""
     rows = {teacher: list(drawn[teacher].values()) for teacher in TEACHERS}
     rows["one"] = [
         row | {"sample": sample, "rationale": f"one on {row['id']} {sample}"}
@@ -395,12 +395,13 @@ def test_the_most_useful_rationale_of_a_question_is_chosen(drawn):
     tables.write_table(tables.rationale_table("one"), rows["one"])
     worth = write_usefulness(rows)
     texts = {(r["id"], t, r["sample"]): r["rationale"] for t in TEACHERS for r in rows[t]}
+    statuses = {(r["id"], t, r["sample"]): r["status"] for t in TEACHERS for r in rows[t]}
     expected = {}
     for name in (f"train-{n}" for n in range(100)):
         useful = [key for key, value in worth.items() if key[0] == name and value is not None]
         useful = [key for teacher in TEACHERS for key in useful if key[1] == teacher]
-        best = max((worth[key] for key in useful), default=None)
-        expected[name] = [texts[key] for key in useful if worth[key] == best][:1]
+        useful.sort(key=lambda key: (statuses[key] != "ok", -worth[key]))
+        expected[name] = [texts[key] for key in useful][:1]
     settings = Assemble(statuses=STATUSES, choose="best", scorer="any")
     found, counts = joined(assemble=settings)
     assert {row["id"]: [r["text"] for r in row["rationales"]] for row in found} == expected
@@ -439,13 +440,14 @@ def test_so_many_rationales_of_a_question_are_chosen(drawn, choose, number):
                     "shortest": len(text),
                     "random": int.from_bytes(drawn_number.digest(), sys.byteorder),
                     "text": text,
+                    "other": row["status"] != "ok",
                 }
             )
     settings = Assemble(statuses=STATUSES, choose=choose, per_question=number, scorer="any")
     found, _ = joined(assemble=settings, seed=7)
     for row in found:
         candidates = order.get(row["id"], [])
-        best = sorted(candidates, key=lambda each: each[choose])[:number]
+        best = sorted(candidates, key=lambda each: (each["other"], each[choose]))[:number]
         expected = [each["text"] for each in candidates if each in best]
         assert [r["text"] for r in row["rationales"]] == expected
     if choose == "random":

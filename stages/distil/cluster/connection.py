@@ -19,8 +19,10 @@ from stages.distil.interface.method import Cluster
 PACKAGE = Path(__file__).parents[2]  # `stages`, which the driver sends to the workers
 # Of the driver, for its workers: `stages/python` sets them, and the first decides the rounding.
 ENVIRONMENT = (
+    "GLIBC_TUNABLES",
     "LD_PRELOAD",
     "MALLOC_MMAP_MAX_",
+    "MALLOC_TOP_PAD_",
     "MALLOC_TRIM_THRESHOLD_",
     "THP_MEM_ALLOC_ENABLE",
 )

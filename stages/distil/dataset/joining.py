@@ -256,11 +256,12 @@ def _different(rationales: pa.Table) -> pa.Table:
 def _chosen(rationales: pa.Table, ids: pa.Array, targets: Targets) -> pa.Table:
     """Return the rationales of each question that are chosen, `per_question` of them at most.
 
-    Of two that are equally good, the first counts: the earlier teacher's, or its earlier sample.
-    `ids` are those of the questions.
+    Those with the status `ok` come first. Of two that are equally good, the earlier teacher's
+    counts, or its earlier sample. `ids` are those of the questions.
     """
     places = rationales[PLACE.name].to_numpy()
-    order = np.lexsort((_preference(rationales, ids, targets), places))  # stable
+    others = pc.not_equal(rationales["status"], OK).to_numpy()
+    order = np.lexsort((_preference(rationales, ids, targets), others, places))  # stable
     ordered = places[order]
     earlier = np.arange(len(order)) - np.searchsorted(ordered, ordered)  # of the same question
     chosen = order[earlier < targets.assemble.per_question]

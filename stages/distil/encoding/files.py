@@ -93,6 +93,13 @@ class Asked(NamedTuple):
     options: list[str]
     answer: str
 
+    def reasoning_room(self, max_tokens: int) -> int:
+        """Return the tokens that follow `reasoning`: a text of `max_tokens`, and an option.
+
+        If the text gives no answer, what asks for one comes between them.
+        """
+        return _reasoning_room(self.prompt, self.drafts, max_tokens)
+
 
 class EncodedRows(Sequence[T], Generic[T]):
     """The questions of a split, each read from its file when it is asked for.
@@ -130,6 +137,10 @@ class EncodedRows(Sequence[T], Generic[T]):
         columns = self._rows[number]
         rows = zip(*columns.values(), strict=True)
         return [self._read(dict(zip(columns, row, strict=True))) for row in rows]
+
+
+def _reasoning_room(prompt: Sample, drafts: Sequence[list[int]], max_tokens: int) -> int:
+    return max_tokens + len(prompt.branches[0].prefix) + max(map(len, drafts), default=0)
 
 
 def encoded_file(split: str) -> Path:
@@ -256,7 +267,8 @@ class _PartEncoder:
             answers = [with_room(prompt, self._job.max_tokens)]
             answers += with_drafts(prompt, own, shared=True)
             if reasoned:
-                answers.append(with_room(reasoned, self._job.reasoning_tokens))
+                room = _reasoning_room(prompt, own, self._job.reasoning_tokens)
+                answers.append(with_room(reasoned, room))
             limits.add_read(self.window, answers)
             encoded.append(
                 {

@@ -20,7 +20,7 @@ from stages.distil.models.batching import in_parts
 from stages.distil.models.generation import Sampling
 from stages.distil.storage import versions
 from stages.distil.storage.store import Store
-from stages.distil.student.answering import Reasoned, StudentModel, read_reasoned, reason
+from stages.distil.student.answering import Reasoned, StudentModel, as_served, read_reasoned, reason
 
 CHECKPOINTS = Path(".cache/checkpoints/evaluate")
 COLUMNS = {"written": "TEXT"}
@@ -44,7 +44,8 @@ class StoredReasoning:
     def __init__(self, student: StudentModel, identity: str, window: Window, max_tokens: int):
         """Take the student, a digest of its folder, and the most tokens of a text."""
         self._student = student
-        self._identity = [versions.EVALUATION, identity, student.dtype, max_tokens]
+        self._served = as_served(student)
+        self._identity = [versions.EVALUATION, identity, student.dtype, window.limit, max_tokens]
         self._window = window
         self._max_tokens = max_tokens
         self._store = Store(CHECKPOINTS / "reasoning.sqlite", "reasoning", COLUMNS)
@@ -55,6 +56,11 @@ class StoredReasoning:
 
     def __exit__(self, *error: object) -> None:
         self._store.__exit__(*error)
+
+    @property
+    def resumed(self) -> bool:
+        """Whether texts of an earlier run were read."""
+        return self._store.hits > 0
 
     def answer(self, questions: Sequence[Asked], draw: Draw | None = None) -> list[Reasoned]:
         """Return the student's rationale for each question, and the answer after it.
@@ -75,12 +81,13 @@ class StoredReasoning:
         inputs = [self._identity, asked, draw]
         key = hashlib.sha256(json.dumps(inputs).encode()).digest()
         if stored := self._store.select(key):
+            self._store.hits += 1
             return read_reasoned(self._student, json.loads(stored[0]))
         sampling = None
         if draw is not None:
             seeds = [f"{draw.seed} {prompt.id} {draw.number}" for prompt in prompts]
             sampling = Sampling(draw.temperature, seeds)
-        reasoned = reason(self._student, questions, self._window, self._max_tokens, sampling)
+        reasoned = reason(self._served, questions, self._window, self._max_tokens, sampling)
         self._store.insert(key, [json.dumps([each.written for each in reasoned])])
         return reasoned
 
@@ -101,7 +108,7 @@ def score_after_reasoning(
     samples = []
     for question, text in zip(questions, reasoned, strict=True):
         assert question.reasoning is not None
-        prompt = window.fit_prompt(question.reasoning, max_tokens)
+        prompt = window.fit_prompt(question.reasoning, question.reasoning_room(max_tokens))
         [branch] = prompt.branches
         written = branch.prefix + _until_answer(student, question, text)
         asks = replace(prompt, branches=[replace(branch, task=ANSWER, prefix=written)])

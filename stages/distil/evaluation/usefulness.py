@@ -44,14 +44,14 @@ BATCH = 256  # rationales whose scores are one entry of the store
 class Scorer:
     """A model that reads rationales before it answers."""
 
-    def __init__(self, parameters: Parameters, store: Store):
-        """Load the scorer's tokenizer; its weights are loaded when a score needs them."""
+    def __init__(self, parameters: Parameters, teacher: str, store: Store):
+        """Take whose rationales are read; weights are loaded when a score needs them."""
         name = parameters.assemble.scorer
         self._folder = model_folder(name)
         self._ratio = parameters.assemble.choose == "ratio"
         self._statuses = parameters.assemble.statuses
         self._prompt = parameters.student.prompt
-        self._teachers = parameters.teachers
+        self._teacher = teacher
         self._dtype = precision(parameters.student.dtype)
         refuse_quantised(self._folder, "assemble.scorer")
         self._tokenizer = load_tokenizer(self._folder)
@@ -65,23 +65,25 @@ class Scorer:
     @cached_property
     def _encoder(self) -> Encoder:
         settings = Student(model=self._folder.name)
-        if self._ratio:  # the student reads the rationale as in its training
-            settings = settings.model_copy(update={"prompt": self._prompt})
-        return Encoder(self._model.config, self._tokenizer, settings, self._teachers)
+        if self._ratio:  # the rationale is read as a branch is learnt; a prefix names its task
+            shared = not self._prompt.prefixes
+            changes = {"prompt": self._prompt, "shared_context": shared}
+            settings = settings.model_copy(update=changes)
+        return Encoder(self._model.config, self._tokenizer, settings, [self._teacher])
 
-    def rows(self, teacher: str) -> Iterator[dict[str, Any]]:
-        """Yield the id, sample and usefulness of each of a teacher's rationales, in their order.
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """Yield the id, sample and usefulness of each of the teacher's rationales, in their order.
 
         The usefulness of a rationale that has no accepted status is null; so is that of one that
-        says nothing but its conclusion, or that is too long for the scorer.
+        says nothing but its conclusion (`best`), or that is too long for the scorer (`ratio`).
         """
-        written = tables.scan_table(tables.rationale_table(teacher))
+        written = tables.scan_table(tables.rationale_table(self._teacher))
         train = (row for row in written if row["split"] == "train")
         total = tables.count_examples()["train"]
         examples = tables.scan_examples("train")
         example = next(examples, None)
         with tqdm(
-            total=total, desc=f"{teacher}: usefulness", unit="rationale", file=sys.stderr
+            total=total, desc=f"{self._teacher}: usefulness", unit="rationale", file=sys.stderr
         ) as bar:
             while batch := list(islice(train, BATCH)):
                 asked, texts = [], []
@@ -91,13 +93,12 @@ class Scorer:
                     assert example is not None  # `rationales` writes the questions' order
                     text = ""
                     if row["status"] in self._statuses and row["rationale"]:
-                        options, answer = example.options, example.answer
-                        text = without_conclusion(row["rationale"], options, answer)
-                    if text and self._ratio:
                         text = row["rationale"]
+                    if text and not self._ratio:
+                        text = without_conclusion(text, example.options, example.answer)
                     asked.append(example)
                     texts.append(text)
-                values = iter(self._measure(teacher, asked, texts))
+                values = iter(self._measure(asked, texts))
                 for row, text in zip(batch, texts, strict=True):
                     yield {
                         "id": row["id"],
@@ -106,16 +107,14 @@ class Scorer:
                     }
                 bar.update(len(batch))
 
-    def _measure(
-        self, teacher: str, asked: Sequence[Example], texts: Sequence[str]
-    ) -> list[float | None]:
-        """Return the usefulness of a teacher's rationales that are not empty."""
+    def _measure(self, asked: Sequence[Example], texts: Sequence[str]) -> list[float | None]:
+        """Return the usefulness of the rationales that are not empty."""
         pairs = [(example, text) for example, text in zip(asked, texts, strict=True) if text]
         if self._ratio:
-            rows = [_ratio_row(teacher, *pair) for pair in pairs]
-            prompt = [self._prompt.model_dump(mode="json"), self._teachers.index(teacher)]
+            rows = [_ratio_row(self._teacher, *pair) for pair in pairs]
+            prompt = self._prompt.model_dump(mode="json")
             inputs = [versions.USEFULNESS, "ratio", self._identity, prompt, rows]
-            return self._stored(inputs, lambda: self._ratios(teacher, rows))
+            return self._stored(inputs, lambda: self._ratios(rows))
         answers = [_answer_row(*pair) for pair in pairs]
         inputs = [versions.USEFULNESS, self._identity, answers]
         return self._stored(inputs, lambda: self._gains(answers))
@@ -132,10 +131,10 @@ class Scorer:
         self._store.insert(key, [json.dumps(values)])
         return values
 
-    def _ratios(self, teacher: str, rows: Sequence[dict[str, Any]]) -> list[float | None]:
+    def _ratios(self, rows: Sequence[dict[str, Any]]) -> list[float | None]:
         """Return the Rank-Surprisal Ratio of each rationale, negated: the lower, the better."""
         window = self._encoder.window
-        wholes = (of_tasks(samples, {teacher}) for samples in self._encoder.samples(rows))
+        wholes = (of_tasks(samples, {self._teacher}) for samples in self._encoder.samples(rows))
         fitted = [window.fit(sample) for [sample] in wholes]
         student = StudentModel(self._model, self._tokenizer, self._dtype)
         ratios = iter(rank_surprisal_ratios(student, [each for each in fitted if each.branches]))

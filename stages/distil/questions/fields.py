@@ -321,8 +321,13 @@ def _rationales(value: Mapping[str, Any], fields: Fields) -> dict[str, list[str]
 
 
 def _texts_at(value: Mapping[str, Any], path: str | list[str]) -> Any:
-    """Return the field at a path, or those at several; null where a row has none."""
-    return _follow(value, path) if isinstance(path, str) else [_follow(value, p) for p in path]
+    """Return the field at a path, or those at several, of which all but one may be null."""
+    if isinstance(path, str):
+        return _required(value, path)
+    texts = [_follow(value, each) for each in path]
+    if all(text is None for text in texts):
+        raise BadRowError(f"{', '.join(path)}: missing")
+    return texts
 
 
 def _matches(value: Mapping[str, Any], where: Mapping[str, Any]) -> bool:

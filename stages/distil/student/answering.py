@@ -1,4 +1,4 @@
-"""The student's greedy answers."""
+"""What the student writes: direct answers, and rationales with answers after them."""
 
 from collections.abc import Sequence
 from copy import deepcopy
@@ -111,11 +111,14 @@ def reason(
 ) -> list[Reasoned]:
     """Return the student's rationale for each question, and the answer after it.
 
-    The text is the most probable one; with `sampling`, it is drawn.
+    The text is the most probable one; with `sampling`, it is drawn. `as_served` makes it faster.
     """
-    prompts = [window.fit_prompt(q.reasoning, max_tokens) for q in questions if q.reasoning]
-    written = _write_in_turns(_as_served(student), prompts, max_tokens, sampling)
-    return read_reasoned(student, written)
+    prompts = [
+        window.fit_prompt(question.reasoning, question.reasoning_room(max_tokens))
+        for question in questions
+        if question.reasoning
+    ]
+    return read_reasoned(student, _write_in_turns(student, prompts, max_tokens, sampling))
 
 
 def _write_in_turns(
@@ -159,16 +162,19 @@ def read_reasoned(student: StudentModel, written: Sequence[list[int]]) -> list[R
     return [Reasoned(*text, tokens) for text, tokens in zip(texts, written, strict=True)]
 
 
-def _as_served(student: StudentModel) -> StudentModel:
+def as_served(student: StudentModel) -> StudentModel:
     """Return a copy with weights of the passes' precision, which writes faster on a CPU.
 
     There, the time of a long text is that of reading the weights once for each token. Training
     keeps them in float32, and its plain attention copies all keys and values for each token too.
+    Buffers, such as the frequencies of rotary positions, keep their precision.
     """
     sharded = any(isinstance(weight, DTensor) for weight in student.model.parameters())
     if device() != "cpu" or sharded:
         return student
-    model = deepcopy(student.model).to(getattr(torch, student.dtype))
+    model = deepcopy(student.model)
+    for weight in model.parameters():
+        weight.data = weight.data.to(getattr(torch, student.dtype))
     model.set_attn_implementation(model.get_correct_attn_implementation(None))
     return student._replace(model=model)
 
@@ -188,7 +194,7 @@ def count_correct(
     for part in in_parts(numbers, PART):
         asked = [questions[n] for n in part]
         if asked[0].reasoning:
-            reasoned = reason(student, asked, window, lengths.reasoned)
+            reasoned = reason(as_served(student), asked, window, lengths.reasoned)
             correct += sum(r.is_correct(q) for r, q in zip(reasoned, asked, strict=True))
             continue
         prompts = [window.fit_prompt(q.prompt, lengths.direct) for q in asked]

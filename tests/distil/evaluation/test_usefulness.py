@@ -87,15 +87,15 @@ def test_usefulness_is_the_gain_in_the_answers_log_probability(scoring, family, 
     monkeypatch.setattr("stages.distil.evaluation.usefulness.load_model", None)
     with Store(family.parent / "other.sqlite", "usefulness", COLUMNS) as empty:
         with pytest.raises(TypeError):
-            list(Scorer(parameters, empty).rows("tiny"))
+            list(Scorer(parameters, "tiny", empty).rows())
     usefulness(parameters, "tiny")
     assert tables.read_table(usefulness_table("tiny")) == rows
 
 
-def ratio(model, tokenizer, context: str, text: str) -> float:
+def ratio(model, tokenizer, context: str, asks: str, text: str) -> float:
     """Return the Rank-Surprisal Ratio of a rationale, token by token."""
     encoder_decoder = model.config.is_encoder_decoder
-    texts = (context, "\nReason 1:") if encoder_decoder else (f"{context}\nReason 1:", "")
+    texts = (context, asks) if encoder_decoder else (f"{context}{asks}", "")
     read, before = (tokenizer(t, add_special_tokens=False)["input_ids"] for t in texts)
     target = tokenizer(f" {text}", add_special_tokens=False)["input_ids"]
     ranks, surprisals = 0, 0.0
@@ -113,20 +113,28 @@ def ratio(model, tokenizer, context: str, text: str) -> float:
     return ranks / surprisals
 
 
-def test_the_rank_surprisal_ratio_is_that_of_each_token(scoring, family, monkeypatch):
+PREFIXES = {"answer": "predict", "saliency": "words", "tiny": "explain"}
+
+
+@pytest.mark.parametrize("prefixes", [None, PREFIXES])
+def test_the_rank_surprisal_ratio_is_that_of_each_token(scoring, family, monkeypatch, prefixes):
     parameters, examples = written("ratio", scoring, family)
-    parameters = parameters.model_copy(update={"teachers": ["tiny"]})
+    prompt = parameters.student.prompt.model_copy(update={"prefixes": prefixes})
+    student = parameters.student.model_copy(update={"prompt": prompt})
+    parameters = parameters.model_copy(update={"teachers": ["tiny"], "student": student})
     usefulness(parameters, "tiny")
     rows = tables.read_table(usefulness_table("tiny"))
     model, tokenizer = load_model(family, "float32", gradients=False)
     expected = []
-    for n, (text, status, body) in TEXTS.items():
+    for n, (text, status, _) in TEXTS.items():
         example = examples[n]
-        context = f"Question: {example.question}\nOptions: {', '.join(example.options)}"
-        value = None if status != "ok" or body is None else -ratio(model, tokenizer, context, text)
+        before = "explain" if prefixes else "Question"
+        context = f"{before}: {example.question}\nOptions: {', '.join(example.options)}"
+        asks = "" if prefixes and model.config.is_encoder_decoder else "\nReason 1:"
+        value = None if status != "ok" else -ratio(model, tokenizer, context, asks, text)
         expected.append(value if value is None else pytest.approx(value, rel=1e-4))
     assert [row["usefulness"] for row in rows] == expected
-    assert len({str(value) for value in expected}) == 3
+    assert len({str(value) for value in expected}) == 4
     monkeypatch.setattr("stages.distil.evaluation.usefulness.load_model", None)
     usefulness(parameters, "tiny")
     assert tables.read_table(usefulness_table("tiny")) == rows

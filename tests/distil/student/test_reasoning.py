@@ -167,3 +167,16 @@ def test_texts_written_in_turns_are_those_written_at_once(family, monkeypatch):
     for first in (1, len(min(expected, key=len)) + 1, 24):
         monkeypatch.setattr(answering, "FIRST_TURN", first)
         assert answering._write_in_turns(student, prompts, 24) == expected
+
+
+def test_only_weights_change_their_precision_for_long_texts(family):
+    """A server computes rotary positions in float32, whatever its weights are."""
+    model, _ = load(family, **FORM)[0][:2]
+    student = answering.StudentModel(model, None, "bfloat16")
+    copy = answering.as_served(student).model
+    if answering.device() == "cpu":
+        assert {weight.dtype for weight in copy.parameters()} == {torch.bfloat16}
+    assert {weight.dtype for weight in model.parameters()} == {torch.float32}
+    buffers = dict(model.named_buffers())
+    for name, buffer in copy.named_buffers():
+        assert buffer.dtype == buffers[name].dtype and buffer.equal(buffers[name])

@@ -459,7 +459,7 @@ def test_a_use_that_is_chosen_after_fetch_refuses_quantised_weights_first(scorin
         write_distill(split, [])
     uses = {
         "saliency.teacher": lambda: WordScores(parameters, None),
-        "assemble.scorer": lambda: Scorer(parameters, None),
+        "assemble.scorer": lambda: Scorer(parameters, "any", None),
         "student.model": lambda: encode_splits(job),
     }
     for use, open_model in uses.items():
