@@ -15,7 +15,11 @@ import torch
 ROWS, COLUMNS, MATRICES, TOKENS = 1536, 576, 160, 48  # 283 MB in bfloat16
 PASSES = 20
 SETTINGS = ("GLIBC_TUNABLES", "MALLOC_TOP_PAD_", "THP_MEM_ALLOC_ENABLE")
-SMALL = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=0", "THP_MEM_ALLOC_ENABLE": "0"}
+SMALL = {
+    "GLIBC_TUNABLES": "glibc.malloc.hugetlb=0",
+    "MALLOC_TOP_PAD_": "131072",
+    "THP_MEM_ALLOC_ENABLE": "0",
+}
 
 
 def read_weights() -> float:
