@@ -1,6 +1,7 @@
 """Damaged files with results end in one line that names them."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -22,7 +23,8 @@ DAMAGED = {
     "another type": lambda _: b"[1]",
     "nothing of it": lambda _: b"{}",
     "deep": lambda _: b"[" * 100_000,
-    "endless digits": lambda content: content.replace(b"0.", b"9" * 5_000 + b"0.", 1),
+    # Of a number: a digest of code, which is not compared, may end in 0 before `.dir`.
+    "endless digits": lambda content: re.sub(rb"\b0\.", b"9" * 5_000 + b"0.", content, count=1),
     "NUL": lambda content: content[: len(content) // 2] + bytes(9),
 }
 
