@@ -137,6 +137,8 @@ def test_a_data_set_may_hold_several_rationales_of_a_teacher(
 ):
     monkeypatch.chdir(tmp_path)
     listed = [["It is red.", None, "So it is red."], ["It is red."], []]
+    if paths:
+        listed.pop()  # a row needs one of the fields that are named
     rows = []
     for n, texts in enumerate(listed):
         row = question(n, answer="red")
@@ -155,7 +157,7 @@ def test_a_data_set_may_hold_several_rationales_of_a_teacher(
         (0, "It is red.", "ok"),
         (1, "So it is red.", "ok"),
         (0, "It is red.", "ok"),
-        (0, "", "empty"),
+        *([] if paths else [(0, "", "empty")]),
     ]
 
 
