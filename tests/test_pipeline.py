@@ -242,10 +242,11 @@ def test_a_loss_weight_reruns_training_and_evaluation_only(project):
 
 
 def test_another_prompt_of_the_student_encodes_again_and_joins_nothing(project):
-    """The data card shows lengths, which lettered options change."""
+    """The data card shows lengths, which lettered options change; `usefulness` reads nothing."""
     before = sums(project)
     ran = reproduced(dvc(project, "exp", "run", "-S", "student.prompt.options=lettered"))
-    assert sorted(ran) == ["card", "encode", "evaluate", "report", "train"]
+    measured = [name for name in ran if name.startswith("usefulness@")]
+    assert sorted(set(ran) - set(measured)) == ["card", "encode", "evaluate", "report", "train"]
     after = sums(project)
     assert before["data/distill"] == after["data/distill"]
     assert before["data/encoded"] != after["data/encoded"]
