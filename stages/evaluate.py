@@ -105,9 +105,8 @@ def _taught_rationales(
 def _answer(student: "StudentModel", window: "Window", parameters: Parameters) -> float | None:
     """Write the student's answers to the test questions; return the seconds that they took.
 
-    A resumed run cannot tell.
-
-    A student that has learnt to reason first answers both ways.
+    A student that has learnt to reason first answers both ways. If some of its texts are those of a
+    run that was killed, the seconds are None.
     """
     from stages.distil.encoding.files import read_asked
     from stages.distil.evaluation.probes import answer_questions

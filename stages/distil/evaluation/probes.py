@@ -1,11 +1,12 @@
 """The student's answers and options, and its words and rationales beside their targets."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from statistics import mean
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 from torch.nn import functional
 from transformers import PreTrainedModel
 
@@ -20,7 +21,7 @@ from stages.distil.language.student_prompts import split_reasoned
 from stages.distil.models.batching import by_length
 from stages.distil.models.layers import attention_span
 from stages.distil.student.answering import StudentModel, generate_answers
-from stages.distil.student.batch import Collator, autocast, target_logits
+from stages.distil.student.batch import Batch, Collator, autocast, target_logits
 
 
 class ReadOption(NamedTuple):
@@ -75,10 +76,32 @@ def read_options(
     `questions` are samples with an option in each branch. Raises `UserError` if a log-probability
     is not finite.
     """
-    model, tokenizer, dtype = student
-    questions = _readable(model, questions)
+    questions = _readable(student.model, questions)
     samples = [s for of_question in questions for s in of_question]
     read: list[list[ReadOption]] = [[] for _ in samples]
+    for chosen, batch, logits, losses in read_targets(student, samples):
+        greedy = (logits.argmax(-1) == batch.labels).cpu()
+        owners = (n for n in chosen for _ in samples[n].branches)
+        for n, target in zip(owners, batch.targets, strict=True):
+            tokens = slice(target.start, target.end)
+            score = -losses[tokens][:-1].mean().item()
+            read[n].append(ReadOption(score, bool(greedy[tokens].all())))
+    by_sample = iter(read)
+    return [
+        [option for _ in of_question for option in next(by_sample)] for of_question in questions
+    ]
+
+
+@torch.no_grad()
+def read_targets(
+    student: StudentModel, samples: Sequence[Sample]
+) -> Iterator[tuple[list[int], Batch, Tensor, Tensor]]:
+    """Read samples in batches by length; yield what the student predicts for their targets.
+
+    Yields the numbers of a batch's samples, the batch of T target tokens, their logits
+    (T, vocabulary), and their −log p (T,) on the CPU. Raises `UserError` if one is not finite.
+    """
+    model, tokenizer, dtype = student
     collate = Collator(model, tokenizer)
     model.eval()
     for chosen in by_length([sample.length for sample in samples], student.pass_tokens()):
@@ -91,16 +114,7 @@ def read_options(
                 f"{model.name_or_path}: log-probabilities are not finite in {dtype}; set "
                 "student.dtype to float32, or choose another model"
             )
-        greedy = (logits.argmax(-1) == batch.labels).cpu()
-        owners = (n for n in chosen for _ in samples[n].branches)
-        for n, target in zip(owners, batch.targets, strict=True):
-            tokens = slice(target.start, target.end)
-            score = -losses[tokens][:-1].mean().item()
-            read[n].append(ReadOption(score, bool(greedy[tokens].all())))
-    by_sample = iter(read)
-    return [
-        [option for _ in of_question for option in next(by_sample)] for of_question in questions
-    ]
+        yield chosen, batch, logits, losses
 
 
 def _readable(

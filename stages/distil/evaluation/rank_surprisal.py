@@ -2,21 +2,16 @@
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
-from torch.nn import functional
 
 from stages.distil.encoding.samples import Sample
-from stages.distil.interface.errors import UserError
-from stages.distil.models.batching import by_length
+from stages.distil.evaluation.probes import read_targets
 from stages.distil.student.answering import StudentModel
-from stages.distil.student.batch import Collator, autocast, target_logits
 
 HIGHEST_RANK = 100
 LEAST_SURPRISAL = 1e-6  # of a rationale whose tokens are all certain
 
 
-@torch.no_grad()
 def rank_surprisal_ratios(student: StudentModel, samples: Sequence[Sample]) -> list[float]:
     """Return Σ_t min(rank_t, 100) / Σ_t −log p_t over the target's tokens t, for each sample.
 
@@ -25,20 +20,8 @@ def rank_surprisal_ratios(student: StudentModel, samples: Sequence[Sample]) -> l
     branch; the end-of-text of its target does not count. Raises `UserError` if a log-probability is
     not finite.
     """
-    model, tokenizer, dtype = student
-    model.eval()
-    collate = Collator(model, tokenizer)
     ratios = [0.0] * len(samples)
-    for chosen in by_length([sample.length for sample in samples], student.pass_tokens()):
-        batch = collate([samples[n] for n in chosen]).to(model.device)
-        with autocast(dtype):
-            logits = target_logits(model, batch)
-        surprisals = functional.cross_entropy(logits, batch.labels, reduction="none").cpu()
-        if not surprisals.isfinite().all():
-            raise UserError(
-                f"{model.name_or_path}: log-probabilities are not finite in {dtype}; set "
-                "student.dtype to float32, or choose another model"
-            )
+    for chosen, batch, logits, surprisals in read_targets(student, samples):
         ranks = _ranks(logits, batch.labels).clamp(max=HIGHEST_RANK).cpu()
         for n, target in zip(chosen, batch.targets, strict=True):
             tokens = slice(target.start, target.end - 1)

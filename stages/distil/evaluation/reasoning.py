@@ -43,8 +43,7 @@ class StoredReasoning:
 
     def __init__(self, student: StudentModel, identity: str, window: Window, max_tokens: int):
         """Take the student, a digest of its folder, and the most tokens of a text."""
-        self._student = student
-        self._served = as_served(student)
+        self._student = as_served(student)
         self._identity = [versions.EVALUATION, identity, student.dtype, window.limit, max_tokens]
         self._window = window
         self._max_tokens = max_tokens
@@ -87,7 +86,7 @@ class StoredReasoning:
         if draw is not None:
             seeds = [f"{draw.seed} {prompt.id} {draw.number}" for prompt in prompts]
             sampling = Sampling(draw.temperature, seeds)
-        reasoned = reason(self._served, questions, self._window, self._max_tokens, sampling)
+        reasoned = reason(self._student, questions, self._window, self._max_tokens, sampling)
         self._store.insert(key, [json.dumps([each.written for each in reasoned])])
         return reasoned
 
