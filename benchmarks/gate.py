@@ -17,12 +17,7 @@ from pathlib import Path
 
 from stages.distil.interface.catalogue import Files
 from stages.distil.interface.parameters import load_parameters
-from stages.distil.language.quality import (
-    OK,
-    STATUSES,
-    rationale_status,
-    stops_in_mid_sentence,
-)
+from stages.distil.language.quality import OK, STATUSES, read_published
 from stages.distil.questions.reading import read
 from stages.distil.storage.examples import Example
 
@@ -80,14 +75,8 @@ def statuses(data: Files) -> tuple[dict[str, Counter[str]], Counter[bool], Count
         rows[example.split] += 1
         for teacher, texts in example.rationales.items() if example.split == "train" else ():
             for text in texts:
-                cut = stops_in_mid_sentence(text, example.options)
-                status = rationale_status(
-                    text.strip(),
-                    "length" if cut else "stop",
-                    example.options,
-                    example.answer,
-                    conclude=data.must_conclude(teacher),
-                )
+                conclude = data.must_conclude(teacher)
+                _, status = read_published(text, example.options, example.answer, conclude)
                 counts.setdefault(teacher, Counter())[status] += 1
                 verdict = authors_verdict(text, example) if teacher == PALM else None
                 if verdict is not None:

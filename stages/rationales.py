@@ -10,12 +10,7 @@ from stages.distil.interface.command import keep_rate, run_stage
 from stages.distil.interface.errors import UserError
 from stages.distil.interface.method import GOLD
 from stages.distil.interface.parameters import Parameters
-from stages.distil.language.quality import (
-    STATUSES,
-    rationale_status,
-    stops_in_mid_sentence,
-    whole_sentences,
-)
+from stages.distil.language.quality import STATUSES, read_published
 from stages.distil.storage import tables
 from stages.distil.teachers.backend import Completion
 from stages.distil.teachers.selection import identity, open_backend, renderer
@@ -92,14 +87,10 @@ def _provided(parameters: Parameters, teacher: str) -> Iterator[dict[str, Any]]:
     for example in tables.scan_examples("train"):
         answer = example.answer if parameters.assemble.labels == GOLD else None
         for sample, text in enumerate(example.rationales.get(teacher) or [""]):
-            text = text.strip()
-            any_rationale = any_rationale or bool(text)
-            cut = stops_in_mid_sentence(text, example.options)
-            reason = "length" if cut else "stop"
-            status = rationale_status(text, reason, example.options, answer, conclude=conclude)
-            completion = Completion(text, "provided", 0, 0)
-            text = whole_sentences(text) if cut else text
-            yield rationale_row(example, completion, sample, rationale=text, status=status)
+            any_rationale = any_rationale or bool(text.strip())
+            read, status = read_published(text, example.options, answer, conclude)
+            completion = Completion(text.strip(), "provided", 0, 0)
+            yield rationale_row(example, completion, sample, rationale=read, status=status)
     if not any_rationale:
         raise UserError(
             f"teacher {teacher!r}: data set {parameters.data.name!r} has no rationales under that "

@@ -58,6 +58,21 @@ def is_repetitive(text: str) -> bool:
     return len(runs) >= FEWEST_RUNS and 2 * len(set(runs)) <= len(runs)
 
 
+def read_published(
+    text: str, options: Sequence[str], answer: str | None, conclude: bool
+) -> tuple[str, str]:
+    """Return a published rationale as far as it has whole sentences, and its status.
+
+    Nobody says how its writing ended: it was cut off if it stops in mid-sentence. `answer` and
+    `conclude` are those of `rationale_status`.
+    """
+    text = text.strip()
+    cut = stops_in_mid_sentence(text, options)
+    reason = LENGTH if cut else "stop"
+    status = rationale_status(text, reason, options, answer, conclude=conclude)
+    return whole_sentences(text) if cut else text, status
+
+
 def stops_in_mid_sentence(text: str, options: Sequence[str] = ()) -> bool:
     """Return whether a text goes on after its last complete sentence, without a result.
 
