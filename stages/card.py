@@ -12,7 +12,8 @@ SPLITS = ("train", "validation", "test")
 
 def card(parameters: Parameters) -> None:
     """Write the data card next to the data set, and the lengths of its texts in tokens."""
-    for path in (*map(tables.distill_table, SPLITS), tables.LENGTHS, tables.REJECTED):
+    written = (tables.LENGTHS, tables.NEAR_COPIES, tables.REJECTED)
+    for path in (*map(tables.distill_table, SPLITS), *written):
         tables.check_exists(path)
     from stages.distil.dataset.card import describe, read_lengths
 

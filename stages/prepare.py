@@ -4,6 +4,7 @@ import random
 import shutil
 import sys
 from collections import Counter
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from itertools import islice
@@ -16,6 +17,7 @@ from stages.distil.interface.command import run_stage
 from stages.distil.interface.errors import UserError
 from stages.distil.interface.parameters import Parameters
 from stages.distil.questions import reading
+from stages.distil.questions.near_copies import NearCopies
 from stages.distil.questions.sampling import choose_subset
 from stages.distil.storage import tables
 from stages.distil.storage.examples import POOL, SPLITS, Example
@@ -34,9 +36,10 @@ class Read:
 
 
 def prepare(parameters: Parameters) -> None:
-    """Write the tables of examples and of rejected rows; raise `UserError` if too many are bad.
+    """Write the tables of examples, rejected rows and near copies.
 
-    Repeated questions are rejected too but do not count as bad.
+    Raises `UserError` if too many rows are bad. Repeated questions, and near copies that are
+    removed, are rejected too but do not count as bad.
     """
     if warning := reading.warning(parameters.data_set):
         print(f"prepare: warning: {warning}", file=sys.stderr)
@@ -45,15 +48,19 @@ def prepare(parameters: Parameters) -> None:
         rejected = stack.enter_context(tables.TableWriter(tables.REJECTED))
         read = _read_questions(parameters, rejected)
         _check_counts(parameters, read)
+        copies = NearCopies(
+            (row for split in ("validation", "test") for row in _part(split)),
+            parameters.data.similarity,
+        )
+        if parameters.data.near_copies == "remove":
+            _remove_near_copies(copies, read, rejected)
         chosen = _choose_train(parameters)
         examples = stack.enter_context(tables.TableWriter(tables.EXAMPLES))
-        for split in SPLITS:
-            for index, example in enumerate(tables.scan_table(PARTS / f"{split}.parquet")):
-                if split != "train" or chosen is None or index in chosen:
-                    examples.write(example)
+        nearest = _write_questions(examples, chosen, copies)
         if not read.sizes[POOL]:
             for example in _choose_pool(parameters):
                 examples.write(example | {"split": POOL})
+        _write_near_copies(copies, nearest, read)
     if chosen is not None:
         read.sizes["train"] = len(chosen)
     counts = ", ".join(f"{size} {split}" for split, size in read.sizes.items() if size)
@@ -87,6 +94,66 @@ def _read_questions(parameters: Parameters, rejected: tables.TableWriter) -> Rea
     return read
 
 
+def _part(split: str) -> Iterator[dict[str, Any]]:
+    return tables.scan_table(PARTS / f"{split}.parquet")
+
+
+def _remove_near_copies(copies: NearCopies, read: Read, rejected: tables.TableWriter) -> None:
+    """Take the train questions that nearly repeat one of validation or test out of their part."""
+    kept = PARTS / "kept.parquet"
+    with tables.TableWriter(kept, tables.SCHEMAS[tables.EXAMPLES]) as table:
+        for number, row in enumerate(_part("train"), start=1):
+            if not (found := copies.find(row)):
+                table.write(row)
+                continue
+            place = max(found, key=lambda place: (found[place], -place))
+            split, name = copies.ids[place]
+            reason = f"nearly {name!r} of {split} (similarity {found[place]:.2f})"
+            text = row["question"]
+            rejected.write({"source": "train", "row": number, "reason": reason, "text": text})
+            read.tally["near copies removed"] += 1
+            read.sizes["train"] -= 1
+    kept.replace(PARTS / "train.parquet")
+    if not read.sizes["train"]:
+        raise UserError(
+            "every train question nearly repeats one of validation or test; set data.near_copies "
+            "to keep, or raise data.similarity"
+        )
+
+
+def _write_questions(
+    examples: tables.TableWriter, chosen: set[int] | None, copies: NearCopies
+) -> dict[int, tuple[float, str]]:
+    """Write the questions of all splits; return what train questions nearly repeat.
+
+    That is the place in `copies` of each such question, with the largest similarity to it and the
+    train question that has it.
+    """
+    nearest: dict[int, tuple[float, str]] = {}
+    for split in SPLITS:
+        for index, example in enumerate(_part(split)):
+            if split != "train":
+                examples.write(example)
+            elif chosen is None or index in chosen:
+                examples.write(example)
+                for place, similarity in copies.find(example).items():
+                    if similarity > nearest.get(place, (0, ""))[0]:
+                        nearest[place] = similarity, example["id"]
+    return nearest
+
+
+def _write_near_copies(
+    copies: NearCopies, nearest: dict[int, tuple[float, str]], read: Read
+) -> None:
+    with tables.TableWriter(tables.NEAR_COPIES) as table:
+        for place, (similarity, train_id) in sorted(nearest.items()):
+            split, name = copies.ids[place]
+            table.write(
+                {"split": split, "id": name, "train_id": train_id, "similarity": similarity}
+            )
+            read.tally[f"of {split} with a near copy in train"] += 1
+
+
 def _choose_train(parameters: Parameters) -> set[int] | None:
     """Return the positions of the train questions to use; None for all."""
     data = parameters.data
@@ -104,7 +171,7 @@ def _choose_pool(parameters: Parameters) -> list[dict[str, Any]]:
     So neither a subset nor rows added at the end change the pool, and with it the prompts.
     """
     size = parameters.data.pool
-    first = list(islice(tables.scan_table(PARTS / "train.parquet"), POOL_DRAWN_FROM * size))
+    first = list(islice(_part("train"), POOL_DRAWN_FROM * size))
     solved = [row for row in first if any(r["text"].strip() for r in row["rationales"])]
     candidates = solved or first
     draw = random.Random(f"pool {parameters.seed}")

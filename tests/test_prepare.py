@@ -329,3 +329,74 @@ def test_an_unknown_teacher_or_model_is_named(write_params, run_stage):
     write_params()
     assert "unknown teacher 'gpt'; models in" in run_stage("rationales", "--teacher", "gpt").stderr
     assert "unknown model 'gpt'; models in" in run_stage("fetch", "--model", "gpt").stderr
+
+
+MARBLES = (
+    "Ann put {} marbles into a bag, took four of them out, and gave it to Bea. How many are in it?"
+)
+
+
+@pytest.fixture
+def near_copies(tmp_path, write_params, run_stage):
+    """Prepare a set whose last train questions nearly repeat one of validation and one of test."""
+    nine = {"question": MARBLES.format("nine"), "options": ["5", "8"], "answer": "5"}
+    twelve = {"question": MARBLES.format("twelve"), "options": ["5", "8"], "answer": "8"}
+
+    def copy(number: int, **fields) -> dict:
+        return question(number, **fields | {"question": fields["question"] + " Say it."})
+
+    folder = write_jsonl(
+        tmp_path / "mine",
+        train=[*GOOD["train"], copy(6, **twelve), copy(7, **nine)],
+        validation=[*GOOD["validation"], question(2, "validation", **twelve)],
+        test=[*GOOD["test"], question(3, "test", **nine)],
+    )
+
+    def prepare(**changes) -> tuple:
+        params(write_params, folder, **changes)
+        done = run_stage("prepare")
+        assert done.returncode == 0, done.stderr
+        names = ("examples", "near_copies", "rejected")
+        return done.stdout, *(
+            pq.read_table(tmp_path / f"data/{name}.parquet").to_pylist() for name in names
+        )
+
+    return prepare
+
+
+def test_near_copies_are_kept_and_named(near_copies):
+    said, examples, copies, rejected = near_copies(**{"data/similarity": 0.8})
+    assert "1 of test with a near copy in train" in said
+    assert "1 of validation with a near copy in train" in said
+    assert ([row["split"] for row in examples].count("train"), rejected) == (8, [])
+    assert [(row["split"], row["id"], row["train_id"]) for row in copies] == [
+        ("validation", "validation-2", "train-6"),
+        ("test", "test-3", "train-7"),
+    ]
+    assert all(0.8 <= row["similarity"] < 1 for row in copies)
+
+
+def test_a_near_copy_that_is_not_used_is_not_named(near_copies):
+    _, examples, copies, _ = near_copies(**{"data/similarity": 0.8, "data/limit": 3})
+    used = {row["id"] for row in examples if row["split"] == "train"}
+    assert {row["train_id"] for row in copies} == used & {"train-6", "train-7"}
+    assert len(used) == 3
+
+
+def test_near_copies_are_removed_if_asked(near_copies):
+    changes = {"data/similarity": 0.8, "data/near_copies": "remove", "data/limit": 7}
+    said, examples, copies, rejected = near_copies(**changes)
+    assert "2 near copies removed" in said
+    assert [row["id"] for row in examples if row["split"] == "train"] == [
+        f"train-{n}" for n in range(6)
+    ]
+    assert copies == []
+    assert [(row["row"], row["reason"].partition(" (similarity 0.")[0]) for row in rejected] == [
+        (7, "nearly 'validation-2' of validation"),
+        (8, "nearly 'test-3' of test"),
+    ]
+
+
+def test_a_train_split_of_near_copies_alone_is_not_removed(near_copies):
+    with pytest.raises(AssertionError, match="every train question nearly repeats one of valid"):
+        near_copies(**{"data/similarity": 0.01, "data/near_copies": "remove"})

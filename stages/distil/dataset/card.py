@@ -83,6 +83,7 @@ def describe(parameters: Parameters, lengths: dict[str, Lengths]) -> str:
                 for kind, counts in lengths.items()
             ],
         ),
+        "## Near copies\n\n" + _near_copies(rows),
         "## Rejected rows\n\n" + _rejected(),
     ]
     return "\n".join(parts)
@@ -127,6 +128,25 @@ def _targets(parameters: Parameters, total: int) -> str:
     return _table(
         ["target", "questions", "share"],
         [[name, f"{count:,}", f"{100 * count / total:.1f} %"] for name, count in rows],
+    )
+
+
+def _near_copies(rows: dict[str, int]) -> str:
+    counts = duckdb.execute(
+        f"SELECT split, count(*), max(similarity) FROM '{tables.NEAR_COPIES}' GROUP BY split "
+        "ORDER BY split"
+    ).fetchall()
+    if not counts:
+        return "No train question nearly repeats one of validation or test.\n"
+    return (
+        "Questions that a train question nearly repeats, and the largest similarity.\n\n"
+        + _table(
+            ["split", "questions", "share", "largest similarity"],
+            [
+                [split, f"{count:,}", f"{100 * count / rows[split]:.1f} %", f"{most:.2f}"]
+                for split, count, most in counts
+            ],
+        )
     )
 
 

@@ -43,6 +43,10 @@ class Data(Settings):
     max_rejected: Number = Field(0.0, ge=0, le=1, description="largest share of bad rows to skip")
     max_characters: Count = Field(50_000, description="length of question and options")
     pool: Count = Field(32, description="train questions to draw solved examples from")
+    near_copies: Literal["keep", "remove"] = Field(
+        "keep", description="train questions that nearly repeat one of validation or test"
+    )
+    similarity: Number = Field(0.85, gt=0, le=1, description="from which questions are near copies")
 
 
 class PromptFiles(Settings):

@@ -44,7 +44,8 @@ class Results:
 
     `predictions` are the first test questions and `scored` the first of `trained` train questions.
     `teachers` are the rows of the tables of rationales for these questions, and `lengths` are the
-    median and the 90 % quantile of all rationales' tokens.
+    median and the 90 % quantile of all rationales' tokens. `near_copies` has the student's accuracy
+    on the test questions that a train question nearly repeats, and on the others.
     """
 
     metrics: Row
@@ -55,6 +56,7 @@ class Results:
     lengths: dict[str, dict[str, float]]
     scored: Scored
     trained: int
+    near_copies: dict[str, dict[str, float]]
 
 
 def page(parameters: Parameters, results: Results) -> str:
@@ -86,6 +88,7 @@ def page(parameters: Parameters, results: Results) -> str:
         answered=list(_answered(results)),
         taught=list(_taught(parameters, results)),
         trained=results.trained,
+        near_copies=results.near_copies,
         shades=SHADES,
         script=script,
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),

@@ -48,6 +48,7 @@ def read_results(teachers: list[str], data: str, curves: Path) -> Results:
         lengths={name: quantiles(tokens) for name, (_, tokens) in read.items()},
         scored=scored,
         trained=trained,
+        near_copies=_near_copies(),
     )
 
 
@@ -72,6 +73,26 @@ def _read_teacher(path: Path, shown: pa.Array) -> tuple[list[Row], Counter[int]]
         in_train = pc.equal(group["split"], "train")
         tokens.update(group["output_tokens"].filter(in_train).to_pylist())
     return rows, tokens
+
+
+def _near_copies() -> dict[str, dict[str, float]]:
+    """Return how many test questions nearly repeat a train question, how many do not, and accuracy.
+
+    Empty if none does.
+    """
+    copies = tables.scan_table(tables.NEAR_COPIES, tables.SCHEMAS[tables.NEAR_COPIES])
+    ids = {row["id"] for row in copies if row["split"] == "test"}
+    if not ids:
+        return {}
+    counts: dict[str, Counter[bool]] = {"repeated": Counter(), "new": Counter()}
+    for group in tables.scan_row_groups(tables.PREDICTIONS, ["id", "correct"]):
+        for row in group.to_pylist():
+            counts["repeated" if row["id"] in ids else "new"][row["correct"]] += 1
+    return {
+        kind: {"questions": count.total(), "accuracy": count[True] / count.total()}
+        for kind, count in counts.items()
+        if count
+    }
 
 
 def _first(scored: Scored, count: int) -> Scored:

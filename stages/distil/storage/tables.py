@@ -21,6 +21,7 @@ from stages.distil.storage.examples import Example
 
 EXAMPLES = Path("data/examples.parquet")
 REJECTED = Path("data/rejected.parquet")
+NEAR_COPIES = Path("data/near_copies.parquet")
 RATIONALES = Path("data/rationales")  # one table per teacher
 USEFULNESS = Path("data/usefulness")  # one table per teacher
 SALIENCY = Path("data/saliency.parquet")
@@ -79,6 +80,11 @@ SCHEMAS = {
         rationales=pa.list_(pa.struct([_teacher, _text])),
     ),
     REJECTED: _schema(source=pa.string(), row=pa.int64(), reason=pa.string(), text=pa.string()),
+    # The questions of validation and test that a train question nearly repeats, with the most
+    # similar one and the share of their words that the two have in common.
+    NEAR_COPIES: _schema(
+        split=pa.string(), id=pa.string(), train_id=pa.string(), similarity=pa.float32()
+    ),
     # A train question has a rationale and its status, and the teacher's own answer if it reasons
     # freely; a test question has the teacher's zero-shot answer.
     RATIONALES: _schema(

@@ -31,6 +31,8 @@ def hostile_card(tmp_path, monkeypatch, write_params) -> str:
         tables.write_shards(tables.distill_table(split), [table], schema)
     reasons = [{"source": "f", "row": 1, "reason": f"not {text}", "text": "x"} for text in HOSTILE]
     tables.write_table(tables.REJECTED, reasons)
+    near = [{"split": "test", "id": "0", "train_id": "1", "similarity": 0.9}]
+    tables.write_table(tables.NEAR_COPIES, near)
     parameters = load_parameters("params.yaml")
     data_set = parameters.data_set.model_copy(update={"licence": "MIT <b>not</b>\n\n# Title"})
     datasets = parameters.datasets | {parameters.data.name: data_set}

@@ -71,6 +71,10 @@ def results() -> Results:
             ("x y", [1, 0], EVIL),
         ),
         trained=2,
+        near_copies={
+            "repeated": {"questions": 2, "accuracy": 0.5},
+            "new": {"questions": 1, "accuracy": 1.0},
+        },
     )
 
 
@@ -97,6 +101,11 @@ def test_words_are_shaded(html):
 def test_questions_have_the_kinds_that_filter_them(html):
     kinds = [part.split('"')[0] for part in html.split('data-kinds="')[1:]]
     assert kinds == ["ok truncated", "contradicts", "right alone", "wrong missed", "right alone"]
+
+
+def test_questions_that_a_train_question_nearly_repeats_are_told_apart(html):
+    assert "repeats 2 of the test questions: the student is right on\n50.0 % of these" in html
+    assert "and on 100.0 % of the 1 others." in html
 
 
 def test_rationales_are_shown_with_their_status(html):
