@@ -224,6 +224,14 @@ class _Records(_AnyDataSet):
         return self.conclude
 
 
+class RationaleFiles(Settings):
+    """Files with one text for each row of train, in the same order."""
+
+    files: str = Field(description="pattern of the files; `_2` in a name comes before `_10`")
+    after: str | None = Field(None, min_length=1, description="the rationale follows these words")
+    until: str | None = Field(None, min_length=1, description="and ends before these")
+
+
 class Files(_Records):
     """A folder with the files of train, validation and test."""
 
@@ -233,6 +241,9 @@ class Files(_Records):
         {}, description="patterns of a split's files; default: those named after the split"
     )
     rows: str | None = Field(None, description="path of the list of rows in a .json file")
+    rationale_files: dict[Name, RationaleFiles] = Field(
+        {}, description="teacher: files with a rationale for each row of train, in the same order"
+    )
 
 
 class HubSplits(Settings):

@@ -123,7 +123,7 @@ def to_example(
     else:
         row_id = _text(_required(value, fields.id), fields.id)
     try:
-        rationales = _rationales(value, fields)
+        rationales = _rationales(value, fields, record.rationales)
     except BadRowError:
         if record.split == "train":
             raise
@@ -286,8 +286,13 @@ def _by_index(key: str, value: Any, fields: Fields, options: list[str]) -> str |
 READINGS = {"text": _by_text, "name": _by_name, "letter": _by_letter, "index": _by_index}
 
 
-def _rationales(value: Mapping[str, Any], fields: Fields) -> dict[str, list[str]]:
-    """Return the texts of each teacher; those that are null or missing from a list are left out."""
+def _rationales(
+    value: Mapping[str, Any], fields: Fields, others: Mapping[str, Any]
+) -> dict[str, list[str]]:
+    """Return the texts of each teacher; those that are null or missing from a list are left out.
+
+    `others` are those from other files.
+    """
     raw: Any
     if isinstance(fields.rationales, dict):
         paths = fields.rationales.items()
@@ -297,13 +302,13 @@ def _rationales(value: Mapping[str, Any], fields: Fields) -> dict[str, list[str]
     else:
         raw = _follow(value, fields.rationales)
     if raw is None:
-        return {}
+        raw = {}
     if not isinstance(raw, Mapping):
         raise BadRowError(
             f"rationales: expected an object of teacher: text, found {type(raw).__name__}"
         )
     texts = {}
-    for teacher, written in raw.items():
+    for teacher, written in {**raw, **others}.items():
         if not re.fullmatch(r"[A-Za-z0-9_-]+", teacher):
             raise BadRowError(
                 f"rationales: {teacher!r} is not a valid teacher name (letters, digits, _ and -)"

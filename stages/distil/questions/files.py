@@ -3,15 +3,18 @@
 import codecs
 import io
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
+from itertools import zip_longest
 from pathlib import Path
 from typing import IO, Any, get_args
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from stages.distil.interface.catalogue import Files, Split
+from stages.distil.interface.catalogue import Files, RationaleFiles, Split
 from stages.distil.interface.errors import UserError, one_line
 from stages.distil.interface.paths import locate
 from stages.distil.questions import delimited
@@ -33,19 +36,69 @@ OTHER_BOMS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_BE)
 BATCH = 64  # rows of a Parquet file in memory at once, each perhaps of LONGEST_ROW
 MIB = 2**20
 LONGEST_JSON = 256 * MIB  # bytes of a .json file, which is read as a whole
+DIGITS = re.compile(r"(\d+)", re.ASCII)
 LONGEST_DIGITS = 4300  # of an integer; Python converts no longer one
 
 
 def read(settings: Files, split: Split) -> Iterator[Record]:
     """Yield the records of a split, file by file in the order of their paths."""
-    for path in find_files(settings, split):
+    records = _read_files(find_files(settings, split), split, settings.rows)
+    if split == "train":
+        for teacher, written in settings.rationale_files.items():
+            records = _with_rationales(records, settings.folder, teacher, written)
+    return records
+
+
+def _read_files(paths: Iterable[Path], split: Split, rows: str | None) -> Iterator[Record]:
+    for path in paths:
         try:
-            yield from _read_file(path, split, settings.rows)
+            yield from _read_file(path, split, rows)
         except (OSError, EOFError, UnicodeError, pa.ArrowException) as error:
             raise UserError(
                 f"{path}: cannot be read to its end ({one_line(error)}); replace it with an intact "
                 "copy"
             ) from error
+
+
+def _with_rationales(
+    records: Iterator[Record], folder: Path, teacher: str, written: RationaleFiles
+) -> Iterator[Record]:
+    """Give each record of train the text that a teacher's files have in its place."""
+    paths = _find_rationales(folder, teacher, written)
+    texts = _read_files(paths, "train", None)
+    pairs = zip_longest(records, texts)
+    for count, (record, text) in enumerate(pairs):
+        if record is None or text is None:
+            missing, more = ("train", "texts") if record is None else (written.files, "train rows")
+            raise UserError(
+                f"{folder / written.files}: expected one text for each row of train, in the same "
+                f"order; after {count:,}, there are more {more} than in {missing}"
+            )
+        if text.error or not isinstance(text.value, str | None):
+            found = text.error or f"expected a text, found {type(text.value).__name__}"
+            raise UserError(f"{text.source}, row {text.row}: {found}")
+        rationale = _between(text.value or "", written.after, written.until)
+        yield replace(record, rationales=record.rationales | {teacher: rationale})
+
+
+def _between(text: str, after: str | None, until: str | None) -> str:
+    """Return what follows some words, up to others; empty if the first do not occur."""
+    if after is not None:
+        text = text.partition(after)[2]
+    return text if until is None else text.partition(until)[0]
+
+
+def _find_rationales(folder: Path, teacher: str, written: RationaleFiles) -> list[Path]:
+    """Return the files of a teacher's texts, with the numbers in their names in order."""
+    key = f"datasets.*.rationale_files.{teacher}.files"
+    found = _matching(folder, [written.files], key)
+    if not found:
+        raise UserError(f"{folder / written.files}: no such file; set {key}")
+    return sorted(found, key=lambda path: [_as_number(p) for p in DIGITS.split(path.as_posix())])
+
+
+def _as_number(part: str) -> str | int:
+    return int(part) if DIGITS.fullmatch(part) else part
 
 
 def find_files(settings: Files, split: Split) -> list[Path]:
@@ -64,29 +117,39 @@ def find_files(settings: Files, split: Split) -> list[Path]:
         globs = [pattern.replace(split, any_case) for pattern in patterns]
     else:
         globs = patterns
+    files = _matching(settings.folder, globs, f"datasets.*.splits.{split}")
+    if not files:
+        tried = " or ".join(str(settings.folder / pattern) for pattern in patterns)
+        raise UserError(f"{tried}: no such file; datasets.*.splits can name the files of {split}")
+    return sorted(files, key=lambda path: path.as_posix())
+
+
+def _matching(folder: Path, patterns: Sequence[str], key: str) -> list[Path]:
+    """Return the files in a folder that match the patterns of a parameter."""
+    located = locate(folder)
     try:
-        paths = {path for pattern in globs for path in folder.glob(pattern)}
+        paths = {path for pattern in patterns for path in located.glob(pattern)}
     except (ValueError, NotImplementedError) as error:
         raise UserError(
-            f"datasets.*.splits.{split}: expected patterns relative to {settings.folder}, found "
-            f"{', '.join(patterns)} ({one_line(error)})"
+            f"{key}: expected patterns relative to {folder}, found {', '.join(patterns)} "
+            f"({one_line(error)})"
         ) from error
     paths |= {inside for path in paths if path.is_dir() for inside in path.rglob("*")}
     # A link to a file that does not exist is kept, so that reading it fails and names it.
     files = [path for path in paths if not path.is_dir() and not path.name.startswith((".", "_"))]
-    if not files:
-        tried = " or ".join(str(settings.folder / pattern) for pattern in patterns)
-        raise UserError(f"{tried}: no such file; datasets.*.splits can name the files of {split}")
-    written = (settings.folder / path.relative_to(folder) for path in files)
-    return sorted(written, key=lambda path: path.as_posix())
+    return [folder / path.relative_to(located) for path in files]
 
 
-def split_files(settings: Files) -> list[Path]:
-    """Return the regular files of all splits; a split may have none, as one that is held out."""
+def own_files(settings: Files) -> list[Path]:
+    """Return the regular files of a data set; a split may have none, as one that is held out."""
     paths: set[Path] = set()
     for split in get_args(Split):
         with suppress(UserError):  # `read` names it, if the split is read
             paths.update(path for path in find_files(settings, split) if locate(path).is_file())
+    for teacher, written in settings.rationale_files.items():
+        with suppress(UserError):
+            found = _find_rationales(settings.folder, teacher, written)
+            paths.update(path for path in found if locate(path).is_file())
     return sorted(paths, key=lambda path: path.as_posix())
 
 
@@ -155,16 +218,17 @@ def _json_lines(stream: io.BufferedReader, path: Path) -> Iterator[FileRow]:
 
 def _json(stream: io.BufferedReader, path: Path, rows: str | None) -> Iterator[FileRow]:
     text = _read_whole(stream, path, "convert it to JSON lines, which are read row by row")
-    value, error = _parse_json(text.removeprefix(codecs.BOM_UTF8))
+    text = text.removeprefix(codecs.BOM_UTF8)
+    value, error = _parse_json(text)
+    if "Extra data" in error and text.startswith(b"{"):  # JSON lines, as `datasets` names them
+        yield from _json_lines(io.BufferedReader(io.BytesIO(text)), path)
+        return
     for key in rows.split(".") if rows else []:
         value = value.get(key) if isinstance(value, dict) else None
     if error.startswith("not UTF-8"):
         raise UserError(f"{path}: {error}; convert it, such as with iconv -f LATIN1 -t UTF-8")
     if error:
-        advice = "replace it with a whole copy"
-        if "Extra data" in error:  # after the first line
-            advice = "rename a file of JSON lines to .jsonl"
-        raise UserError(f"{path}: {error}; {advice}")
+        raise UserError(f"{path}: {error}; replace it with a whole copy")
     if not isinstance(value, list):
         where = f"key {rows!r}" if rows else "content"
         raise UserError(

@@ -92,7 +92,7 @@ def data_set_content(settings: Kinship | Gym | Files | Hub) -> dict[str, str]:
     if not folder.is_dir():
         raise UserError(f"{settings.folder}: no such folder; set datasets.*.folder")
     if isinstance(settings, Files):
-        return content(folder, map(locate, files.split_files(settings)))
+        return content(folder, map(locate, files.own_files(settings)))
     return content(folder, (file for file in sorted(folder.rglob("*")) if file.is_file()))
 
 

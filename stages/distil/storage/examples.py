@@ -28,7 +28,7 @@ class Record:
     """A row of a file or a hub data set, before its fields are interpreted.
 
     `source` and `row` (from 1) say where it is, `text` is the row as written, and `error` says why
-    there is no `value`.
+    there is no `value`. `rationales` are those that other files have for the row.
     """
 
     split: str
@@ -37,6 +37,7 @@ class Record:
     text: str
     value: Any = None
     error: str = ""
+    rationales: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

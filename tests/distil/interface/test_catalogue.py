@@ -1,10 +1,12 @@
 """Each data set of the papers: invented rows in its exact column layout."""
 
+import json
 from collections import Counter
 
 import pytest
 
 from stages.distil.interface.parameters import load_parameters
+from stages.distil.questions import files
 from stages.distil.questions.fields import QuestionReader
 from stages.distil.storage.examples import Example, Record
 from tests.conftest import PARAMS
@@ -138,6 +140,33 @@ LAYOUTS = {
         ("3.jpg#1", "A man walks.\nDoes it follow that: He walks home.", NLI),
         "neutral",
     ),
+    "step-by-step-cqa": (
+        {
+            "id": "c1",
+            "question": "Where is a lid?",
+            "choices": ["jar", "jar", "tree", "sea", "sky"],
+            "answer": "jar",
+            "abstractive_explanation": "jars have lids",
+            "extractive_explanation": "lid",
+        },
+        ("c1", "Where is a lid?", ["jar", "tree", "sea", "sky"]),
+        "jar",
+    ),
+    "step-by-step-svamp": (
+        {"input": "Ann has 8 pens in 2 boxes\nHow many in each?", "label": "( 8.0 / 2.0 )"},
+        ("train-000000", "Ann has 8 pens in 2 boxes\nHow many in each?", []),
+        "( 8.0 / 2.0 )",
+    ),
+    "tinyllm-obqa": (
+        {
+            "id": "o1",
+            "question": "Fog is near",
+            "choices": ["a marsh", "a desert"],
+            "answer": "a marsh",
+        },
+        ("o1", "Fog is near", ["a marsh", "a desert"]),
+        "a marsh",
+    ),
     "bioasq": (
         {
             "id": "b1",
@@ -161,6 +190,23 @@ def test_a_row_in_the_data_sets_layout_becomes_a_question(name):
     assert isinstance(example, Example), example
     assert (example.id, example.question) == (row_id, question)
     assert (example.options, example.answer) == (options, answer)
+
+
+def test_two_teachers_in_one_string_are_told_apart(tmp_path):
+    entry = load_parameters(PARAMS).datasets["tinyllm-obqa"]
+    row = {"id": "o1", "question": "Fog is near", "choices": ["a marsh", "a sea"]}
+    rows = [row | {"answer": "a marsh"}, row | {"id": "o2", "question": "?", "answer": "a sea"}]
+    text = "Fog is wet. Thus, the answer is (a) a marsh\n\nQ: Fog is near\n(a) a marsh llama "
+    text += "rationale: Let's think step by step. Marshes are wet."
+    (tmp_path / "llm").mkdir()
+    (tmp_path / "obqa_train.json").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "llm/train_CoT_0.json").write_text(json.dumps([text, ""]))
+    entry = entry.model_copy(update={"folder": tmp_path})
+    example, _ = QuestionReader(entry, 1_000, Counter()).accept(files.read(entry, "train"))
+    assert example.rationales == {
+        "flan-t5-xl": ["Fog is wet. Thus, the answer is (a) a marsh"],
+        "llama2-7b": ["Let's think step by step. Marshes are wet."],
+    }
 
 
 def test_every_data_set_of_the_papers_is_tested():

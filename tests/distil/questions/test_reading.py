@@ -24,7 +24,7 @@ from stages.distil.interface.errors import UserError
 from stages.distil.interface.parameters import load_parameters
 from stages.distil.questions import delimited, files, hub
 from stages.distil.questions.fields import QuestionReader
-from stages.distil.questions.reading import read, warning
+from stages.distil.questions.reading import data_set_content, read, warning
 from stages.distil.storage import tables
 from stages.distil.storage.examples import Example, Rejected
 from tests.conftest import ROOT, question, write_jsonl
@@ -119,13 +119,85 @@ def test_the_path_of_the_rows_in_a_json_file_can_be_set(tmp_path):
     ("text", "advice"),
     [
         ('[{"question": "Who', "not JSON: .*; replace it with a whole copy"),
-        ('{"question": "a"}\n{"question": "b"}\n', "Extra data.*; rename a file of JSON lines"),
+        ('[{"question": "a"}]\n[]', "not JSON: Extra data.*; replace it with a whole copy"),
     ],
 )
 def test_a_broken_json_file_says_what_to_do(tmp_path, text, advice):
     (tmp_path / "train.json").write_text(text)
     with pytest.raises(UserError, match=advice):
         values(tmp_path)
+
+
+@pytest.mark.parametrize("mark", [b"", codecs.BOM_UTF8])
+def test_json_lines_in_a_json_file_are_read_as_such(tmp_path, mark):
+    (tmp_path / "train.json").write_bytes(mark + LINES)
+    assert values(tmp_path) == ROWS
+    (tmp_path / "train.json").write_bytes(LINES + b'{"id": ')
+    *records, last = files.read(Files(source="files", folder=tmp_path), "train")
+    assert [record.value for record in records] == ROWS
+    assert (last.row, last.error[:8]) == (6, "not JSON")
+
+
+def published(folder: Path, texts: dict[str, list], **changes) -> Files:
+    """Write twelve questions and files of texts, as authors publish them."""
+    rows = [{"question": f"What is {n}?", "answer": f"a{n}"} for n in range(12)]
+    (folder / "own_train.json").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "llm").mkdir()
+    for name, written in texts.items():
+        (folder / "llm" / name).write_text(json.dumps(written))
+    patterns = {"files": "llm/train_*.json", "until": "Q:"} | changes
+    return Files(
+        source="files",
+        folder=folder,
+        splits={"train": "own_train.json"},
+        fields={"id": None},
+        rationale_files={"palm": patterns},
+    )
+
+
+def explained(settings: Files) -> list[dict[str, list[str]]]:
+    reader = QuestionReader(settings, 1_000, Counter())
+    read = list(reader.accept(files.read(settings, "train")))
+    assert not [row.reason for row in read if isinstance(row, Rejected)]
+    return [example.rationales for example in read]
+
+
+def test_texts_of_other_files_belong_to_the_rows_in_order(tmp_path):
+    texts = [f"It is so. The answer is (a) a{n}.\n\nQ: Next? A: It is b." for n in range(12)]
+    parts = {f"train_{n}.json": [text] for n, text in enumerate(texts)}
+    found = explained(published(tmp_path, parts))
+    assert found == [{"palm": [f"It is so. The answer is (a) a{n}."]} for n in range(12)]
+
+
+def test_a_rationale_can_stand_between_words(tmp_path):
+    texts = [f"one {n} Q: What is {n}? other rationale: two {n}" for n in range(11)] + ["none"]
+    settings = published(tmp_path, {"train_0.json": texts}, after="other rationale:", until=None)
+    assert explained(settings) == [{"palm": [f"two {n}"]} for n in range(11)] + [{"palm": [""]}]
+
+
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [
+        (["a"] * 11, r"after 11, there are more train rows than in llm/train_\*.json"),
+        (["a"] * 13, "after 12, there are more texts than in train"),
+        ([], "after 0, there are more train rows"),
+        ([["a"]] * 12, "train_0.json, row 1: expected a text, found list"),
+        ({"a": 1}, "its content is not a list of rows"),
+    ],
+)
+def test_texts_that_are_not_one_for_each_row_are_refused(tmp_path, texts, message):
+    with pytest.raises(UserError, match=message):
+        explained(published(tmp_path, {"train_0.json": texts}))
+
+
+def test_files_of_texts_are_part_of_the_content(tmp_path):
+    settings = published(tmp_path, {"train_0.json": ["a"] * 12})
+    before = data_set_content(settings)
+    (tmp_path / "llm/train_0.json").write_text(json.dumps(["b"] * 12))
+    assert data_set_content(settings) != before
+    (tmp_path / "llm/train_0.json").unlink()
+    with pytest.raises(UserError, match=r"no such file; set datasets.*rationale_files.palm.files"):
+        explained(settings)
 
 
 REPEATED_COLUMN = parquet_bytes([{"answ1": 1, "answ2": 2}]).replace(b"answ2", b"answ1")
