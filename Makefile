@@ -81,8 +81,7 @@ gpu-check:  ## Run `make check` and measure the teachers' speed on a GPU
 	stages/python -m benchmarks.rationales
 
 harness: $(VENV)/harness release  ## Answer the test questions with models/release in lm-eval
-	@stages/python -m benchmarks.harness.prompts
-	$(BIN)/lm_eval run --model hf --model_args pretrained=models/release --include_path benchmarks/harness --tasks student --batch_size 32
+	tasks=$$(stages/python -m benchmarks.harness.prompts) && $(BIN)/lm_eval run --model hf --model_args pretrained=models/release --include_path benchmarks/harness --tasks $$tasks --batch_size 32
 
 test: setup  ## Run all tests, or leave out those that take minutes [FAST=yes]
 	$(BIN)/python -m pytest -q --numprocesses 2 --dist loadfile --no-loadscope-reorder $(if $(FAST),-m "not slow") tests
