@@ -1,6 +1,7 @@
 """Stage `train`: train the student on answers, rationales and salient words at once."""
 
 import os
+import random
 import shutil
 import sys
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ from stages.distil.interface.paths import locate
 from stages.distil.storage import tables
 
 if TYPE_CHECKING:  # importing torch takes seconds
+    from stages.distil.encoding.files import Asked
     from stages.distil.encoding.samples import Sample
     from stages.distil.student.answering import StudentModel
     from stages.distil.student.losses import Loss
@@ -103,7 +105,7 @@ def _teach(
     from stages.distil.student.training import Recipe, TrainingData, survey, train_student
     from stages.distil.weights.folders import fingerprint, model_folder
 
-    window, asked = read_window(), read_asked("validation")
+    window, asked = read_window(), _some(read_asked("validation"), parameters)
     lengths = AnswerLengths(parameters.evaluate.max_tokens, parameters.evaluate.reasoning_tokens)
     losses = _objective(parameters)
     tasks = {task for loss, _ in losses for task in loss.tasks}
@@ -135,6 +137,17 @@ def _teach(
         taught = Subset(taught, found.numbers)
     data = TrainingData(taught, asked, window, found.longest, digest())
     return *train_student(student, data, recipe, curves), too_long
+
+
+def _some(asked: "Sequence[Asked]", parameters: Parameters) -> "Sequence[Asked]":
+    """Return the validation questions that are asked after each epoch."""
+    from torch.utils.data import Subset
+
+    size = parameters.train.validation
+    if size is None or size >= len(asked):
+        return asked
+    draw = random.Random(f"validation {parameters.seed}")
+    return Subset(asked, sorted(draw.sample(range(len(asked)), size)))
 
 
 def _objective(parameters: Parameters) -> "list[tuple[Loss, float]]":

@@ -245,6 +245,21 @@ def test_without_epochs_the_student_is_unchanged(prepared, tiny_model):
     assert json.loads((CURVES / "metrics.json").read_text())["best_epoch"] == 0
 
 
+def test_as_many_validation_questions_are_asked_as_are_set(prepared, tiny_model, monkeypatch):
+    asked = []
+
+    def count_correct(student, questions, own, *_):
+        asked.append([questions[number].answer for number in own])
+        return 3
+
+    monkeypatch.setattr(training, "count_correct", count_correct)
+    for size in (None, 4, 4, 1_000):
+        train(prepared(tiny_model, train__validation=size, train__epochs=1))
+    assert [len(answers) for answers in asked] == [ROWS, 4, 4, ROWS]
+    assert asked[1] == asked[2] != asked[0][:4]
+    assert curve("validation/accuracy") == [3 / ROWS]
+
+
 def test_training_ends_after_epochs_without_a_gain(prepared, tiny_model):
     train(prepared(tiny_model, train__epochs=30, train__patience=2, train__learning_rate=1e-6))
     accuracies = curve("validation/accuracy")

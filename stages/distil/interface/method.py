@@ -226,6 +226,9 @@ class Train(Settings):
         description="0: no training; null: train for max_steps"
     )
     max_steps: Count | None = Field(None, description="optimiser steps, instead of epochs")
+    validation: Count | None = Field(
+        None, description="validation questions asked after each epoch; null: all"
+    )
     patience: Count | None = Field(None, description="epochs without a gain before training stops")
     learning_rate: Number = Field(gt=0, lt=1)
     warmup: Number = Field(
