@@ -298,12 +298,15 @@ def test_where_a_teachers_labels_are_taught_its_gate_does_not_see_the_gold_answe
     assert not any(body["temperature"] for body in teacher.requests), "nothing was asked again"
 
 
-def test_the_teacher_explains_examples_without_a_rationale(project, tmp_path):
-    bare = [question(n, rationales={}) for n in range(TRAIN)]
-    write_jsonl(tmp_path / "mine", train=bare)
+@pytest.mark.parametrize("own", [True, False])
+def test_the_teacher_explains_examples_without_a_rationale_or_all_if_asked(project, tmp_path, own):
+    changes = {"rationales__example_rationales": "teacher"} if own else {}
+    if not own:
+        bare = [question(n, rationales={}) for n in range(TRAIN)]
+        write_jsonl(tmp_path / "mine", train=bare)
     teacher = Teacher()
     with serve(teacher) as url:
-        done = project(url, data__pool=8, rationales__examples="similar")
+        done = project(url, data__pool=8, rationales__examples="similar", **changes)
     alone = [body for body in teacher.requests if len(body["messages"]) == 2]
     assert len([b for b in alone if "Correct answer" in b["messages"][-1]["content"]]) == 8
     explained = [body for body in teacher.requests if len(body["messages"]) == 6]

@@ -63,6 +63,9 @@ class Rationales(Settings):
     teacher_forcing: bool = Field(True, description="false: teachers reason to their own answer")
     examples: Literal["none", "random", "fixed", "similar"]
     num_examples: Count
+    example_rationales: Literal["data", "teacher"] = Field(
+        "data", description="whose rationales the examples show; the teacher's if the data has none"
+    )
     max_tokens: Count
     thinking: Literal["drop", "rationale"] = Field(
         "drop", description="what becomes of the thought before a reply, such as <think>...</think>"

@@ -173,7 +173,9 @@ class TeacherTexts:
     def _solved_pool(self) -> list[Solved]:
         """Return the pool's questions with rationales from the data, or else from this teacher."""
         pool = tables.read_examples(POOL)
-        solved = [(e, text) for e in pool if (text := data_rationale(e, self._teacher))]
+        solved: list[Solved] = []
+        if self._settings.example_rationales == "data":
+            solved = [(e, text) for e in pool if (text := data_rationale(e, self._teacher))]
         if solved or not pool:
             return solved
 
