@@ -132,7 +132,7 @@ def train(kind: type[Steps], student: str, rows: list[dict[str, Any]], settings:
             ),
             train_dataset=kind(samples, collate, recipe.losses, settings, BATCH_TOKENS, 0),
             processing_class=tokenizer,
-            data=TrainingData(samples, [], window, 0, ""),
+            data=TrainingData(samples, [], window, 0, 0, ""),
             recipe=recipe,
             batch_tokens=BATCH_TOKENS,
         )

@@ -135,7 +135,7 @@ def _teach(
     taught: Sequence[list[Sample]] = read_taught(window, found.tasks)
     if len(found.numbers) < len(taught):  # a student that only reasons needs a rationale of each
         taught = Subset(taught, found.numbers)
-    data = TrainingData(taught, asked, window, found.longest, digest())
+    data = TrainingData(taught, asked, window, found.longest, found.most_tokens, digest())
     return *train_student(student, data, recipe, curves), too_long
 
 

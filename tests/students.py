@@ -14,8 +14,8 @@ from stages.distil.interface.method import REASONING, Student, Train
 from stages.distil.models.loading import load_model
 from stages.distil.storage import tables
 from stages.distil.student.answering import AnswerLengths, StudentModel
-from stages.distil.student.batch import Batch, Collator, target_logits
-from stages.distil.student.losses import CrossEntropy, Loss, predictions
+from stages.distil.student.batch import Batch, Collator
+from stages.distil.student.losses import CrossEntropy, Loss, predict
 from stages.distil.student.training import DistillationTrainer, Recipe, Steps, TrainingData
 
 TEACHERS = ["one", "two"]
@@ -105,7 +105,7 @@ def without_dropout(model: PreTrainedModel) -> None:
 
 def loss_sums(model: PreTrainedModel, batch: Batch, losses: Sequence[Loss] = LOSSES) -> Tensor:
     """Return the sum of each loss over a batch, (L,)."""
-    predicted = predictions(target_logits(model, batch), batch)
+    predicted = predict(model, batch, with_logits=any(loss.needs_logits for loss in losses))
     return torch.stack([loss(predicted) for loss in losses])
 
 
@@ -141,7 +141,7 @@ def learn(
         args=TrainingArguments("unused", use_cpu=True, report_to="none"),
         train_dataset=steps,
         processing_class=student.tokenizer,
-        data=TrainingData(questions, [], None, 0, ""),
+        data=TrainingData(questions, [], None, 0, 0, ""),
         recipe=Recipe(None, tuple(objective), 0, AnswerLengths(1, 1), student.dtype, ""),
         batch_tokens=batch_tokens,
     )

@@ -237,6 +237,30 @@ def test_the_token_budget_does_not_change_what_is_learnt(prepared, family):
     assert curves[0] == pytest.approx(curves[1], rel=1e-4)
 
 
+def test_activations_that_are_computed_twice_change_no_byte(prepared, family):
+    results = []
+    for checkpointing in (False, True):
+        train(prepared(family, train__gradient_checkpointing=checkpointing))
+        results.append([digest(STUDENT), curve("loss/total"), curve("validation/accuracy")])
+    assert results[0] == results[1]
+
+
+@pytest.mark.parametrize(("share", "twice"), [(0.4, False), (1e-9, True)])
+def test_activations_are_computed_twice_if_they_do_not_fit(
+    prepared, tiny_model, monkeypatch, share, twice
+):
+    monkeypatch.setattr("stages.distil.models.hardware.MEMORY_SHARE", share)
+    done = []
+    plain = PreTrainedModel.gradient_checkpointing_enable
+    monkeypatch.setattr(
+        PreTrainedModel,
+        "gradient_checkpointing_enable",
+        lambda model, **settings: done.append(settings) or plain(model, **settings),
+    )
+    train(prepared(tiny_model, train__epochs=1))
+    assert bool(done) is twice
+
+
 def test_without_epochs_the_student_is_unchanged(prepared, tiny_model):
     train(prepared(tiny_model, train__epochs=0))
     before = dict(load_model(tiny_model, "bfloat16")[0].named_parameters())

@@ -21,7 +21,7 @@ from stages.distil.language.student_prompts import split_reasoned
 from stages.distil.models.batching import by_length
 from stages.distil.models.layers import attention_span
 from stages.distil.student.answering import StudentModel, generate_answers
-from stages.distil.student.batch import Batch, Collator, autocast, target_logits
+from stages.distil.student.batch import Batch, Collator, autocast, target_values
 
 
 class ReadOption(NamedTuple):
@@ -79,27 +79,38 @@ def read_options(
     questions = _readable(student.model, questions)
     samples = [s for of_question in questions for s in of_question]
     read: list[list[ReadOption]] = [[] for _ in samples]
-    for chosen, batch, logits, losses in read_targets(student, samples):
-        greedy = (logits.argmax(-1) == batch.labels).cpu()
+    for chosen, batch, values in read_targets(student, samples):
         owners = (n for n in chosen for _ in samples[n].branches)
         for n, target in zip(owners, batch.targets, strict=True):
             tokens = slice(target.start, target.end)
-            score = -losses[tokens][:-1].mean().item()
-            read[n].append(ReadOption(score, bool(greedy[tokens].all())))
+            score = -values.losses[tokens][:-1].mean().item()
+            read[n].append(ReadOption(score, bool(values.greedy[tokens].all())))
     by_sample = iter(read)
     return [
         [option for _ in of_question for option in next(by_sample)] for of_question in questions
     ]
 
 
+class TokenValues(NamedTuple):
+    """What a student makes of T target tokens, on the CPU.
+
+    `losses` (T,) are their −log p; `greedy` (T,) tells which it would write itself, and `ranks`
+    (T,) count from the most probable token, 1.
+    """
+
+    losses: Tensor
+    greedy: Tensor
+    ranks: Tensor
+
+
 @torch.no_grad()
 def read_targets(
     student: StudentModel, samples: Sequence[Sample]
-) -> Iterator[tuple[list[int], Batch, Tensor, Tensor]]:
-    """Read samples in batches by length; yield what the student predicts for their targets.
+) -> Iterator[tuple[list[int], Batch, TokenValues]]:
+    """Read samples in batches by length; yield what the student makes of their targets.
 
-    Yields the numbers of a batch's samples, the batch of T target tokens, their logits
-    (T, vocabulary), and their −log p (T,) on the CPU. Raises `UserError` if one is not finite.
+    Yields the numbers of a batch's samples, the batch, and the values of its target tokens. Raises
+    `UserError` if a log-probability is not finite.
     """
     model, tokenizer, dtype = student
     collate = Collator(model, tokenizer)
@@ -107,14 +118,22 @@ def read_targets(
     for chosen in by_length([sample.length for sample in samples], student.pass_tokens()):
         batch = collate([samples[n] for n in chosen]).to(model.device)
         with autocast(dtype):
-            logits = target_logits(model, batch)
-        losses = functional.cross_entropy(logits, batch.labels, reduction="none").cpu()
+            values = target_values(model, batch, _token_values)
+        losses, greedy, ranks = values.cpu().T.contiguous()
         if not losses.isfinite().all():
             raise UserError(
                 f"{model.name_or_path}: log-probabilities are not finite in {dtype}; set "
                 "student.dtype to float32, or choose another model"
             )
-        yield chosen, batch, logits, losses
+        yield chosen, batch, TokenValues(losses, greedy.bool(), ranks)
+
+
+def _token_values(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return each label's loss, whether it is the most probable token, and its rank, (n, 3)."""
+    own = logits.gather(1, labels[:, None])
+    losses = functional.cross_entropy(logits, labels, reduction="none")
+    ranks = (logits > own).sum(1) + 1
+    return torch.stack([losses, logits.argmax(-1) == labels, ranks], dim=1)
 
 
 def _readable(

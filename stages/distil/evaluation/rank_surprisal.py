@@ -2,8 +2,6 @@
 
 from collections.abc import Sequence
 
-from torch import Tensor
-
 from stages.distil.encoding.samples import Sample
 from stages.distil.evaluation.probes import read_targets
 from stages.distil.student.answering import StudentModel
@@ -21,16 +19,10 @@ def rank_surprisal_ratios(student: StudentModel, samples: Sequence[Sample]) -> l
     not finite.
     """
     ratios = [0.0] * len(samples)
-    for chosen, batch, logits, surprisals in read_targets(student, samples):
-        ranks = _ranks(logits, batch.labels).clamp(max=HIGHEST_RANK).cpu()
+    for chosen, batch, values in read_targets(student, samples):
+        ranks = values.ranks.clamp(max=HIGHEST_RANK)
         for n, target in zip(chosen, batch.targets, strict=True):
             tokens = slice(target.start, target.end - 1)
-            surprisal = max(surprisals[tokens].sum().item(), LEAST_SURPRISAL)
+            surprisal = max(values.losses[tokens].sum().item(), LEAST_SURPRISAL)
             ratios[n] = ranks[tokens].sum().item() / surprisal
     return ratios
-
-
-def _ranks(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return the rank of each label (T,) among its logits (T, vocabulary), from 1."""
-    own = logits.gather(1, labels[:, None])
-    return (logits > own).sum(1) + 1

@@ -239,6 +239,10 @@ class Train(Settings):
     )
     batch_size: Count = Field(description="questions per optimiser step, over all processes")
     batch_tokens: Tokens = Field("auto", description="tokens per pass, including padding")
+    gradient_checkpointing: bool | Literal["auto"] = Field(
+        "auto",
+        description="keep no layer's activations and compute them twice; auto: if they do not fit",
+    )
     mutual_information: Weight = Field(
         0.0, description="weight of the term between answer and rationales (Chen et al., 2024)"
     )

@@ -80,10 +80,28 @@ def pass_tokens(
     if not weight_bytes:
         weight_bytes = 4
         token_bytes = layers * 4 * hidden + 34 * hidden + 5 * heads * WIDTH
-    memory = torch.cuda.get_device_properties(0).total_memory
-    free = memory - weight_bytes * model.num_parameters()
+    free = _memory() - weight_bytes * model.num_parameters()
     tokens = MEMORY_SHARE * max(0, free) / token_bytes
     return min(MOST_TOKENS, 2 ** int(math.log2(max(tokens, WIDTH))))
+
+
+def activations_fit(model: "PreTrainedModel", tokens: int, dtype: str, weight_bytes: int) -> bool:
+    """Return whether the memory holds what the layers keep of a pass of so many tokens.
+
+    `weight_bytes` is the memory per weight in training. Activations follow Korthikanti et al. as in
+    `pass_tokens`, without the attention's: torch's kernels keep no scores.
+    """
+    config = model.config.get_text_config()
+    layers = config.num_hidden_layers * (2 if model.config.is_encoder_decoder else 1)
+    needed = tokens * layers * 34 * config.hidden_size * (1 if dtype == "bfloat16" else 2)
+    return needed <= MEMORY_SHARE * (_memory() - weight_bytes * model.num_parameters())
+
+
+def _memory() -> int:
+    """Return the bytes of the first GPU's memory, or else of the machine's."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_properties(0).total_memory
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 @contextmanager

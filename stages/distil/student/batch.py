@@ -1,13 +1,16 @@
 """Samples as the tensors of a forward pass, and the student's logits at their targets."""
 
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from typing import Any, NamedTuple
+from weakref import WeakSet
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from stages.distil.encoding.samples import Branch, Sample, said, separate_tasks
@@ -16,6 +19,10 @@ from stages.distil.models.batching import pad
 from stages.distil.models.generation import logits_at
 from stages.distil.models.hardware import device, explain_out_of_memory
 
+Measure = Callable[[Tensor, Tensor], Tensor]
+HEAD_BYTES = 2**28  # of the float32 logits that are computed at once
+UNCHANGED = 12_345.678  # no logit is that large, so what a model does to logits changes it
+_CHANGES_LOGITS: WeakSet[PreTrainedModel] = WeakSet()
 TOLERANCE = 2e-5  # of the logits' norm; SmolLM2's differ by 1e-6, of rounding, in float32
 
 
@@ -160,14 +167,81 @@ def target_logits(model: PreTrainedModel, batch: Batch) -> Tensor:
     `model` may be wrapped for several processes.
     """
     plain = getattr(model, "module", model)
+    with logits_at(plain, batch.predicts):
+        return _outputs(model, batch).float()
+
+
+def target_values(model: PreTrainedModel, batch: Batch, measure: Measure) -> Tensor:
+    """Return what `measure` makes of the logits of a batch, (T, k).
+
+    It takes float32 logits (n, vocabulary) and their labels (n,), and returns values (n, k). Where
+    the logits of all T positions would take more than HEAD_BYTES, they are computed and measured
+    in parts, and once more for the gradient, so that memory does not grow with T. That cannot be
+    done for a model that changes its logits after its head, as Gemma 2 does; stderr says so.
+    """
+    plain = getattr(model, "module", model)
+    rows = max(1, HEAD_BYTES // (4 * plain.config.get_text_config().vocab_size))
+    if len(batch.labels) > rows and plain not in _CHANGES_LOGITS:
+        with _measured_in_parts(plain, batch, measure, rows):
+            values = _outputs(model, batch)
+        if values[-1].eq(UNCHANGED).all():
+            return values[:-1]
+        _CHANGES_LOGITS.add(plain)
+        print(
+            f"{type(plain).__name__} changes its logits after its output head, so those of a pass "
+            "are computed at once, which takes more memory",
+            file=sys.stderr,
+        )
+    return measure(target_logits(model, batch), batch.labels)
+
+
+def _outputs(model: PreTrainedModel, batch: Batch) -> Tensor:
+    """Return what the model makes of its head's output (1, n, k), as (n, k)."""
+    plain = getattr(model, "module", model)
     inputs = dict(batch.inputs)
     if batch.rows is not None:
         inputs["attention_mask"] = inputs["attention_mask"][batch.rows]  # of cross-attention
     elif inputs["attention_mask"].dim() == 4 and plain.config._attn_implementation == "eager":
         allowed = inputs["attention_mask"]  # eager attention adds its mask to the scores
         inputs["attention_mask"] = torch.where(allowed, 0.0, torch.finfo(torch.float32).min)
-    with logits_at(plain, batch.predicts), _encode_once(plain, batch):
-        return model(**inputs, use_cache=False).logits[0].float()
+    with _encode_once(plain, batch):
+        return model(**inputs, use_cache=False).logits[0]
+
+
+@contextmanager
+def _measured_in_parts(
+    model: PreTrainedModel, batch: Batch, measure: Measure, rows: int
+) -> Iterator[None]:
+    """Let the output head return measured values (1, T + 1, k) in the place of logits.
+
+    `rows` positions are measured at once. The last values are UNCHANGED, by which one sees whether
+    the model leaves its head's output as it is.
+    """
+    whole: list[Tensor] = []
+
+    def keep_input(_: Any, args: tuple) -> tuple:
+        whole.append(args[0])
+        return (args[0][:1, :1],)  # so that the head itself does next to nothing
+
+    def measure_in_parts(head: torch.nn.Module, *_: Any) -> Tensor:
+        def part(hidden: Tensor, labels: Tensor) -> Tensor:
+            return measure(head.forward(hidden).float(), labels)
+
+        hidden = whole.pop()[batch.predicts]
+        pieces = zip(hidden.split(rows), batch.labels.split(rows), strict=True)
+        values = torch.cat([checkpoint(part, *piece, use_reentrant=False) for piece in pieces])
+        return torch.cat([values, torch.full_like(values[:1], UNCHANGED)])[None]
+
+    head = model.get_output_embeddings()
+    hooks = [
+        head.register_forward_pre_hook(keep_input),
+        head.register_forward_hook(measure_in_parts),
+    ]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 @contextmanager

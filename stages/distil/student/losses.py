@@ -18,39 +18,49 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor
 from torch.nn import functional
+from transformers import PreTrainedModel
 
 from stages.distil.encoding.samples import SOFT_LABELS, Sample
 from stages.distil.interface.method import ANSWER
-from stages.distil.student.batch import Batch, Target
+from stages.distil.student.batch import Batch, Target, target_logits, target_values
 
 
 class Predictions(NamedTuple):
     """What the student predicts for a batch with T target tokens.
 
-    `logits` (T, vocabulary) are those of each token, `losses` (T,) their cross-entropies, and
-    `targets` the targets that they belong to.
+    `losses` (T,) are the cross-entropies of the tokens, `targets` the targets that they belong to,
+    and `logits` (T, vocabulary) those of each token, if a loss needs them.
     """
 
-    logits: Tensor
     losses: Tensor
     targets: Sequence[Target]
+    logits: Tensor | None = None
 
 
-def predictions(logits: Tensor, batch: Batch) -> Predictions:
-    """Return what the logits (T, vocabulary) of a batch predict."""
-    losses = functional.cross_entropy(logits, batch.labels, reduction="none")
-    return Predictions(logits, losses, batch.targets)
+def predict(model: PreTrainedModel, batch: Batch, with_logits: bool = False) -> Predictions:
+    """Return what a student predicts for a batch; its logits take memory."""
+    if with_logits:
+        logits = target_logits(model, batch)
+        return Predictions(cross_entropies(logits, batch.labels)[:, 0], batch.targets, logits)
+    return Predictions(target_values(model, batch, cross_entropies)[:, 0], batch.targets)
+
+
+def cross_entropies(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return −log p of each label (n,), from logits (n, vocabulary), as (n, 1)."""
+    return functional.cross_entropy(logits, labels, reduction="none")[:, None]
 
 
 class Loss(ABC):
     """A part of the total loss.
 
     It is about the targets of `tasks`, and is left out of a training that has none; `name` is that
-    of its curve. With `whole_questions`, all samples of a question must be in one pass. A `bounded`
-    loss cannot diverge.
+    of its curve. With `whole_questions`, all samples of a question must be in one pass, and
+    `needs_logits` says whether it looks at more than the labels' cross-entropies. A `bounded` loss
+    cannot diverge.
     """
 
     whole_questions: ClassVar[bool] = False
+    needs_logits: ClassVar[bool] = False
     bounded: ClassVar[bool] = False
 
     @property
@@ -199,6 +209,7 @@ class MutualInformation(Loss):
     teachers: tuple[str, ...]
     name = "mutual_information"
     whole_questions = True
+    needs_logits = True
     bounded = True  # and it may grow while the student learns
 
     @property
@@ -214,9 +225,11 @@ class MutualInformation(Loss):
 
     def __call__(self, predicted: Predictions) -> Tensor:
         """Return the sum over the pairs, from logits (T, vocabulary)."""
+        logits = predicted.logits
+        assert logits is not None
 
         def pooled(target: Target) -> Tensor:
-            return predicted.logits[target.start : target.end].softmax(-1).amax(0)
+            return logits[target.start : target.end].softmax(-1).amax(0)
 
         answers = {t.question: t for t in predicted.targets if t.branch.task == ANSWER}
         total = predicted.losses.new_zeros(())

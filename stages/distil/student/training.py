@@ -28,7 +28,7 @@ from stages.distil.interface.errors import UserError
 from stages.distil.interface.method import Train
 from stages.distil.models import resuming
 from stages.distil.models.batching import by_length
-from stages.distil.models.hardware import explain_out_of_memory, pass_tokens
+from stages.distil.models.hardware import activations_fit, explain_out_of_memory, pass_tokens
 from stages.distil.models.lora import round_frozen
 from stages.distil.storage import versions
 from stages.distil.student.answering import AnswerLengths, StudentModel, count_correct
@@ -37,9 +37,8 @@ from stages.distil.student.batch import (
     Collator,
     autocast,
     check_shared_context,
-    target_logits,
 )
-from stages.distil.student.losses import Loss, predictions
+from stages.distil.student.losses import Loss, predict
 
 CHECKPOINTS = Path(".cache/checkpoints/train")
 BATCH_TOKENS = 2048  # of a pass on a CPU
@@ -56,13 +55,14 @@ class TrainingData:
 
     `taught` contains the samples of each train question, and `asked` the validation questions;
     `digest` identifies both. `longest` is the number of the train question with the longest sample
-    of several branches.
+    of several branches, and `most_tokens` are those of the longest sample.
     """
 
     taught: Sequence[Sequence[Sample]]
     asked: Sequence[Asked]
     window: Window
     longest: int
+    most_tokens: int
     digest: str
 
 
@@ -91,13 +91,15 @@ class Survey(NamedTuple):
     """What a training will meet.
 
     `tasks` are those that have a target, `limits` what does not fit, and `numbers` the questions
-    that have a target; `longest` is the place among them of the longest sample of several branches.
+    that have a target; `longest` is the place among them of the longest sample of several branches,
+    and `most_tokens` are those of the longest sample.
     """
 
     tasks: set[str]
     limits: Limits
     numbers: list[int]
     longest: int
+    most_tokens: int
 
 
 def survey(questions: Sequence[Sequence[Sample]], tasks: Container[str], window: Window) -> Survey:
@@ -106,6 +108,7 @@ def survey(questions: Sequence[Sequence[Sample]], tasks: Container[str], window:
     limits = Limits()
     numbers: list[int] = []
     longest, most = 0, 0  # the most tokens of a sample with several branches
+    most_tokens = 0
     for number, question in enumerate(questions):
         fitted = limits.add_read(window, of_tasks(question, tasks))
         limits.check("train")
@@ -115,8 +118,9 @@ def survey(questions: Sequence[Sequence[Sample]], tasks: Container[str], window:
         tokens = max((s.length for s in fitted if len(s.branches) > 1), default=0)
         if tokens > most:
             longest, most = len(numbers), tokens
+        most_tokens = max(most_tokens, *(sample.length for sample in fitted))
         numbers.append(number)
-    return Survey(taught, limits, numbers, longest)
+    return Survey(taught, limits, numbers, longest, most_tokens)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -222,6 +226,7 @@ class DistillationTrainer(resuming.ResumableTrainer):
         super().__init__(**arguments)
         self._data, self._recipe = data, recipe
         self._losses = recipe.losses
+        self._with_logits = any(loss.needs_logits for loss in self._losses)
         self._weights = torch.tensor([w for _, w in recipe.objective], device=self.args.device)
         diverging = [0.0 if loss.bounded else weight for loss, weight in recipe.objective]
         self._diverging = torch.tensor(diverging, device=self.args.device)
@@ -256,7 +261,7 @@ class DistillationTrainer(resuming.ResumableTrainer):
             exchange = nullcontext() if number == last else self.accelerator.no_sync(model)
             with exchange, explain_out_of_memory("a pass", self._advice):
                 with autocast(self._recipe.dtype):
-                    predicted = predictions(target_logits(model, batch), batch)
+                    predicted = predict(model, batch, self._with_logits)
                     sums = torch.stack([loss(predicted) for loss in self._losses])
                 parts = sums / counts.clamp(min=1)
                 # The gradients of the processes are averaged, but must be summed.
@@ -415,6 +420,10 @@ def train_student(
     settings, seed = recipe.settings, recipe.seed
     set_seed(seed)
     batch_tokens = pass_tokens(settings.batch_tokens, BATCH_TOKENS, model, TRAINED_WEIGHT)
+    checkpointing = settings.gradient_checkpointing
+    if checkpointing == "auto":
+        tokens = max(batch_tokens, data.most_tokens)
+        checkpointing = not activations_fit(model, tokens, recipe.dtype, TRAINED_WEIGHT)
     collate = Collator(model, tokenizer)
     steps = Steps(data.taught, collate, recipe.losses, settings, batch_tokens, seed)
     arguments = resuming.training_arguments(
@@ -430,6 +439,8 @@ def train_student(
         greater_is_better=True,
         restore_callback_states_from_checkpoint=True,
         ddp_find_unused_parameters=False,
+        gradient_checkpointing=checkpointing,
+        gradient_checkpointing_kwargs={"use_reentrant": False},
     )
     trainer = DistillationTrainer(
         model=model,

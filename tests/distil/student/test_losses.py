@@ -9,13 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from stages.distil.encoding.samples import SOFT_LABELS, Branch, Sample
-from stages.distil.student.batch import Collator, Target, check_shared_context
+from stages.distil.student.batch import Collator, Target, check_shared_context, target_logits
 from stages.distil.student.losses import (
     CrossEntropy,
     MutualInformation,
     Predictions,
     SoftCrossEntropy,
-    predictions,
+    cross_entropies,
+    predict,
     soft_cross_entropy,
 )
 from tests.students import (
@@ -230,7 +231,7 @@ def test_mutual_information_equals_the_authors_formula():
         Target("1", Branch("saliency", [], [0] * 2), 3, 5),
         Target("1", Branch("one", [], [0] * 4), 5, 9),
     ]
-    torch.testing.assert_close(MUTUAL(Predictions(logits, logits.sum(-1), targets)), expected)
+    torch.testing.assert_close(MUTUAL(Predictions(logits.sum(-1), targets, logits)), expected)
 
 
 def test_only_rationales_of_the_taught_teachers_are_paired(family):
@@ -384,15 +385,59 @@ def test_the_total_is_the_weighted_sum_of_the_losses(family):
     assert total == pytest.approx(sum(parts), rel=1e-5)
 
 
-def test_predictions_have_a_logit_row_and_a_loss_for_each_label(tiny_model):
-    student, encoder = load(tiny_model)
+@pytest.mark.parametrize("with_logits", [True, False])
+def test_predictions_are_the_cross_entropies_of_the_labels(family, with_logits):
+    student, encoder = load(family)
     batch = Collator(*student[:2])(taught(encoder, ROWS[0]))
-    logits = torch.randn(len(batch.labels), 7)
-    batch.labels[:] = batch.labels % 7
-    found = predictions(logits, batch)
-    assert (found.logits is logits, found.targets) == (True, batch.targets)
+    student.model.eval()
+    logits = target_logits(student.model, batch)
+    found = predict(student.model, batch, with_logits)
     expected = -logits.log_softmax(-1)[range(len(batch.labels)), batch.labels]
     torch.testing.assert_close(found.losses, expected)
+    assert found.targets == batch.targets
+    assert (found.logits is None) is not with_logits
+
+
+@pytest.mark.parametrize("rows", [1, 3, 7])
+def test_losses_in_parts_have_the_same_values_and_gradients(family, rows, monkeypatch):
+    student, encoder = load(family)
+    without_dropout(student.model)
+    questions = [taught(encoder, row) for row in MIXED[:6]]
+    objective = [(loss, 1.0) for loss in LOSSES]
+    total, gradient = learn(student, questions, objective, batch_size=6)
+    measured = []
+
+    def count(logits, labels):
+        measured.append(len(labels))
+        return cross_entropies(logits, labels)
+
+    vocabulary = student.model.config.get_text_config().vocab_size
+    monkeypatch.setattr("stages.distil.student.batch.HEAD_BYTES", rows * 4 * vocabulary)
+    monkeypatch.setattr("stages.distil.student.losses.cross_entropies", count)
+    in_parts, gradient_in_parts = learn(student, questions, objective, batch_size=6)
+    assert max(measured) == rows
+    assert in_parts == pytest.approx(total, rel=1e-6)
+    assert (gradient_in_parts - gradient).norm() / gradient.norm() < 1e-5
+
+
+def test_a_model_that_changes_its_logits_is_measured_at_once(tiny_model, monkeypatch, capsys):
+    student, encoder = load(tiny_model)
+    batch = Collator(*student[:2])(taught(encoder, ROWS[0]))
+    before = predict(student.model, batch).losses
+    plain = student.model.forward
+
+    def capped(**inputs):
+        outputs = plain(**inputs)
+        outputs.logits = 0.5 * torch.tanh(outputs.logits / 0.5)
+        return outputs
+
+    monkeypatch.setattr(student.model, "forward", capped)
+    expected = predict(student.model, batch).losses
+    assert not torch.allclose(expected, before)
+    monkeypatch.setattr("stages.distil.student.batch.HEAD_BYTES", 1)
+    for _ in range(2):
+        torch.testing.assert_close(predict(student.model, batch).losses, expected)
+    assert capsys.readouterr().err.count("changes its logits after its output head") == 1
 
 
 def test_a_loss_is_named_after_its_curve_and_the_tasks_that_it_needs():
@@ -401,6 +446,7 @@ def test_a_loss_is_named_after_its_curve_and_the_tasks_that_it_needs():
     tasks = [[task] for task in TASKS] + [[SOFT_LABELS], TEACHERS]
     assert [list(loss.tasks) for loss in ALL] == tasks
     assert [loss.whole_questions for loss in ALL] == [False] * 4 + [True, True]
+    assert [loss.needs_logits for loss in ALL] == [False] * 5 + [True]
     assert [loss.bounded for loss in ALL] == [False] * 5 + [True]
     assert (
         CrossEntropy("one") == LOSSES[1] != CrossEntropy("two")
