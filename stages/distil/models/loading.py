@@ -28,7 +28,8 @@ def load_model(
     """Load a decoder-only or encoder-decoder model and its tokenizer, onto the GPU if there is one.
 
     `dtype` is the precision. Attention is torch's fused kernel, except with `gradients` on a CPU,
-    where its backward pass is slower than plain products with any mask. If `place` is false, the
+    where its backward pass is slower than plain products with any mask, unless texts are so long
+    that the products' memory counts (`use_fused_attention`). If `place` is false, the
     weights stay in main memory for a Trainer that distributes them over processes and GPUs.
     `quantised` allows weights that are not in floating point. Raises `UserError` if weights are
     damaged, missing, of another shape or not finite.
@@ -54,3 +55,8 @@ def load_model(
     if is_main_process():  # with FSDP, the others may hold no weights yet
         check_finite(model.named_parameters(), folder)
     return model.to(device()) if place else model, tokenizer
+
+
+def use_fused_attention(model: PreTrainedModel) -> None:
+    """Let a model's attention be torch's fused kernel, which keeps no scores, if it can be."""
+    model.set_attn_implementation(model.get_correct_attn_implementation(None))
