@@ -245,6 +245,23 @@ def test_activations_that_are_computed_twice_change_no_byte(prepared, family):
     assert results[0] == results[1]
 
 
+def test_long_texts_are_trained_with_fused_attention(prepared, family, monkeypatch):
+    curves, used = [], []
+    plain = PreTrainedModel.set_attn_implementation
+    monkeypatch.setattr(
+        PreTrainedModel,
+        "set_attn_implementation",
+        lambda model, name: used.append(name) or plain(model, name),
+    )
+    for most in (10_000, 10):
+        assert used == []
+        monkeypatch.setattr(training, "PLAIN_ATTENTION", most)
+        train(prepared(family, train__epochs=2))
+        curves.append(curve("loss/total"))
+    assert used == ["sdpa"]
+    assert curves[0] == pytest.approx(curves[1], rel=1e-3)
+
+
 @pytest.mark.parametrize(("share", "twice"), [(0.4, False), (1e-9, True)])
 def test_activations_are_computed_twice_if_they_do_not_fit(
     prepared, tiny_model, monkeypatch, share, twice
