@@ -128,12 +128,17 @@ class Search:
             return [answer | {"fixed_options": names, "answer_is": "index"}]
         if not labels[0].isdigit():
             return [answer | {"fixed_options": labels, "answer_is": "text"}]
-        # The numbers do not say what they stand for, so they may also be the answers themselves.
         names = [f"word-for-{label}" for label in labels]
         if guesses.has_entailment(self._columns) and labels == ["0", "1", "2"]:
             names = ENTAILMENT
         fixed = {"fixed_options": names, "answer_is": "index", "first_index": int(labels[0])}
-        return [answer | fixed, answer]
+        return [answer | fixed]
+
+    def has_unnamed_classes(self, fields: Mapped) -> bool:
+        """Return whether a mapping has options for numbers, of which the files say no words."""
+        is_own = "fixed_options" in fields and "fixed_options" not in self._given
+        by_number = fields.get("answer_is") == "index"
+        return is_own and by_number and fields.get("answer", "answer") not in self._class_labels
 
     def _with_id(self, reading: Reading) -> Reading:
         """Return the mapping with the first id that costs no row; numbers of rows never do."""

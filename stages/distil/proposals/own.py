@@ -194,7 +194,10 @@ def _agrees(name: str) -> bool:
     if not sys.stdin.isatty():
         print("\nnot written: run it in a terminal to be asked, or with YES=1")
         return False
-    answer = input(f"\nWrite datasets.{name} into {PARAMETERS}? [y/N] ")
+    try:
+        answer = input(f"\nWrite datasets.{name} into {PARAMETERS}? [y/N] ")
+    except EOFError:  # Ctrl-D
+        return False
     return answer.strip().lower() in ("y", "yes")
 
 

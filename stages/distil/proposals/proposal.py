@@ -61,6 +61,8 @@ def propose(data: Path, given: Mapped, max_characters: int) -> Proposal:
     readings = different([trials.read_all(each.fields, layout.files) for each in contenders])
     reading = readings[0]
     place, choices = _choices(readings)
+    if not choices and search.has_unnamed_classes(reading.fields):
+        place, choices = _words_or_numbers(reading)
     notes = layout.notes + search.notes + _notes(reading, given, trials.longer, bool(choices))
     return Proposal(_entry(entry, layout, reading), reading, notes, place, choices)
 
@@ -125,7 +127,10 @@ def _notes(reading: Reading, given: Mapped, longer: set[Split], is_open: bool) -
     if merged := reading.tally["with equal options"]:
         notes.append(f"{merged} questions list an option twice: equal_options makes them one")
     if "human" in reading.teachers:
-        notes.append("conclude: people's notes need not name the answer")
+        notes.append(
+            "rationales that no teacher's name goes with are people's (human), which need not name "
+            "the answer (conclude)"
+        )
     return notes
 
 
@@ -145,6 +150,17 @@ def _choices(readings: list[Reading]) -> tuple[tuple[str, int], list[Choice]]:
         for each, reading in zip(values, readings, strict=True)
     ]
     return readings[0].places[place], choices
+
+
+def _words_or_numbers(reading: Reading) -> tuple[tuple[str, int], list[Choice]]:
+    """Return the first row read, and the choice between words for its number and the number."""
+    names = reading.fields["fixed_options"]
+    place, answer = next((n, a) for n, a in enumerate(reading.answers) if a is not None)
+    number = names.index(answer) + reading.fields.get("first_index", 0)
+    return reading.places[place], [
+        Choice({"fixed_options": names}, answer),
+        Choice({"fixed_options": []}, str(number)),
+    ]
 
 
 def _entry(known: dict[str, Any], layout: Layout, reading: Reading) -> dict[str, Any]:
