@@ -17,7 +17,7 @@ export PYTHONDONTWRITEBYTECODE :=
 # A cluster's packages, perhaps for another Python, would come before those of .venv.
 unexport PYTHONPATH
 
-.PHONY: help setup lock gym ray browser harness repro summary compare figures release verify mend check gpu-check test lint format clean distclean
+.PHONY: help setup lock gym ray browser harness own repro summary compare figures release verify mend check gpu-check test lint format clean distclean
 
 help:  ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 14
@@ -45,6 +45,9 @@ gym: $(VENV)/gym  ## Install reasoning-gym, a source of questions (needs a C com
 ray: $(VENV)/ray  ## Install Ray, for teachers and attribution on several machines
 
 browser: $(VENV)/browser  ## Install Playwright to test the report (needs Chromium)
+
+own: setup  ## Add your own questions to params.yaml: make own DATA=questions.csv [ENTRY=name] [YES=1]
+	@$(BIN)/python -m stages.distil.proposals.own --entry "$$ENTRY" --set "$$SET" $(if $(YES),--yes) -- "$$DATA"
 
 repro: setup  ## Run the stages that have changed and print the results
 	@$(BIN)/python -m stages.distil.interface.parameters params.yaml

@@ -203,11 +203,20 @@ class FileSizes(Settings):
     test: Count | None = None
 
 
+class HeldOut(Settings):
+    """How many train questions to draw, by `seed`, for the splits that have no files."""
+
+    validation: Integer = Field(0, ge=0)
+    test: Integer = Field(0, ge=0)
+
+
 class _Records(_AnyDataSet):
     sizes: FileSizes = FileSizes()
     fields: Fields = Fields()
-    hold_out: Integer = Field(
-        0, ge=0, description="questions to draw from train, by `seed`, for validation"
+    hold_out: Annotated[Integer, Field(ge=0)] | HeldOut = Field(
+        0,
+        description="questions to draw from train, by `seed`, for validation, or a number for each "
+        "of validation and test",
     )
     where: dict[str, str | int | bool] = Field({}, description="path: value; skip other records")
     conclude: bool | dict[Name, bool] = Field(
@@ -216,6 +225,14 @@ class _Records(_AnyDataSet):
         "people's notes do not",
     )
     licence: str | None = Field(None, description="for the data card")
+
+    def held_out(self, split: Split) -> int:
+        """Return how many train questions are drawn for a split, which is then not read."""
+        if isinstance(self.hold_out, HeldOut):
+            return {"validation": self.hold_out.validation, "test": self.hold_out.test}.get(
+                split, 0
+            )
+        return self.hold_out if split == "validation" else 0
 
     def must_conclude(self, teacher: str) -> bool:
         """Return whether a rationale of the data that names no answer is inconclusive."""

@@ -144,7 +144,7 @@ def _options(value: Mapping[str, Any], fields: Fields) -> list[str]:
     elif "options" in fields.model_fields_set:
         raw = _required(value, path)
     else:
-        raw = _follow(value, path)
+        raw = follow(value, path)
     if raw is None:
         for name, field in value.items():
             if OPTION_FIELD.search(name) and isinstance(field, list | tuple | Mapping):
@@ -300,7 +300,7 @@ def _rationales(
     elif "rationales" in fields.model_fields_set:
         raw = _required(value, fields.rationales)
     else:
-        raw = _follow(value, fields.rationales)
+        raw = follow(value, fields.rationales)
     if raw is None:
         raw = {}
     if not isinstance(raw, Mapping):
@@ -329,14 +329,14 @@ def _texts_at(value: Mapping[str, Any], path: str | list[str]) -> Any:
     """Return the field at a path, or those at several, of which all but one may be null."""
     if isinstance(path, str):
         return _required(value, path)
-    texts = [_follow(value, each) for each in path]
+    texts = [follow(value, each) for each in path]
     if all(text is None for text in texts):
         raise BadRowError(f"{', '.join(path)}: missing")
     return texts
 
 
 def _matches(value: Mapping[str, Any], where: Mapping[str, Any]) -> bool:
-    return all(_follow(value, path) == expected for path, expected in where.items())
+    return all(follow(value, path) == expected for path, expected in where.items())
 
 
 def _compose(value: Mapping[str, Any], template: str) -> Any:
@@ -353,13 +353,13 @@ def _compose(value: Mapping[str, Any], template: str) -> Any:
 
 
 def _required(value: Mapping[str, Any], path: str) -> Any:
-    field = _follow(value, path)
+    field = follow(value, path)
     if field is None:
         raise BadRowError(f"{path}: missing")
     return field
 
 
-def _follow(value: Any, path: str) -> Any:
+def follow(value: Any, path: str) -> Any:
     """Follow a path such as `choices.text`; a step into a list applies to each of its items."""
     for key in [path] if isinstance(value, Mapping) and path in value else path.split("."):
         if isinstance(value, list):

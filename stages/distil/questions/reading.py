@@ -13,6 +13,8 @@ from stages.distil.questions.sampling import choose_subset
 from stages.distil.storage.content import content
 from stages.distil.storage.examples import Example, Rejected
 
+HELD_OUT: tuple[Split, ...] = ("test", "validation")  # a larger validation keeps the test
+
 
 def read(
     settings: Kinship | Gym | Files | Hub, seed: int, max_characters: int, tally: Counter[str]
@@ -45,7 +47,7 @@ def _parts(
     `hold_out` and `sizes` draw by a seeded digest of the ids (`choose_subset`), since files may be
     sorted; so all of them are read once before. Returns None if nothing is drawn.
     """
-    if not settings.hold_out and settings.sizes == FileSizes():
+    if not any(map(settings.held_out, HELD_OUT)) and settings.sizes == FileSizes():
         return None
     ids: dict[Split, list[str]] = {"test": [], "validation": [], "train": []}
     for split, row in _rows(settings, max_characters, Counter()):
@@ -55,11 +57,12 @@ def _parts(
     for split, names in ids.items():
         part: list[Split | None] = [split] * len(names)
         rest = list(range(len(names)))
-        if split == "train" and settings.hold_out:
-            held = choose_subset(names, 1.0, settings.hold_out, seed)
-            for number in rest if held is None else held:
-                part[number] = "validation"
-            rest = [number for number in rest if part[number] == "train"]
+        for other in HELD_OUT if split == "train" else ():
+            if size := settings.held_out(other):
+                held = choose_subset([names[number] for number in rest], 1.0, size, seed)
+                for place in range(len(rest)) if held is None else held:
+                    part[rest[place]] = other
+                rest = [number for number in rest if part[number] == "train"]
         size = getattr(settings.sizes, split)
         chosen = choose_subset([names[number] for number in rest], 1.0, size, seed)
         for place, number in enumerate(rest):
@@ -77,7 +80,7 @@ def _rows(
     source = files if isinstance(settings, Files) else hub
     order: tuple[Split, ...] = ("test", "validation", "train")
     for split in order:
-        if split != "validation" or not settings.hold_out:
+        if not settings.held_out(split):
             yield from ((split, row) for row in reader.accept(source.read(settings, split)))
 
 

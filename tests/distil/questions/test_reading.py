@@ -458,6 +458,23 @@ def test_hold_out_and_sizes_are_drawn_from_the_whole_of_a_sorted_file(tmp_path):
     assert all(set(ids[split]) <= set(larger[split]) for split in ids)
 
 
+def test_of_a_single_file_validation_and_test_are_drawn(tmp_path):
+    folder = write_jsonl(tmp_path / "mine", balls=[question(n) for n in range(60)])
+    alone = {"splits": {"train": "balls.jsonl"}}
+    ids = drawn(folder, hold_out={"validation": 10, "test": 20}, **alone)
+    assert [len(ids[split]) for split in ("train", "validation", "test")] == [30, 10, 20]
+    assert len({name for names in ids.values() for name in names}) == 60
+    # Another number of validation questions leaves test as it is.
+    larger = drawn(folder, hold_out={"validation": 15, "test": 20}, **alone)
+    assert larger["test"] == ids["test"]
+    assert set(ids["validation"]) < set(larger["validation"])
+
+
+def test_a_number_to_hold_out_is_that_of_validation(tmp_path):
+    folder = write_train_and_test(tmp_path)
+    assert drawn(folder, hold_out=3) == drawn(folder, hold_out={"validation": 3})
+
+
 def test_more_questions_than_there_are_can_be_asked_for(tmp_path):
     folder = write_train_and_test(tmp_path)
     ids = drawn(folder, hold_out=99, sizes={"test": 99})
