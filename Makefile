@@ -100,7 +100,8 @@ format: setup  ## Format the code
 	$(BIN)/ruff check --fix .
 
 clean:  ## Remove the stages' outputs; `dvc checkout` restores them
-	rm -rf data models results/predictions.parquet results/report.html results/times dvc_plots
+	rm -rf $(filter-out %/WHAT-LANDS-HERE.md,$(wildcard data/* models/*))
+	rm -rf results/predictions.parquet results/report.html results/times dvc_plots
 	rm -f results/changed.csv results/lengths.csv results/saliency.csv
 	rm -rf .cache/datasets .cache/downloads .cache/prepare
 	rm -rf .pytest_cache .ruff_cache .mypy_cache .hypothesis

@@ -1,8 +1,9 @@
-"""The commands in README and docs."""
+"""The commands and links in README and docs."""
 
 import re
 import shlex
 import shutil
+from pathlib import Path
 
 import pytest
 from dvc.utils.hydra import apply_overrides
@@ -10,7 +11,7 @@ from dvc.utils.hydra import apply_overrides
 from stages.distil.interface.parameters import load_parameters
 from tests.conftest import PARAMS, ROOT
 
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
 TEXT = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
 JOINED = TEXT.replace("\\\n", " ")
 COMMANDS = re.findall(r"`([^`\n]*-S [^`\n]*)`", JOINED)  # of the tables
@@ -47,6 +48,12 @@ def test_every_documented_make_target_exists():
     assert documented <= targets
 
 
+def anchors(page: Path) -> set[str]:
+    """Return the anchors of a page's headings, as GitHub names them."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
 def test_every_link_leads_somewhere():
     links = [
         (page, link)
@@ -56,4 +63,7 @@ def test_every_link_leads_somewhere():
     ]
     assert len(links) > 20
     for page, link in links:
-        assert (page.parent / link).exists(), f"{page.name}: {link}"
+        name, _, heading = link.partition("#")
+        target = page.parent / name if name else page
+        assert target.exists(), f"{page.name}: {link}"
+        assert not heading or heading in anchors(target), f"{page.name}: {link}"
