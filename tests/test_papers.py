@@ -36,6 +36,7 @@ REVISIONS = {  # as several public projects pin them
     "google/flan-t5-base": "7bcac572ce56db69c1ea7c8af255c5d7c9672fc2",
     "google/flan-t5-large": "0613663d0d48ea86ba8cb3d7a44f0f65dc596a2a",
     "google/flan-t5-xl": "7d6315df2c2fb742f0f5b556879d730926ca9001",
+    "google/t5-v1_1-base": "b5fc947a416ea3cb079532cb3c2bbadeb7f800fc",
     "meta-llama/Llama-2-7b-chat-hf": "f5db02db724555f92da89c216ac04704f23d4590",
 }
 
@@ -58,7 +59,7 @@ def parameters(folder: Path, overrides: list[str], **more) -> Parameters:
 
 
 def test_the_page_has_a_command_for_each_paper():
-    assert set(COMMANDS) == {"tinyllm-paper", "saliency-paper"}
+    assert set(COMMANDS) == {"tinyllm-paper", "step-by-step-paper", "saliency-paper"}
     for words in COMMANDS.values():
         assert words[:3] == [".venv/bin/dvc", "exp", "run"]
         assert words[-1] == "evaluate"
@@ -67,7 +68,7 @@ def test_the_page_has_a_command_for_each_paper():
 def test_every_named_model_has_a_pinned_revision():
     texts = [PAGE, *(file.read_text() for file in (PARAMS, ROOT / "stages/figures/paper.yaml"))]
     for text in texts:
-        named = re.findall(r"id: ((?:google/flan|meta-llama)[\w./-]+), revision: (\w+)", text)
+        named = re.findall(r"id: ((?:google/|meta-llama)[\w./-]+), revision: (\w+)", text)
         assert named
         assert all(REVISIONS[name] == revision for name, revision in named)
 
@@ -105,6 +106,7 @@ def run(tmp_path, tiny_t5, monkeypatch):
 
     def rows(split: str, count: int) -> list[dict]:
         texts = {"flan-t5-xl": "It is so.", "llama2-7b": "Let us see. It is red, or not"}
+        texts["palm-540b"] = "So the answer is red."
         return [question(n, split, rationales=texts) for n in range(count)]
 
     write_jsonl(
@@ -151,7 +153,11 @@ def run(tmp_path, tiny_t5, monkeypatch):
 def test_the_command_trains_what_the_paper_trains(name, run):
     found = run(name)
     losses = {file.stem for file in Path("results/train").rglob("loss/*.tsv")}
-    taught = {"tinyllm-paper": {"flan-t5-xl", "llama2-7b"}, "saliency-paper": {"saliency"}}
+    taught = {
+        "tinyllm-paper": {"flan-t5-xl", "llama2-7b"},
+        "step-by-step-paper": {"palm-540b"},
+        "saliency-paper": {"saliency"},
+    }
     assert losses == {"total", "answer"} | taught[name]
     summary = json.loads(Path("results/train/metrics.json").read_text())
     assert summary["step"] == 4
