@@ -53,17 +53,18 @@ def count_data() -> DataCounts:
 
 
 def read_questions(keys: Collection[tuple[str, str]]) -> dict[tuple[str, str], Row]:
-    """Return the questions of these splits and ids."""
+    """Return the questions of these splits and ids; read no further than the last of them."""
     rows: dict[tuple[str, str], Row] = {}
-    ids = pa.array(sorted({name for _, name in keys}), pa.string())
-    if not len(ids):
+    if not keys:
         return rows
-    for group in tables.scan_row_groups(
-        tables.EXAMPLES, ["split", "id", "question", "options", "answer"]
-    ):
+    ids = pa.array(sorted({name for _, name in keys}), pa.string())
+    columns = ["split", "id", "question", "options", "answer"]
+    for group in tables.scan_row_groups(tables.EXAMPLES, columns):
         for row in group.filter(pc.is_in(group["id"], value_set=ids)).to_pylist():
             if (row["split"], row["id"]) in keys:
                 rows[row["split"], row["id"]] = row
+        if len(rows) == len(keys):
+            break
     return rows
 
 

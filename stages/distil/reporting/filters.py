@@ -54,7 +54,7 @@ def answer_filters(
         groups.append((group, choices))
         first += len(names)
     if groups:
-        selects.append(Select("changed", "Changed against", "nothing", groups))
+        selects.append(Select("changed", "Changed from", "no comparison", groups))
     return selects
 
 

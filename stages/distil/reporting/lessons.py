@@ -66,6 +66,8 @@ def read_written(teacher: str, shown: pa.Array) -> Written:
         train = group.filter(pc.equal(group["split"], "train"))
         tokens.update(train["output_tokens"].to_pylist())
         for status, kept in examples.items():
+            if len(kept) == EXAMPLES:
+                continue
             of_status = train.filter(pc.equal(train["status"], status))
             kept += of_status.slice(0, EXAMPLES - len(kept)).to_pylist()
     asked = read_questions({("train", row["id"]) for kept in examples.values() for row in kept})

@@ -161,7 +161,7 @@ def test_every_way_of_answering_has_a_picture_of_its_interval(html):
     assert all('class="point" style="left: 66.7%"' in row for row in rows)
     assert all('class="chance" style="left: 50.0%"' in row for row in rows)
     assert "<strong>0.500</strong><span>by chance" in first
-    assert "10.0 % of it" in first
+    assert "<td>10.0 %</td>" in first
 
 
 def test_where_the_student_fails_is_shown_with_its_usual_mistake(html):
