@@ -31,10 +31,12 @@ class Failures:
     """Parts of the test questions, and the wrong answers that the student was most sure of.
 
     `chance` is the mean over the questions of 1 / number of options; None if they have none.
-    `parts` has lists of parts by what divides them; lists of fewer than two parts are left out.
+    `outside` counts the answers that are none of the options. `parts` has lists of parts by what
+    divides them; lists of fewer than two parts are left out.
     """
 
     chance: float | None
+    outside: int
     parts: dict[str, list[Part]]
     confident: list[Row]
 
@@ -44,6 +46,7 @@ class _Tally:
     """Counts over the test questions; the keys end with whether the answer is right."""
 
     options: Counter[int] = field(default_factory=Counter)  # questions by number of options
+    outside: int = 0
     classes: Counter[tuple[str, bool]] = field(default_factory=Counter)
     instead: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
     places: Counter[tuple[int, bool]] = field(default_factory=Counter)
@@ -83,6 +86,7 @@ def find_failures(classes: Collection[str]) -> Failures:
     )
     return Failures(
         chance=chance or None,
+        outside=tally.outside,
         parts={name: divided for name, divided in parts.items() if len(divided) > 1},
         confident=[row for *_, row in sorted(confident, reverse=True)],
     )
@@ -92,6 +96,7 @@ def _count(tally: _Tally, row: Row, classes: Collection[str]) -> None:
     answer, options, right = row["answer"], row["options"], row["correct"]
     if options:
         tally.options[len(options)] += 1
+        tally.outside += row["prediction"] not in options
         if answer in options:
             tally.places[options.index(answer), right] += 1
     if answer in classes:

@@ -78,14 +78,17 @@ def test_the_most_confident_wrong_answers_come_first(written):
     rows.append(prediction(90, True, scores=[0.0, -99.0]))
     rows.append(prediction(91, False, prediction="", scores=[0.0, -99.0]))
     written(rows)
-    shown = [row["id"] for row in find_failures(COLOURS).confident]
-    assert shown == [f"test-{n}" for n in range(CONFIDENT + 4, 4, -1)]
+    failures = find_failures(COLOURS)
+    assert [row["id"] for row in failures.confident] == [
+        f"test-{n}" for n in range(CONFIDENT + 4, 4, -1)
+    ]
+    assert failures.outside == 1
 
 
 def test_free_form_answers_have_neither_chance_nor_confidence(written):
     written([prediction(n, n > 1, options=[], scores=[]) for n in range(4)])
     failures = find_failures([])
-    assert failures.chance is None
+    assert (failures.chance, failures.outside) == (None, 0)
     assert failures.confident == []
     assert [*failures.parts] == ["near copies in train"]
 

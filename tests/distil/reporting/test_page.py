@@ -63,6 +63,7 @@ def results() -> Results:
         },
         failures=Failures(
             chance=0.5,
+            outside=1,
             parts={
                 "right answer": [
                     Part("red", score([True, False]), f"{EVIL} (1)"),
@@ -166,6 +167,7 @@ def test_every_way_of_answering_has_a_picture_of_its_interval(html):
 
 def test_where_the_student_fails_is_shown_with_its_usual_mistake(html):
     failures = part(html, "failures")
+    assert "1 of the student's 3 answers is none of the options." in failures
     assert "By right answer" in failures
     assert "<td>1 of 2</td><td>&lt;script&gt;" in failures
     assert failures.count("<article>") == 1  # the most confident wrong answer
@@ -284,7 +286,7 @@ def test_missing_results_are_left_out(results, write_params):
     bare = replace(
         results,
         metrics=metrics,
-        failures=Failures(None, {}, []),
+        failures=Failures(None, 0, {}, []),
         predictions=[],
         runs={},
         teachers={},
