@@ -1,4 +1,4 @@
-"""Stage `report`: write one HTML page with results, curves, rationales and salient words."""
+"""Stage `report`: write one HTML page about the run: accuracy, failures, lessons and training."""
 
 from pathlib import Path
 
@@ -8,13 +8,13 @@ from stages.distil.reporting.page import page
 from stages.distil.reporting.reading import read_results
 from stages.distil.storage import tables
 
-CURVES = Path("results/train/plots/metrics")
+TRAINING = Path("results/train")
 REPORT = Path("results/report.html")
 
 
 def report(parameters: Parameters) -> None:
     """Write the page."""
-    results = read_results(parameters.teachers, parameters.data.name, CURVES)
+    results = read_results(parameters.teachers, parameters.data.name, TRAINING)
     tables.write_text(REPORT, page(parameters, results))
 
 

@@ -1,4 +1,4 @@
-"""The report: one HTML file with results, curves, methods, salient words and rationales.
+"""The report: one HTML file about a run, from its accuracy to every answer.
 
 Text from models and data sets is escaped, and the page's content policy lets a browser run its one
 script only and fetch nothing.
@@ -6,57 +6,26 @@ script only and fetch nothing.
 
 import base64
 import hashlib
-import json
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from stages.distil.evaluation.salient_words import SHADES, Scored, pieces
+from stages.distil.evaluation.salient_words import SHADES
 from stages.distil.interface.method import STATUSES
 from stages.distil.interface.parameters import Parameters
-from stages.distil.language.answers import parse_answer, same
-from stages.distil.language.words import salient_words
+from stages.distil.reporting.answers import make_cards, name_comparisons
+from stages.distil.reporting.curves import Curves
+from stages.distil.reporting.filters import answer_filters, lesson_filters
+from stages.distil.reporting.lessons import EXAMPLES, MEANINGS, Written, shade
+from stages.distil.reporting.other_runs import as_element
 from stages.distil.reporting.plots import draw_curves
-from stages.distil.storage.result_files import explain_damage, read_points, read_rows
-from stages.distil.storage.tables import DATA_SETS
+from stages.distil.reporting.reading import Results
 
 TEMPLATES = Path(__file__).parent / "templates"
 
 Row = dict[str, Any]
-TEXTS = ("method", "value", "each")  # columns of a table of methods
-NUMBERS = ("accuracy", "low", "high", "gain", "gain_low", "gain_high", "headroom")
-
-
-@dataclass(frozen=True)
-class Methods:
-    """The results of `make figures` at a scale: each figure's rows and its plot as SVG."""
-
-    scale: str
-    figures: dict[str, tuple[list[Row], str]]
-
-
-@dataclass(frozen=True)
-class Results:
-    """The page's content: `curves` by name as (step, value), and the questions that it shows.
-
-    `predictions` are the first test questions and `scored` the first of `trained` train questions.
-    `teachers` are the rows of the tables of rationales for these questions, and `lengths` are the
-    median and the 90 % quantile of all rationales' tokens. `near_copies` has the student's accuracy
-    on the test questions that a train question nearly repeats, and on the others.
-    """
-
-    metrics: Row
-    curves: dict[str, list[tuple[int, float]]]
-    methods: list["Methods"]
-    predictions: list[Row]
-    teachers: dict[str, list[Row]]
-    lengths: dict[str, dict[str, float]]
-    scored: Scored
-    trained: int
-    near_copies: dict[str, dict[str, float]]
 
 
 def page(parameters: Parameters, results: Results) -> str:
@@ -73,119 +42,73 @@ def page(parameters: Parameters, results: Results) -> str:
         {name.removeprefix(kind): c for name, c in results.curves.items() if name.startswith(kind)}
         for kind in ("loss/", "validation/")
     )
+    teachers = {name: written.rows for name, written in results.teachers.items()}
+    classes = sorted(results.metrics["student"].get("classes", {}))
+    comparisons = name_comparisons(results.predictions, teachers, results.runs)
     return environment.get_template("report.html.jinja").render(
         parameters=parameters,
-        metrics=results.metrics,
-        losses=losses,
-        loss_figure=_figure(losses, "loss"),
-        accuracy=accuracy,
-        accuracy_figure=_figure(accuracy, "validation accuracy"),
-        methods=results.methods,
-        zip=zip,
+        results=results,
+        student=results.metrics["student"],
+        ways=list(_ways(results.metrics)),
+        best_teacher=_best_teacher(results.metrics["teachers"]),
+        classes=classes,
+        cards=list(make_cards(results.predictions, teachers, results.runs)),
+        comparisons=comparisons,
+        answer_filters=answer_filters(classes, comparisons),
+        confident=list(make_cards(results.failures.confident, teachers, {})),
         statuses=STATUSES,
-        status_kinds=[(status, f"a rationale that is {status}") for status in STATUSES],
-        lengths=results.lengths,
-        answered=list(_answered(results)),
-        taught=list(_taught(parameters, results)),
-        trained=results.trained,
-        near_copies=results.near_copies,
+        meanings=MEANINGS,
+        most_examples=EXAMPLES,
+        examples=list(_examples(results.teachers)),
+        lesson_filters=lesson_filters(),
+        shaded=list(shade(results.scored, parameters.saliency, teachers)),
         shades=SHADES,
+        plots=[
+            ("Losses", losses, _figure(losses, "loss")),
+            ("Accuracy on validation questions", accuracy, _figure(accuracy, "accuracy")),
+        ],
+        zip=zip,
+        style=(TEMPLATES / "report.css").read_text(encoding="utf-8"),
         script=script,
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )
 
 
-def read_curves(folder: Path) -> dict[str, list[tuple[int, float]]]:
-    """Read DVCLive's curves, such as `loss/total` and `validation/accuracy`, as (step, value)."""
-    curves = {}
-    for file in sorted(folder.rglob("*.tsv")):
-        name = file.relative_to(folder).with_suffix("").as_posix()
-        with explain_damage(file):
-            curves[name] = read_points(file.read_text(encoding="utf-8"))
-    return curves
-
-
-def read_methods(folder: Path, data: str) -> list[Methods]:
-    """Read the tables and plots of each scale of `make figures` below this folder.
-
-    Only those figures are read whose runs all have this data set.
-    """
-    scales: dict[str, Methods] = {}
-    for table in sorted(folder.glob("*/*.csv"), key=lambda file: (file.stem != "methods", file)):
-        if _data_sets(table) != [data]:
-            continue
-        rows: list[Row] = list(read_rows(table, TEXTS, NUMBERS))
-        file = table.with_suffix(".svg")
-        with explain_damage(file, "run `make figures`"):
-            plot = _element(file.read_text(encoding="utf-8"))
-        scale = table.parent.name
-        scales.setdefault(scale, Methods(scale, {})).figures[table.stem] = (rows, plot)
-    return list(scales.values())
-
-
-def _data_sets(table: Path) -> list[str]:
-    """Return the names of the data sets of a figure's runs."""
-    noted = table.with_name(DATA_SETS)
-    if not noted.is_file():  # drawn before they were noted
-        return ["kinship"]
-    with explain_damage(noted, "run `make figures`"):
-        return list(json.loads(noted.read_bytes())[table.stem])
-
-
-def _figure(curves: dict[str, list[tuple[int, float]]], label: str) -> str:
-    """Return curves over training steps as an element of a page."""
-    return _element(draw_curves(curves, label)) if curves else ""
-
-
-def _element(svg: str) -> str:
-    """Return an SVG file as an element of a page, without its XML declaration."""
-    return "".join(svg.partition("<svg")[1:])
-
-
-def _answered(results: Results) -> Iterable[Row]:
-    """Yield each test question with all answers, and the kinds that the page filters by."""
-    answers = {
-        name: {row["id"]: row["answer"] for row in rows if row["split"] == "test"}
-        for name, rows in results.teachers.items()
-    }
-    for row in results.predictions:
-        teachers = [
-            (name, answer, same(answer, row["answer"], row["options"]))
-            for name, texts in answers.items()
-            if row["id"] in texts
-            for answer in [parse_answer(texts[row["id"]], row["options"])]
-        ]
-        kinds = ["right" if row["correct"] else "wrong"]
-        if teachers:
-            helped = any(right for *_, right in teachers)
-            kinds += ["alone"] if row["correct"] and not helped else []
-            kinds += ["missed"] if helped and not row["correct"] else []
-        scores = row["scores"] or [None] * len(row["options"])
-        options = list(zip(row["options"], scores, strict=True))
-        yield row | {"teachers": teachers, "kinds": kinds, "scored": options}
-
-
-def _taught(parameters: Parameters, results: Results) -> Iterable[Row]:
-    """Yield train questions with shaded words and what each teacher wrote."""
-    written: dict[str, list[tuple[str, str, str]]] = {}
-    for name, rows in results.teachers.items():
-        for row in rows:
-            if row["split"] == "train":
-                text = row["rationale"] or ""
-                written.setdefault(row["id"], []).append((name, row["status"], text))
-    scored = results.scored
-    texts, words = scored.texts, scored.words
-    chosen = salient_words(texts, words, scored.options, parameters.saliency).to_pylist()
-    shown = zip(
-        scored.ids, texts.to_pylist(), words.to_pylist(), scored.answers, chosen, strict=True
-    )
-    for name, text, scores, answer, top in shown:
-        rationales = written.get(name, [])
-        yield {
-            "id": name,
-            "pieces": pieces(text, scores, {word.casefold() for word in top}),
-            "answer": answer,
-            "top": top,
-            "rationales": rationales,
-            "kinds": sorted({status for _, status, _ in rationales}),
+def _ways(metrics: Row) -> Iterator[tuple[str, Row]]:
+    """Yield the name and score of each way in which the student answers, and of each teacher."""
+    student = metrics["student"]
+    size = {"parameters": student["parameters"]} if "parameters" in student else {}
+    ways = {"student": student}
+    if "reasoned" in student:
+        ways = {
+            "student, after reasoning": student["reasoned"] | size,
+            "student, directly": student["direct"],
         }
+    for name, score in ways.items():
+        yield name, score
+        if "by_option" in score:
+            yield f"{name}, most probable option", score["by_option"]
+    if "voted" in student:
+        yield f"student, vote of {student['voted']['samples']} drawn texts", student["voted"]
+    for name, score in metrics["teachers"].items():
+        if "accuracy" in score:
+            yield f"{name}, zero-shot", score
+
+
+def _best_teacher(teachers: Row) -> tuple[str, Row] | None:
+    """Return the teacher with the highest accuracy, the first of several, if any was asked."""
+    asked = [(name, score) for name, score in teachers.items() if "accuracy" in score]
+    return max(asked, key=lambda item: item[1]["accuracy"], default=None)
+
+
+def _examples(teachers: dict[str, Written]) -> Iterator[tuple[str, list[tuple[str, Row]]]]:
+    """Yield each status that a rationale has, with examples of every teacher."""
+    for status in STATUSES:
+        rows = [(name, row) for name, of in teachers.items() for row in of.examples.get(status, [])]
+        if rows:
+            yield status, rows
+
+
+def _figure(curves: Curves, label: str) -> str:
+    """Return curves over training steps as an element of a page."""
+    return as_element(draw_curves(curves, label)) if curves else ""

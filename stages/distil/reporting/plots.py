@@ -1,7 +1,8 @@
 """Plots as SVG: the same bytes from the same numbers."""
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from stages.distil.storage.csv_files import TableRows
@@ -10,24 +11,32 @@ if TYPE_CHECKING:  # importing matplotlib takes a second
     from matplotlib.axes import Axes
 
 DASHES = ("-", "--", ":", "-.")  # lines differ without colours too
-WIDTH = 6.4  # inches
+MARKERS = "osD^v*"
+WIDTH, NARROW = 6.4, 4.6  # inches; a narrow plot's text can be read on a phone
+INK = "#010203"  # of axes and texts, where the page decides the colour
 
 
 def draw_curves(curves: dict[str, list[tuple[int, float]]], label: str) -> str:
-    """Draw values over training steps, one line per name; `label` names the values."""
+    """Draw values over training steps, one line per name; `label` names the values.
+
+    Axes and texts have the colour of the text around the plot, which has no background.
+    """
 
     def draw(axes: "Axes") -> None:
         for number, (name, points) in enumerate(curves.items()):
             steps, values = zip(*points, strict=True)
-            style = DASHES[number % len(DASHES)]
-            axes.plot(steps, values, style, marker=f"${name[0]}$", label=name)
+            style, marker = DASHES[number % len(DASHES)], MARKERS[number % len(MARKERS)]
+            axes.plot(steps, values, style, marker=marker, markersize=4, label=name)
         axes.set_xlabel("step")
         axes.set_ylabel(label)
         axes.set_ylim(bottom=0)
         _remove_frame(axes)
         _add_legend(axes, curves)
 
-    return _svg(draw, 3.2, "report")
+    inks = ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color")
+    colours = dict.fromkeys(inks, INK) | {"figure.facecolor": "none", "axes.facecolor": "none"}
+    svg = _svg(draw, (NARROW, 3.2), "report", settings=colours)
+    return svg.replace(INK, "currentColor")
 
 
 def draw_methods(rows: TableRows, title: str) -> str:
@@ -47,7 +56,7 @@ def draw_methods(rows: TableRows, title: str) -> str:
         axes.set_xlim(0, 1)
         _remove_frame(axes)
 
-    return _svg(draw, 0.9 + 0.4 * len(rows), "figures", title)
+    return _svg(draw, (WIDTH, 0.9 + 0.4 * len(rows)), "figures", title)
 
 
 def draw_sweep(rows: TableRows, parameter: str, title: str) -> str:
@@ -67,7 +76,7 @@ def draw_sweep(rows: TableRows, parameter: str, title: str) -> str:
                 [row["accuracy"] - row["low"] for row in own],
                 [row["high"] - row["accuracy"] for row in own],
             ]
-            style: Any = {"linestyle": DASHES[number % len(DASHES)], "marker": "osD^v*"[number % 6]}
+            style: Any = {"linestyle": DASHES[number % len(DASHES)], "marker": MARKERS[number % 6]}
             axes.errorbar(places, means, errors, capsize=3, label=method, **style)
         axes.set_xticks(range(len(values)), [str(value) for value in values])
         axes.set_xlabel(parameter)
@@ -75,7 +84,7 @@ def draw_sweep(rows: TableRows, parameter: str, title: str) -> str:
         _add_legend(axes, methods)
         _remove_frame(axes)
 
-    return _svg(draw, 3.2, "figures", title)
+    return _svg(draw, (WIDTH, 3.2), "figures", title)
 
 
 def _remove_frame(axes: "Axes") -> None:
@@ -87,14 +96,20 @@ def _add_legend(axes: "Axes", names: Any) -> None:
         axes.legend(frameon=False)
 
 
-def _svg(draw: Callable[["Axes"], None], height: float, salt: str, title: str = "") -> str:
-    """Return what `draw` draws; `height` is in inches, and `salt` seeds the ids of the elements."""
+def _svg(
+    draw: Callable[["Axes"], None],
+    size: tuple[float, float],
+    salt: str,
+    title: str = "",
+    settings: Mapping[str, str] = MappingProxyType({}),
+) -> str:
+    """Return what `draw` draws; `size` is in inches, and `salt` seeds the ids of the elements."""
     import matplotlib
     from matplotlib.figure import Figure
 
-    settings: Any = {"svg.hashsalt": salt, "svg.fonttype": "none", "font.family": "sans-serif"}
-    with matplotlib.rc_context(settings):
-        figure = Figure(figsize=(WIDTH, height), layout="constrained")
+    fixed: Any = {"svg.hashsalt": salt, "svg.fonttype": "none", "font.family": "sans-serif"}
+    with matplotlib.rc_context(fixed | settings):
+        figure = Figure(figsize=size, layout="constrained")
         draw(figure.subplots())
         if title:
             figure.suptitle(title, fontsize="small")

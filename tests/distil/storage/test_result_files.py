@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from stages.distil.interface.errors import UserError
-from stages.distil.reporting.page import read_curves, read_methods
+from stages.distil.reporting.curves import read_curves, read_summary
+from stages.distil.reporting.other_runs import read_methods
 from stages.distil.reporting.summary import print_summary
 from stages.distil.storage.result_files import read_metrics
 from stages.distil.storage.tables import METRICS
@@ -107,6 +108,13 @@ def test_a_damaged_curve_is_named(folder, row):
     file.write_bytes(b"step\ttotal\n1\t0.5\n" + row)
     with pytest.raises(UserError, match=f"^{file}: not as it was written .*; delete it and run"):
         read_curves(Path("results/train/plots/metrics"))
+
+
+def test_a_damaged_summary_of_the_training_is_named(folder, damage):
+    file = Path("results/train/metrics.json")
+    file.write_bytes(damage(b'{"step": 3, "best_epoch": 0.5}') + b"\0")
+    with pytest.raises(UserError, match=f"^{file}: not as it was written .*; delete it and run"):
+        read_summary(file)
 
 
 @pytest.mark.parametrize("content", [b"", b"method", b"method,accuracy\nx,0.5\n", b"\xff", b"\0"])
