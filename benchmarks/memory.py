@@ -27,12 +27,11 @@ from transformers import TrainingArguments
 from stages.distil.encoding.samples import Branch, Sample
 from stages.distil.interface.method import Train
 from stages.distil.models.hardware import activations_fit, device, precision
-from stages.distil.models.loading import load_model, use_fused_attention
+from stages.distil.models.loading import choose_attention, load_model
 from stages.distil.student.answering import AnswerLengths
 from stages.distil.student.batch import HEAD_BYTES, Collator
 from stages.distil.student.losses import CrossEntropy
 from stages.distil.student.training import (
-    PLAIN_ATTENTION,
     TRAINED_WEIGHT,
     DistillationTrainer,
     Recipe,
@@ -64,8 +63,8 @@ def measure(student: str, tokens: int, form: str) -> dict[str, Any]:
         for n in range(STEPS)
     ]
     length = questions[0][0].length
-    if form == "parts" and length > PLAIN_ATTENTION:
-        use_fused_attention(model)
+    if form == "parts":
+        choose_attention(model, length)
     dtype = precision("auto")
     fits = activations_fit(model, length, dtype, TRAINED_WEIGHT)
     settings = Train(epochs=1, learning_rate=1e-5, batch_size=1)

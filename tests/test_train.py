@@ -255,7 +255,7 @@ def test_long_texts_are_trained_with_fused_attention(prepared, family, monkeypat
     )
     for most in (10_000, 10):
         assert used == []
-        monkeypatch.setattr(training, "PLAIN_ATTENTION", most)
+        monkeypatch.setattr("stages.distil.models.loading.PLAIN_ATTENTION", most)
         train(prepared(family, train__epochs=2))
         curves.append(curve("loss/total"))
     assert used == ["sdpa"]

@@ -31,8 +31,9 @@ from stages.distil.interface.errors import UserError, tell_once
 from stages.distil.interface.method import Saliency
 from stages.distil.models import generation
 from stages.distil.models.batching import by_length
-from stages.distil.models.hardware import explain_out_of_memory, pass_tokens
+from stages.distil.models.hardware import activations_fit, explain_out_of_memory, pass_tokens
 from stages.distil.models.layers import attention_span
+from stages.distil.models.loading import choose_attention, compute_layers_twice
 from stages.distil.storage import versions
 
 
@@ -72,9 +73,14 @@ class Attributor:
         """Cache the tokens that all `prompts` begin with; call before the other methods.
 
         The prefix ends before the first scored token. An encoder-decoder caches nothing, nor does a
-        model whose layers do not all attend to the whole of each prompt.
+        model whose layers do not all attend to the whole of each prompt, nor one with prompts so
+        long that its layers are computed twice, for lack of memory for their activations.
         """
         if not prompts:
+            return
+        if not self._keeps_activations(prompts):
+            compute_layers_twice(self._model)
+            self.share([])
             return
         if self._padded_after(prompts):
             tell_once(
@@ -85,6 +91,11 @@ class Attributor:
             return
         starts = [p.ids[: min(p.tokens, default=len(p.ids) - 1)] for p in prompts]
         self.share([] if self._encoder_decoder else list(commonprefix(starts)))
+
+    def _keeps_activations(self, prompts: Sequence[Prompt]) -> bool:
+        tokens = max(self.batch_tokens, *(len(p.ids) + len(p.label) for p in prompts))
+        dtype = str(self._model.dtype).removeprefix("torch.")
+        return activations_fit(self._model, tokens, dtype, self._model.dtype.itemsize)
 
     def share(self, ids: list[int]) -> None:
         """Cache these tokens, with which all prompts begin."""
@@ -217,6 +228,7 @@ class Attributor:
         `embeddings` ends with all tokens of the label but the last.
         """
         is_label = labels >= 0
+        choose_attention(self._model, mask.shape[1])
         if self._encoder_decoder:
             decoder_ids = self._model.prepare_decoder_input_ids_from_labels(
                 labels.masked_fill(~is_label, -100)

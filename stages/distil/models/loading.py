@@ -4,6 +4,7 @@ from pathlib import Path
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from stages.distil.interface.command import is_main_process
 from stages.distil.models.hardware import device
@@ -17,6 +18,8 @@ from stages.distil.weights.architecture import (
 )
 from stages.distil.weights.checking import quantisation, refuse_quantised
 
+PLAIN_ATTENTION = 1024  # tokens of a text up to which plain products serve
+
 
 def load_model(
     folder: Path,
@@ -29,7 +32,7 @@ def load_model(
 
     `dtype` is the precision. Attention is torch's fused kernel, except with `gradients` on a CPU,
     where its backward pass is slower than plain products with any mask, unless texts are so long
-    that the products' memory counts (`use_fused_attention`). If `place` is false, the
+    that the products' memory counts (`choose_attention`). If `place` is false, the
     weights stay in main memory for a Trainer that distributes them over processes and GPUs.
     `quantised` allows weights that are not in floating point. Raises `UserError` if weights are
     damaged, missing, of another shape or not finite.
@@ -57,6 +60,29 @@ def load_model(
     return model.to(device()) if place else model, tokenizer
 
 
-def use_fused_attention(model: PreTrainedModel) -> None:
-    """Let a model's attention be torch's fused kernel, which keeps no scores, if it can be."""
-    model.set_attn_implementation(model.get_correct_attn_implementation(None))
+def choose_attention(model: PreTrainedModel, tokens: int) -> None:
+    """Choose the attention of a model with gradients for texts of so many tokens.
+
+    On a CPU, plain products are faster in the backward pass, but they keep the scores of all pairs
+    of tokens. A GPU's attention stays as it is.
+    """
+    if device() == "cpu":
+        wanted = "eager" if tokens <= PLAIN_ATTENTION else fused_attention(model)
+        if model.config._attn_implementation != wanted:
+            model.set_attn_implementation(wanted)
+
+
+def fused_attention(model: PreTrainedModel) -> str:
+    """Return the name of a model's attention that keeps no scores: torch's kernel, if it can be."""
+    return model.get_correct_attn_implementation(None)
+
+
+def compute_layers_twice(model: PreTrainedModel) -> None:
+    """Let a frozen model in evaluation keep no layer's activations, and cache nothing.
+
+    Its layers are computed again in the backward pass. Nothing is dropped out.
+    """
+    model.gradient_checkpointing_enable({"use_reentrant": False})
+    for module in model.modules():
+        if isinstance(module, GradientCheckpointingLayer):
+            module.training = True  # the layer alone, not the modules in it

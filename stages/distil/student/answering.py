@@ -17,7 +17,7 @@ from stages.distil.language.student_prompts import split_reasoned
 from stages.distil.models.batching import in_parts
 from stages.distil.models.generation import Sampling, Writing, continue_texts
 from stages.distil.models.hardware import device, pass_tokens
-from stages.distil.models.loading import use_fused_attention
+from stages.distil.models.loading import fused_attention
 from stages.distil.student.batch import autocast
 
 INFERENCE_TOKENS = 8192  # of a pass without gradients, on a CPU
@@ -176,7 +176,7 @@ def as_served(student: StudentModel) -> StudentModel:
     model = deepcopy(student.model)
     for weight in model.parameters():
         weight.data = weight.data.to(getattr(torch, student.dtype))
-    use_fused_attention(model)
+    model.set_attn_implementation(fused_attention(model))
     return student._replace(model=model)
 
 

@@ -29,7 +29,7 @@ from stages.distil.interface.method import Train
 from stages.distil.models import resuming
 from stages.distil.models.batching import by_length
 from stages.distil.models.hardware import activations_fit, explain_out_of_memory, pass_tokens
-from stages.distil.models.loading import use_fused_attention
+from stages.distil.models.loading import choose_attention
 from stages.distil.models.lora import round_frozen
 from stages.distil.storage import versions
 from stages.distil.student.answering import AnswerLengths, StudentModel, count_correct
@@ -43,7 +43,6 @@ from stages.distil.student.losses import Loss, predict
 
 CHECKPOINTS = Path(".cache/checkpoints/train")
 BATCH_TOKENS = 2048  # of a pass on a CPU
-PLAIN_ATTENTION = 1024  # tokens of the longest sample up to which it may be faster (`load_model`)
 NEVER_FREED: list[Trainer] = []
 TRAINED_WEIGHT = 16  # bytes: float32 weight, gradient and AdamW's two moments
 
@@ -422,8 +421,7 @@ def train_student(
     settings, seed = recipe.settings, recipe.seed
     set_seed(seed)
     batch_tokens = pass_tokens(settings.batch_tokens, BATCH_TOKENS, model, TRAINED_WEIGHT)
-    if data.most_tokens > PLAIN_ATTENTION:
-        use_fused_attention(model)
+    choose_attention(model, data.most_tokens)
     checkpointing = settings.gradient_checkpointing
     if checkpointing == "auto":
         tokens = max(batch_tokens, data.most_tokens)
