@@ -17,7 +17,7 @@ export PYTHONDONTWRITEBYTECODE :=
 # A cluster's packages, perhaps for another Python, would come before those of .venv.
 unexport PYTHONPATH
 
-.PHONY: help setup lock gym ray browser harness own repro summary compare figures release verify mend check gpu-check test lint format clean distclean
+.PHONY: help setup lock gym ray browser trl harness own repro summary compare figures export release verify mend check gpu-check test lint format clean distclean
 
 help:  ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 14
@@ -36,7 +36,7 @@ lock: setup  ## Update the lists of pinned packages: make lock [FLAGS="--upgrade
 	requirements/lock $(FLAGS)
 
 # Optional packages, which some targets need.
-$(VENV)/gym $(VENV)/ray $(VENV)/browser $(VENV)/harness: $(VENV)/%: requirements/%.txt $(READY)
+$(VENV)/gym $(VENV)/ray $(VENV)/browser $(VENV)/harness $(VENV)/trl: $(VENV)/%: requirements/%.txt $(READY)
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --require-hashes -r $<
 	@touch $@
 
@@ -45,6 +45,8 @@ gym: $(VENV)/gym  ## Install reasoning-gym, a source of questions (needs a C com
 ray: $(VENV)/ray  ## Install Ray, for teachers and attribution on several machines
 
 browser: $(VENV)/browser  ## Install Playwright to test the report (needs Chromium)
+
+trl: $(VENV)/trl  ## Install TRL to test `make export`
 
 own: setup  ## Add your own questions to params.yaml: make own DATA=questions.csv [ENTRY=name] [YES=1]
 	@$(BIN)/python -m stages.distil.proposals.own --entry "$$ENTRY" --set "$$SET" $(if $(YES),--yes) -- "$$DATA"
@@ -64,6 +66,9 @@ compare: setup  ## Test whether two runs differ: make compare A=workspace B=EXPE
 
 figures: setup  ## Draw the papers' figures, training what is missing [SCALE=small] [JOBS=2]
 	@$(BIN)/python -m stages.distil.experiments.figures --scale $(or $(SCALE),small) $(if $(JOBS),--jobs $(JOBS))
+
+export: setup  ## Write the data for other trainers [FORM=prompt-completion] [PER=rationale]
+	@$(BIN)/python -m stages.distil.reporting.sft $(if $(FORM),--form $(FORM)) $(if $(PER),--per $(PER))
 
 release: setup  ## Put the student and its model card into models/release
 	@$(BIN)/python -m stages.distil.reporting.release

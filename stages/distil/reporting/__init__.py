@@ -1,4 +1,4 @@
-"""The report, the summary and the model card.
+"""The report, the summary, the model card, and data for other trainers.
 
 May import: interface, storage, language, weights, models, student,
 evaluation.

@@ -29,6 +29,16 @@ from stages.distil.storage.result_files import read_metrics
 from stages.distil.weights.folders import RELEASE, STUDENT, whole_folder
 
 EXAMPLE = ("Which of these is a metal?", ["iron", "oak", "glass"])
+HF = ".venv/bin/hf"
+PUBLISH = f"""
+Publish it and its data, after `{HF} auth login`:
+  {HF} upload OWNER/NAME {RELEASE} .
+  {HF} upload OWNER/NAME data . --repo-type dataset --include README.md --include 'distill/*'
+"""
+SERVE = f"""Serve it (the variable matters on a CPU alone):
+  VLLM_CPU_KVCACHE_SPACE=4 .venv/bin/python -m vllm.entrypoints.openai.api_server \\
+    --model {RELEASE} --host 127.0.0.1"""
+NO_SERVER = "Load it with transformers: vLLM serves no encoder-decoder models."
 
 
 def run_parameters() -> Parameters:
@@ -69,7 +79,10 @@ def check_outputs(*stages: str) -> None:
 
 
 def release(parameters: Parameters) -> None:
-    """Copy the trained student's folder and add a model card, README.md."""
+    """Copy the trained student's folder and add a model card, README.md.
+
+    Print the commands that publish the student and its data, and one that serves the student.
+    """
     trained = STUDENT / "config.json"
     if not trained.exists():
         raise UserError(f"{trained}: no such file; run `dvc repro` first")
@@ -79,6 +92,7 @@ def release(parameters: Parameters) -> None:
         shutil.copytree(STUDENT, folder, dirs_exist_ok=True)
         (folder / "README.md").write_text(card, encoding="utf-8")
     print(f"{RELEASE}: the student in Hugging Face format")
+    print(PUBLISH + (NO_SERVER if encoder_decoder else SERVE))
 
 
 def model_card(

@@ -1,9 +1,14 @@
 """The released student: its chat template, its generation settings and its model card."""
 
 import json
+import re
+import shlex
 import shutil
 
 import pytest
+from huggingface_hub import HfApi
+from huggingface_hub.cli.hf import app
+from huggingface_hub.utils import filter_repo_objects
 from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
 
 from stages.distil.encoding.encoder import Encoder
@@ -102,6 +107,32 @@ def test_the_card_shows_the_prompt_that_the_student_reads(write_params, encoder_
     card = model_card(load_parameters(write_params(changes)), METRICS, encoder_decoder)
     text = "predict: Which of these is a metal?\nAnswer Choices:\n(a) iron\n(b) oak\n(c) glass"
     assert f"```\n{text}{after}\n```" in card
+
+
+def test_the_commands_publish_the_student_with_its_card_and_the_data_with_theirs(
+    trained, monkeypatch, capsys
+):
+    release(trained)
+    commands = capsys.readouterr().out.replace("\\\n", " ")
+    uploads = re.findall(r"\.venv/bin/hf (upload .*)", commands)
+    created, sent = [], []
+    repository = type("Repository", (), {"repo_id": "OWNER/NAME"})
+    monkeypatch.setattr(HfApi, "create_repo", lambda _, **a: created.append(a) or repository)
+    monkeypatch.setattr(HfApi, "upload_folder", lambda _, **arguments: sent.append(arguments))
+    tables.distill_table("train").mkdir(parents=True)
+    for upload in uploads:
+        app(shlex.split(upload), standalone_mode=False)
+    assert [each["repo_type"] for each in created] == ["model", "dataset"]
+    folders = [(each["folder_path"], each["path_in_repo"]) for each in sent]
+    assert folders == [(str(RELEASE), "."), ("data", ".")]
+    data = ["README.md", "distill/train/00000.parquet", "encoded/lengths.parquet", "sources/a.json"]
+    assert list(filter_repo_objects(data, allow_patterns=sent[1]["allow_patterns"])) == data[:2]
+    [server] = re.findall(r"VLLM_CPU_KVCACHE_SPACE=4 \.venv/bin/python -m (.*)", commands)
+    assert shlex.split(server)[:3] == [
+        "vllm.entrypoints.openai.api_server",
+        "--model",
+        "models/release",
+    ]
 
 
 def test_a_missing_student_is_reported(trained):
