@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from itertools import islice
 
 import openai
-from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, pipeline
+from transformers import pipeline
 
 from stages.distil.interface.parameters import load_parameters
 from stages.distil.language.student_prompts import question_text
@@ -67,7 +67,7 @@ def main() -> None:
         [{"role": "user", "content": question_text(row["question"], row["options"], prompt)}]
         for row in rows
     ]
-    longest = GenerationConfig.from_pretrained(RELEASE).max_new_tokens
+    longest = json.loads((RELEASE / "generation_config.json").read_text())["max_new_tokens"]
     with server() as client:
         replies = [
             client.chat.completions.create(
@@ -76,10 +76,7 @@ def main() -> None:
             for messages in asked
         ]
     served = [reply.choices[0].message.content for reply in replies]
-    model = AutoModelForCausalLM.from_pretrained(RELEASE, dtype="float32")
-    chat = pipeline(
-        "text-generation", model=model, tokenizer=AutoTokenizer.from_pretrained(RELEASE)
-    )
+    chat = pipeline("text-generation", model=str(RELEASE), dtype="float32", trust_remote_code=False)
     local = [chat(messages)[0]["generated_text"][-1]["content"] for messages in asked]
     different = [
         {"id": row["id"], "vllm": theirs, "transformers": ours}
