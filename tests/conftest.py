@@ -138,12 +138,16 @@ def tiny_t5(tmp_path_factory, tiny_model) -> Path:
 def default_values() -> dict:
     """Return the values of the committed params.yaml; prompts by absolute path.
 
-    Words are those of the question, which need no rationales of `saliency.teacher`.
+    Words are those of the question, which need no rationales of `saliency.teacher`, and rationales
+    are branches beside the answer; tests of other forms set them.
     """
     from ruamel.yaml import YAML
 
     values = YAML(typ="safe").load(PARAMS)
+    values["alpha"] = 0.5
     values["saliency"] |= {"of": "question", "stop_words": True}
+    values["student"]["form"] = "branch"
+    values["train"] |= {"batch_size": 4, "validation": None}
     prompts = values["rationales"]["prompts"]
     values["rationales"]["prompts"] = {name: str(ROOT / path) for name, path in prompts.items()}
     return values
