@@ -201,11 +201,26 @@ def _outputs(model: PreTrainedModel, batch: Batch) -> Tensor:
     inputs = dict(batch.inputs)
     if batch.rows is not None:
         inputs["attention_mask"] = inputs["attention_mask"][batch.rows]  # of cross-attention
-    elif inputs["attention_mask"].dim() == 4 and plain.config._attn_implementation == "eager":
-        allowed = inputs["attention_mask"]  # eager attention adds its mask to the scores
-        inputs["attention_mask"] = torch.where(allowed, 0.0, torch.finfo(torch.float32).min)
+    elif inputs["attention_mask"].dim() == 4:
+        attention = plain.config._attn_implementation
+        inputs["attention_mask"] = _for_attention(inputs["attention_mask"], attention)
     with _encode_once(plain, batch):
         return model(**inputs, use_cache=False).logits[0]
+
+
+def _for_attention(allowed: Tensor, attention: str) -> Tensor:
+    """Return a mask (B, 1, N, N) in the form that a kind of attention takes.
+
+    Eager attention adds it to the scores. On a CPU, so does the fused kernel, and each layer would
+    keep its own copy of a mask of another type.
+    """
+    if attention == "eager":
+        return torch.where(allowed, 0.0, torch.finfo(torch.float32).min)
+    if allowed.is_cuda:
+        return allowed
+    reduced = torch.is_autocast_enabled("cpu")
+    dtype = torch.get_autocast_dtype("cpu") if reduced else torch.float32
+    return torch.zeros_like(allowed, dtype=dtype).masked_fill(~allowed, -torch.inf)
 
 
 @contextmanager
