@@ -21,6 +21,7 @@ from stages.distil.models.hardware import device, explain_out_of_memory
 
 Measure = Callable[[Tensor, Tensor], Tensor]
 HEAD_BYTES = 2**28  # of the float32 logits that are computed at once
+PARTS = 4  # if they would take more, a part takes HEAD_BYTES / PARTS
 UNCHANGED = 12_345.678  # no logit is that large, so what a model does to logits changes it
 _CHANGES_LOGITS: WeakSet[PreTrainedModel] = WeakSet()
 TOLERANCE = 2e-5  # of the logits' norm; SmolLM2's differ by 1e-6, of rounding, in float32
@@ -176,13 +177,14 @@ def target_values(model: PreTrainedModel, batch: Batch, measure: Measure) -> Ten
 
     It takes float32 logits (n, vocabulary) and their labels (n,), and returns values (n, k). Where
     the logits of all T positions would take more than HEAD_BYTES, they are computed and measured
-    in parts, and once more for the gradient, so that memory does not grow with T. That cannot be
-    done for a model that changes its logits after its head, as Gemma 2 does; stderr says so.
+    in smaller parts, and once more for the gradient, so that memory does not grow with T. That
+    cannot be done for a model that changes its logits after its head, as Gemma 2 does; stderr says
+    so.
     """
     plain = getattr(model, "module", model)
-    rows = max(1, HEAD_BYTES // (4 * plain.config.get_text_config().vocab_size))
+    rows = HEAD_BYTES // (4 * plain.config.get_text_config().vocab_size)
     if len(batch.labels) > rows and plain not in _CHANGES_LOGITS:
-        with _measured_in_parts(plain, batch, measure, rows):
+        with _measured_in_parts(plain, batch, measure, max(1, rows // PARTS)):
             values = _outputs(model, batch)
         if values[-1].eq(UNCHANGED).all():
             return values[:-1]
