@@ -16,24 +16,21 @@ import argparse
 import json
 import subprocess
 import sys
-import tempfile
-import time
 from typing import Any
 from unittest.mock import patch
 
 import torch
-from transformers import TrainingArguments
 
+from benchmarks.train import train_epoch
 from stages.distil.encoding.samples import Branch, Sample
 from stages.distil.interface.method import Train
-from stages.distil.models.hardware import activations_fit, device, precision
+from stages.distil.models.hardware import activations_fit, precision
 from stages.distil.models.loading import choose_attention, load_model
 from stages.distil.student.answering import AnswerLengths
 from stages.distil.student.batch import HEAD_BYTES, Collator
 from stages.distil.student.losses import CrossEntropy
 from stages.distil.student.training import (
     TRAINED_WEIGHT,
-    DistillationTrainer,
     Recipe,
     Steps,
     TrainingData,
@@ -70,45 +67,21 @@ def measure(student: str, tokens: int, form: str) -> dict[str, Any]:
     settings = Train(epochs=1, learning_rate=1e-5, batch_size=1)
     objective = tuple((CrossEntropy(teacher), 1.0) for teacher in TEACHERS)
     losses = [loss for loss, _ in objective]
-    seconds, values = [], []
-    with tempfile.TemporaryDirectory() as folder:
-        trainer = DistillationTrainer(
-            model=model,
-            args=TrainingArguments(
-                output_dir=folder,
-                num_train_epochs=1,
-                learning_rate=settings.learning_rate,
-                optim="adamw_torch_fused",
-                save_strategy="no",
-                use_cpu=device() == "cpu",
-                disable_tqdm=True,
-                report_to="none",
-                gradient_checkpointing=form == "parts" and not fits,
-                gradient_checkpointing_kwargs={"use_reentrant": False},
-            ),
-            train_dataset=Steps(questions, Collator(model, tokenizer), losses, settings, length, 0),
-            processing_class=tokenizer,
-            data=TrainingData(questions, [], None, 0, length, ""),
-            recipe=Recipe(settings, objective, 0, AnswerLengths(1, 1), dtype, ""),
-            batch_tokens=length,
-        )
-        step = trainer.training_step
-
-        def timed(*arguments: Any) -> torch.Tensor:
-            start = time.perf_counter()
-            loss = step(*arguments)
-            seconds.append(time.perf_counter() - start)
-            values.append(loss.item())
-            return loss
-
-        with patch.object(trainer, "training_step", timed):
-            trainer.train()
+    run = train_epoch(
+        model,
+        tokenizer,
+        Steps(questions, Collator(model, tokenizer), losses, settings, length, 0),
+        Recipe(settings, objective, 0, AnswerLengths(1, 1), dtype, ""),
+        TrainingData(questions, [], None, 0, length, ""),
+        gradient_checkpointing=form == "parts" and not fits,
+        gradient_checkpointing_kwargs={"use_reentrant": False},
+    )
     peak = peak_memory()
     return {
         "peak_gb": round(peak / 1e9, 2),
         "beyond_gb": round((peak - TRAINED_WEIGHT * model.num_parameters()) / 1e9, 2),
-        "tokens_per_s": round(length / seconds[-1], 1),
-        "losses": values,
+        "tokens_per_s": round(length / run.seconds[-1], 1),
+        "losses": run.losses,
         "fits": fits,
     }
 

@@ -22,7 +22,12 @@ from typing import Any
 from unittest.mock import patch
 
 from torch import Tensor
-from transformers import PreTrainedModel, TrainingArguments, set_seed
+from transformers import (
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    TrainingArguments,
+    set_seed,
+)
 
 from stages.distil.encoding.encoder import Encoder
 from stages.distil.encoding.samples import Sample, fit_targets, of_tasks, separate_tasks
@@ -115,24 +120,38 @@ def train(kind: type[Steps], student: str, rows: list[dict[str, Any]], settings:
     encoder = Encoder(model.config, tokenizer, Student(model=student), teachers)
     window = encoder.window
     samples = [fit_targets(of_tasks(each, weights), window) for each in encoder.samples(rows)]
-    set_seed(0)
     collate = Collator(model, tokenizer)
+    steps = kind(samples, collate, recipe.losses, settings, BATCH_TOKENS, 0)
+    return train_epoch(model, tokenizer, steps, recipe, TrainingData(samples, [], window, 0, 0, ""))
+
+
+def train_epoch(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    steps: Steps,
+    recipe: Recipe,
+    data: TrainingData,
+    **more: Any,
+) -> Timed:
+    """Train on the steps of one epoch; `more` are further arguments of the Trainer's."""
+    set_seed(0)
     with tempfile.TemporaryDirectory() as folder:
         trainer = Timed(
             model=model,
             args=TrainingArguments(
                 output_dir=folder,
                 num_train_epochs=1,
-                learning_rate=settings.learning_rate,
+                learning_rate=recipe.settings.learning_rate,
                 optim="adamw_torch_fused",
                 save_strategy="no",
                 use_cpu=device() == "cpu",
                 disable_tqdm=True,
                 report_to="none",
+                **more,
             ),
-            train_dataset=kind(samples, collate, recipe.losses, settings, BATCH_TOKENS, 0),
+            train_dataset=steps,
             processing_class=tokenizer,
-            data=TrainingData(samples, [], window, 0, 0, ""),
+            data=data,
             recipe=recipe,
             batch_tokens=BATCH_TOKENS,
         )
