@@ -93,7 +93,7 @@ class Attributor:
         self.share([] if self._encoder_decoder else list(commonprefix(starts)))
 
     def _keeps_activations(self, prompts: Sequence[Prompt]) -> bool:
-        tokens = max(self.batch_tokens, *(len(p.ids) + len(p.label) for p in prompts))
+        tokens = max(len(p.ids) + len(p.label) for p in prompts)
         dtype = str(self._model.dtype).removeprefix("torch.")
         return activations_fit(self._model, tokens, dtype, self._model.dtype.itemsize)
 

@@ -88,17 +88,21 @@ def pass_tokens(
 def activations_fit(model: "PreTrainedModel", tokens: int, dtype: str, weight_bytes: int) -> bool:
     """Return whether the memory holds what the layers keep of a pass of so many tokens.
 
-    `weight_bytes` is the memory per weight in training. For hidden size h and i columns of its
-    feed-forward part, a layer keeps 34 h + 8 i bytes per token in 16 bits; its attention keeps no
-    scores where it is torch's fused kernel. (`benchmarks/memory.py` shows what it is in fact.)
+    `weight_bytes` is the memory per trained weight; a frozen one takes its own size alone. For
+    hidden size h and i columns of its feed-forward part, a layer keeps 34 h + 8 i bytes per token
+    in 16 bits; its attention keeps no scores where it is torch's fused kernel.
+    (`benchmarks/memory.py` shows what it is in fact.)
     """
     config = model.config.get_text_config()
     layers = config.num_hidden_layers * (2 if model.config.is_encoder_decoder else 1)
     hidden = config.hidden_size
     wide = getattr(config, "intermediate_size", None) or getattr(config, "d_ff", 4 * hidden)
     token_bytes = layers * (34 * hidden + 8 * wide) * (1 if dtype == "bfloat16" else 2)
-    free = _memory() - weight_bytes * model.num_parameters()
-    return tokens * token_bytes <= MEMORY_SHARE * free
+    weights = sum(
+        weight.numel() * (weight_bytes if weight.requires_grad else weight.element_size())
+        for weight in model.parameters()
+    )
+    return tokens * token_bytes <= MEMORY_SHARE * (_memory() - weights)
 
 
 def _memory() -> int:

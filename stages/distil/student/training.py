@@ -424,8 +424,9 @@ def train_student(
     choose_attention(model, data.most_tokens)
     checkpointing = settings.gradient_checkpointing
     if checkpointing == "auto":
-        tokens = max(batch_tokens, data.most_tokens)
-        checkpointing = not activations_fit(model, tokens, recipe.dtype, TRAINED_WEIGHT)
+        # Only a sample of its own can be longer than `batch_tokens`, which are chosen to fit.
+        fit = activations_fit(model, data.most_tokens, recipe.dtype, TRAINED_WEIGHT)
+        checkpointing = not fit
     collate = Collator(model, tokenizer)
     steps = Steps(data.taught, collate, recipe.losses, settings, batch_tokens, seed)
     arguments = resuming.training_arguments(
