@@ -129,7 +129,7 @@ def python(folder: Path, version: str) -> Path:
 @pytest.fixture
 def made(tmp_path, monkeypatch):
     """Return the plan of `make setup` in a separate folder, with few programs on the path."""
-    for name in ("DEVICE", "PYTHON", "MAKEFLAGS", "MAKELEVEL"):
+    for name in ("DEVICE", "PYTHON"):
         monkeypatch.delenv(name, raising=False)
     folder = tmp_path / "project"
     shutil.copytree(ROOT / "requirements", folder / "requirements")
