@@ -26,7 +26,7 @@ from stages.distil.storage.following import with_questions
 if TYPE_CHECKING:  # importing torch takes seconds
     from stages.distil.encoding.files import Asked
     from stages.distil.encoding.samples import Window
-    from stages.distil.student.answering import StudentModel
+    from stages.distil.student.answering import Reasoned, StudentModel
 
 ACCURACY = Path("results/accuracy.csv")
 CLASSES = Path("results/classes.csv")
@@ -64,7 +64,7 @@ def evaluate(parameters: Parameters) -> None:
         explanations = reasoning_scores(student, explained, window, longest)
     else:
         explanations = explanation_scores(student, explained, teachers, window)
-    total = _student_metrics(reasons, parameters.evaluate.samples)
+    total = _student_metrics(parameters)
     if seconds is not None:
         keep_rate("student", total["questions"], seconds)
     classes = by_class(_predicted("correct"), _predicted("answer"))
@@ -105,8 +105,8 @@ def _taught_rationales(
 def _answer(student: "StudentModel", window: "Window", parameters: Parameters) -> float | None:
     """Write the student's answers to the test questions; return the seconds that they took.
 
-    A student that has learnt to reason first answers both ways. If some of its texts are those of a
-    run that was killed, the seconds are None.
+    It answers in each way that it has learnt. If some of its texts are those of a run that was
+    killed, the seconds are None.
     """
     from stages.distil.encoding.files import read_asked
     from stages.distil.evaluation.probes import answer_questions
@@ -116,11 +116,16 @@ def _answer(student: "StudentModel", window: "Window", parameters: Parameters) -
     from stages.distil.weights.folders import STUDENT, digest
 
     settings, shared = parameters.evaluate, parameters.student.shared_context
-    reasons, longest = parameters.student.reasons, settings.reasoning_tokens
+    reasons, directly = parameters.student.reasons, parameters.student.answers_directly
+    longest = settings.reasoning_tokens
     schema = tables.SCHEMAS[tables.PREDICTIONS]
-    fields = tables.REASONED + tables.VOTED * bool(settings.samples) if reasons else []
-    for field in fields:
-        schema = schema.append(field)
+    for fields, present in (
+        (tables.REASONED, reasons),
+        (tables.DIRECT, reasons and directly),
+        (tables.VOTED, reasons and settings.samples),
+    ):
+        for field in fields if present else []:
+            schema = schema.append(field)
     seconds = 0.0
     questions = zip(tables.scan_examples("test"), read_asked("test"), strict=True)
     with ExitStack() as stack:
@@ -131,7 +136,11 @@ def _answer(student: "StudentModel", window: "Window", parameters: Parameters) -
         for part in in_parts(questions, PART):
             asked = [each for _, each in part]
             start = time.monotonic()
-            direct = answer_questions(student, asked, window, settings.max_tokens, shared)
+            direct = (
+                answer_questions(student, asked, window, settings.max_tokens, shared)
+                if directly
+                else []
+            )
             reasoned = reasoning.answer(asked) if reasons else []
             seconds += time.monotonic() - start
             if reasons:
@@ -141,29 +150,38 @@ def _answer(student: "StudentModel", window: "Window", parameters: Parameters) -
                     for number in range(settings.samples)
                 ]
             for n, (example, question) in enumerate(part):
-                written, scores = direct[n]
-                text = as_text(written)
-                given = {
-                    "prediction": parse_answer(text, example.options),
-                    "correct": is_correct(text, question._asdict()),
-                    "scores": scores,
-                }
+                given = _direct_columns(*direct[n], question) if directly else {}
                 if reasons:
-                    first = reasoned[n]
-                    answer = as_text(first.answer or "")
-                    given = {
-                        "prediction": parse_answer(answer, example.options),
-                        "correct": first.is_correct(question),
-                        "scores": after[n],
-                        "reasoning": as_text(first.reasoning),
-                        "reasoning_tokens": len(first.written),
-                    } | {f"direct_{name}": value for name, value in given.items()}
+                    given = _reasoned_columns(reasoned[n], after[n], question) | {
+                        f"direct_{name}": value for name, value in given.items()
+                    }
                     if draws:
                         answers = [as_text(draw[n].answer or "") for draw in draws]
                         given |= _voted(answers, question)
                 row = {"id": example.id, "question": example.question, "options": example.options}
                 table.write(row | {"answer": example.answer} | given)
     return None if reasons and reasoning.resumed else seconds
+
+
+def _direct_columns(written: str, scores: list[float], question: "Asked") -> dict[str, Any]:
+    text = as_text(written)
+    return {
+        "prediction": parse_answer(text, question.options),
+        "correct": is_correct(text, question._asdict()),
+        "scores": scores,
+    }
+
+
+def _reasoned_columns(
+    reasoned: "Reasoned", scores: list[float], question: "Asked"
+) -> dict[str, Any]:
+    return {
+        "prediction": parse_answer(as_text(reasoned.answer or ""), question.options),
+        "correct": reasoned.is_correct(question),
+        "scores": scores,
+        "reasoning": as_text(reasoned.reasoning),
+        "reasoning_tokens": len(reasoned.written),
+    }
 
 
 def _voted(answers: Sequence[str], question: "Asked") -> dict[str, Any]:
@@ -183,20 +201,24 @@ def _predicted(column: str) -> Iterator[Any]:
         yield from group[column].to_pylist()
 
 
-def _student_metrics(reasons: bool, samples: int) -> dict[str, Any]:
+def _student_metrics(parameters: Parameters) -> dict[str, Any]:
     """Return the accuracy of the student's texts and of its most probable options.
 
-    The texts of a student that has learnt to reason are those after its reasoning; the accuracy of
-    both ways is beside it, and that of the votes of `samples` drawn texts.
+    The texts of a student that has learnt to reason are those after its reasoning. `reasoned` says
+    more about them; `direct` is about its answers without, and `voted` about the votes of drawn
+    texts, if there are any.
     """
     metrics = _way_metrics()
-    if reasons:
+    samples = parameters.evaluate.samples
+    if parameters.student.reasons:
         tokens = list(_predicted("reasoning_tokens"))
         unanswered = sum(not prediction for prediction in _predicted("prediction"))
         written = {"tokens": round(mean(tokens), 1), "unanswered": unanswered}
-        metrics |= {"direct": _way_metrics("direct_"), "reasoned": metrics | written}
-    if reasons and samples:
-        metrics["voted"] = score(_predicted("voted_correct")) | {"samples": samples}
+        direct = parameters.student.answers_directly
+        metrics |= {"direct": _way_metrics("direct_")} if direct else {}
+        metrics |= {"reasoned": metrics | written}
+        if samples:
+            metrics["voted"] = score(_predicted("voted_correct")) | {"samples": samples}
     return metrics
 
 

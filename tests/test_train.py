@@ -955,12 +955,32 @@ def test_a_student_that_only_reasons_learns_the_questions_with_a_rationale(prepa
     template = tokenizer.chat_template
     assert template.endswith("\nRationale:") and "enable_thinking" not in template
     assert model.generation_config.max_new_tokens == parameters.evaluate.reasoning_tokens
+    write_test_questions()
+    evaluate(parameters)
+    student = json.loads(tables.METRICS.read_text())["student"]
+    assert student["accuracy"] == student["reasoned"]["accuracy"] and "direct" not in student
+    [first, *_] = tables.read_table(tables.PREDICTIONS)
+    assert "reasoning" in first and not any(name.startswith("direct") for name in first)
+
+
+def test_a_student_of_another_form_always_answers_directly(prepared, tiny_model):
+    train(prepared(tiny_model, student__direct=False, train__epochs=1))
+    assert curve("loss/answer")
+
+
+def write_test_questions():
+    """Write what `evaluate` reads besides a student and its tokens."""
+    for path in (tables.SALIENCY, tables.rationale_table("one"), tables.rationale_table("two")):
+        tables.write_table(path, [])
+    questions = [distilled(n, "test") for n in range(ROWS)]
+    fields = ("id", "question", "options", "answer")
+    examples = [{f: q[f] for f in fields} | {"split": "test", "rationales": []} for q in questions]
+    tables.write_table(tables.EXAMPLES, examples)
 
 
 def test_a_student_that_reasons_is_measured_both_ways(prepared, tiny_model):
     """It has learnt the test questions by heart, which are the train questions here."""
-    for path in (tables.SALIENCY, tables.rationale_table("one"), tables.rationale_table("two")):
-        tables.write_table(path, [])
+    write_test_questions()
     parameters = prepared(
         tiny_model,
         full=True,
@@ -970,18 +990,6 @@ def test_a_student_that_reasons_is_measured_both_ways(prepared, tiny_model):
         evaluate__samples=3,
         evaluate__explained=4,
     )
-    examples = [
-        {
-            "id": f"test-{n}",
-            "split": "test",
-            "question": (row := distilled(n, "test"))["question"],
-            "options": row["options"],
-            "answer": row["answer"],
-            "rationales": [],
-        }
-        for n in range(ROWS)
-    ]
-    tables.write_table(tables.EXAMPLES, examples)
     train(parameters)
     evaluate(parameters)
     student = json.loads(tables.METRICS.read_text())["student"]

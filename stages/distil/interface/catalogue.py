@@ -131,6 +131,9 @@ class Kinship(_AnyDataSet):
     sizes: KinshipSizes
     hops: list[Literal[2, 3]] = Field(min_length=1, description="steps of a question's path")
     distractors: Integer = Field(ge=0, le=6, description="facts that are not on the path")
+    test_draw: Integer = Field(
+        2, ge=1, description="draw of test questions; take the next after these served a choice"
+    )
     licence: str | None = Field("Apache-2.0", description="for the data card")
 
 

@@ -210,7 +210,7 @@ class Student(Settings):
         "before_answer: an answer follows each rationale, so that the student can reason first",
     )
     direct: bool = Field(
-        True, description="false: with before_answer, the student is taught to reason always"
+        True, description="with before_answer: also teach the student to answer without reasoning"
     )
     context: Count | None = Field(None, description="maximum input tokens; null: the model's limit")
     dtype: Precision = Field("auto", description="precision of computation; weights are float32")
@@ -220,6 +220,11 @@ class Student(Settings):
     def reasons(self) -> bool:
         """Whether the student learns to reason before it answers."""
         return self.form == "before_answer"
+
+    @property
+    def answers_directly(self) -> bool:
+        """Whether the student learns to answer without reasoning."""
+        return self.direct or not self.reasons
 
 
 class Train(Settings):

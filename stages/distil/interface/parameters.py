@@ -288,17 +288,10 @@ class Parameters(Settings):
                 f"evaluate.samples: a student of the form {self.student.form} does not reason; set "
                 "it to 0, or student.form to before_answer"
             )
-        if self.student.direct:
-            return
-        if not reasons:
-            raise ValueError(
-                f"student.direct: a student of the form {self.student.form} only answers directly; "
-                "set it to true, or student.form to before_answer"
-            )
-        if self.soft_labels.teacher:
+        if self.soft_labels.teacher and not self.student.answers_directly:
             raise ValueError(
                 "soft_labels.teacher: soft labels are learnt by answering directly, which "
-                "student.direct turns off; set one of them to null or true"
+                "student.direct leaves out; set one of them to null or true"
             )
 
     def _check_soft_labels(self) -> None:

@@ -31,9 +31,6 @@ WORDS = {  # kind of relative -> (woman, man)
     "sibling-in-law": ("sister-in-law", "brother-in-law"),
 }
 
-# The first draw of test questions served to choose the defaults.
-DRAWS = {"test": "test 2"}
-
 CLOSE = ("parent", "child", "sibling", "spouse")  # stated by facts; questions ask for the others
 
 # COMPOSE[r, s] = t: whoever is r of somebody who is s of A, is t of A. Only what always holds is
@@ -249,7 +246,8 @@ def read(settings: Kinship, seed: int) -> Iterator[Example]:
     """
     seen: set[str] = set()
     for split in ("test", "validation", POOL, "train"):
-        rng = random.Random(f"kinship {seed} {DRAWS.get(split, split)}")
+        draw = f"test {settings.test_draw}" if split == "test" else split
+        rng = random.Random(f"kinship {seed} {draw}")
         for number in range(getattr(settings.sizes, split)):
             while True:
                 question, options, answer, why = draw_question(

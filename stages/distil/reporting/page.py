@@ -80,10 +80,9 @@ def _ways(metrics: Row) -> Iterator[tuple[str, Row]]:
     size = {"parameters": student["parameters"]} if "parameters" in student else {}
     ways = {"student": student}
     if "reasoned" in student:
-        ways = {
-            "student, after reasoning": student["reasoned"] | size,
-            "student, directly": student["direct"],
-        }
+        ways = {"student, after reasoning": student["reasoned"] | size}
+        if "direct" in student:
+            ways["student, directly"] = student["direct"]
     for name, score in ways.items():
         yield name, score
         if "by_option" in score:

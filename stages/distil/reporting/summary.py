@@ -55,10 +55,8 @@ def _print_student(student: dict[str, Any]) -> None:
         interval = f"{best['low']:.3f} to {best['high']:.3f}"
         print(f"the student's most probable option: {best['accuracy']:.3f} ({interval})")
     if "reasoned" in student:
-        for way, entry in (
-            ("directly", student["direct"]),
-            ("reasoning first", student["reasoned"]),
-        ):
+        ways = {"directly": student["direct"]} if "direct" in student else {}
+        for way, entry in (ways | {"reasoning first": student["reasoned"]}).items():
             interval = f"{entry['low']:.3f} to {entry['high']:.3f}"
             print(f"the student's answers, {way}: {entry['accuracy']:.3f} ({interval})")
         reasoned = student["reasoned"]

@@ -56,10 +56,13 @@ def _schema(**columns: pa.DataType | tuple[pa.DataType, None]) -> pa.Schema:
 # log-probability of each option's tokens; null except for train questions with options.
 OPTION_SCORES = pa.field("option_scores", pa.list_(pa.float32()))
 # Of a student that reasons first, the last columns of PREDICTIONS: its text before the answer, and
-# the tokens of the whole text; and its answer without reasoning, as the other columns have it.
+# the tokens of the whole text.
 REASONED = [
     pa.field("reasoning", pa.string(), nullable=False),
     pa.field("reasoning_tokens", pa.int32(), nullable=False),
+]
+# If it has learnt both ways, its answer without reasoning, as the other columns have it.
+DIRECT = [
     pa.field("direct_prediction", pa.string(), nullable=False),
     pa.field("direct_correct", pa.bool_(), nullable=False),
     pa.field("direct_scores", pa.list_(pa.float32()), nullable=False),
@@ -69,7 +72,7 @@ VOTED = [
     pa.field("voted_prediction", pa.string(), nullable=False),
     pa.field("voted_correct", pa.bool_(), nullable=False),
 ]
-OPTIONAL = [OPTION_SCORES.name, *(field.name for field in (*REASONED, *VOTED))]
+OPTIONAL = [OPTION_SCORES.name, *(field.name for field in (*REASONED, *DIRECT, *VOTED))]
 SCHEMAS = {
     EXAMPLES: _schema(
         id=pa.string(),

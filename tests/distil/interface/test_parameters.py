@@ -168,10 +168,6 @@ def test_the_committed_parameters_are_valid():
             "train.reasoned_answer: no answer follows a rationale in the form branch; set it to 0",
         ),
         (
-            {"student/direct": False},
-            "student.direct: a student of the form branch only answers directly; set it to true",
-        ),
-        (
             REASONS | {"student/direct": False, "soft_labels/teacher": "qwen-coder-1b5"},
             "soft_labels.teacher: soft labels are learnt by answering directly",
         ),

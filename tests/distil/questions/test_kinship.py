@@ -76,3 +76,14 @@ def test_a_larger_train_split_changes_no_other_question():
 def test_the_seed_determines_the_questions():
     assert list(kinship.read(settings(), 0)) == list(kinship.read(settings(), 0))
     assert list(kinship.read(settings(), 0)) != list(kinship.read(settings(), 1))
+
+
+def test_another_draw_changes_the_test_questions_alone():
+    first = settings()
+    rows, others = (
+        list(kinship.read(first.model_copy(update={"test_draw": draw}), seed=0)) for draw in (2, 3)
+    )
+    assert rows == list(kinship.read(first, seed=0))
+    tests = [{r.question for r in drawn if r.split == "test"} for drawn in (rows, others)]
+    assert not tests[0] & tests[1]
+    assert [r for r in rows if r.split != "test"] == [r for r in others if r.split != "test"]
