@@ -149,7 +149,7 @@ def default_values() -> dict:
     values = YAML(typ="safe").load(PARAMS)
     values["alpha"] = 0.5
     values["saliency"] |= {"of": "question", "stop_words": True}
-    values["student"]["form"] = "branch"
+    values["student"] |= {"form": "branch", "direct": True}
     values["train"] |= {"batch_size": 4, "validation": None}
     prompts = values["rationales"]["prompts"]
     values["rationales"]["prompts"] = {name: str(ROOT / path) for name, path in prompts.items()}

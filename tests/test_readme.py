@@ -25,7 +25,9 @@ def overrides(command: str) -> list[str]:
 
 def test_the_commands_are_found():
     assert len(COMMANDS) > 30
-    assert ["alpha=0", "saliency.weight=0"] in [overrides(command) for command in COMMANDS]
+    assert ["student.form=branch", "alpha=0", "saliency.weight=0"] in [
+        overrides(command) for command in COMMANDS
+    ]
 
 
 @pytest.mark.parametrize("command", dict.fromkeys(COMMANDS))
@@ -37,7 +39,7 @@ def test_every_documented_parameter_can_be_set(command, tmp_path):
     apply_overrides(tmp_path / "params.yaml", changes)
     after = load_parameters(tmp_path / "params.yaml")
     if "(default" not in next(line for line in JOINED.splitlines() if command in line):
-        defaults = {"alpha=0.5", "rationales.num_examples=2"}
+        defaults = {"alpha=1.0", "rationales.num_examples=2"}
         assert after != before or set(changes) <= defaults
 
 

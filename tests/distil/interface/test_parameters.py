@@ -344,7 +344,7 @@ def test_the_advice_on_a_mapping_that_dvc_merges_works(tmp_path, earlier, change
 @pytest.mark.parametrize(
     ("change", "removed", "added"),
     [
-        ("alpha=0.3", ["alpha: 0.5"], ["alpha: 0.3"]),
+        ("alpha=0.3", ["alpha: 1.0"], ["alpha: 0.3"]),
         ("train.learning_rate=0.01", ["  learning_rate: 0.0002"], ["  learning_rate: 0.01"]),
         (
             "data.limit=20",
@@ -355,7 +355,7 @@ def test_the_advice_on_a_mapping_that_dvc_merges_works(tmp_path, earlier, change
         ("assemble.statuses=[ok,inconclusive]", [], ["  - inconclusive"]),
         (
             "alpha={qwen-coder-1b5: 0.7, qwen-coder-0b5: 0.1}",
-            ["alpha: 0.5"],
+            ["alpha: 1.0"],
             ["alpha:", "  qwen-coder-1b5: 0.7", "  qwen-coder-0b5: 0.1"],
         ),
         (
