@@ -24,13 +24,12 @@ import torch
 from benchmarks.train import train_epoch
 from stages.distil.encoding.samples import Branch, Sample
 from stages.distil.interface.method import Train
-from stages.distil.models.hardware import activations_fit, precision
+from stages.distil.models.hardware import activations_fit, precision, training_bytes
 from stages.distil.models.loading import choose_attention, load_model
 from stages.distil.student.answering import AnswerLengths
 from stages.distil.student.batch import HEAD_BYTES, Collator
 from stages.distil.student.losses import CrossEntropy
 from stages.distil.student.training import (
-    TRAINED_WEIGHT,
     Recipe,
     Steps,
     TrainingData,
@@ -63,8 +62,9 @@ def measure(student: str, tokens: int, form: str) -> dict[str, Any]:
     if form == "parts":
         choose_attention(model, length)
     dtype = precision("auto")
-    fits = activations_fit(model, length, dtype, TRAINED_WEIGHT)
     settings = Train(epochs=1, learning_rate=1e-5, batch_size=1)
+    held = training_bytes(model, settings.optimizer, "float32")
+    fits = activations_fit(model, length, dtype, held)
     objective = tuple((CrossEntropy(teacher), 1.0) for teacher in TEACHERS)
     losses = [loss for loss, _ in objective]
     run = train_epoch(
@@ -79,7 +79,7 @@ def measure(student: str, tokens: int, form: str) -> dict[str, Any]:
     peak = peak_memory()
     return {
         "peak_gb": round(peak / 1e9, 2),
-        "beyond_gb": round((peak - TRAINED_WEIGHT * model.num_parameters()) / 1e9, 2),
+        "beyond_gb": round((peak - held) / 1e9, 2),
         "tokens_per_s": round(length / run.seconds[-1], 1),
         "losses": run.losses,
         "fits": fits,
