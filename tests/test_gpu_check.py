@@ -30,7 +30,11 @@ def checked(tmp_path, monkeypatch):
     """Run commands in the place of the sections; return what is recorded, without the times."""
 
     def run(commands: dict, seconds: float = 60) -> tuple[bool, list[dict]]:
-        monkeypatch.setattr(check, "plan", lambda _: commands)
+        jobs = {
+            name: command if isinstance(command, check.Job) else check.Job(command)
+            for name, command in commands.items()
+        }
+        monkeypatch.setattr(check, "plan", lambda _: jobs)
         arguments = SimpleNamespace(output=tmp_path / "out/check.jsonl", seconds=seconds)
         succeeded = check.check(arguments)
         first, *others = records(arguments.output)
@@ -47,7 +51,7 @@ def test_a_section_that_fails_is_recorded_and_the_next_one_runs(checked):
         {
             "one": python("raise ValueError('no such card')"),
             "two": python("import os; os.abort()"),
-            "three": "skipped: for a reason",
+            "three": check.Job("", "for a reason"),
             "four": python("print('noise'); print('{\"figure\": 4}')"),
             "run: echo": "echo first; echo last",
         }
@@ -62,10 +66,11 @@ def test_a_section_that_fails_is_recorded_and_the_next_one_runs(checked):
     ]
 
 
-def test_a_section_that_prints_no_figures_has_failed(checked):
-    succeeded, [record] = checked({"one": python("print('hello')")})
+@pytest.mark.parametrize("printed", ["hello", "5"])
+def test_a_section_that_prints_no_figures_has_failed(checked, printed):
+    succeeded, [record] = checked({"one": python(f"print('{printed}')")})
     assert not succeeded
-    assert record["failed"] == "its last line is no JSON object: hello"
+    assert record["failed"] == f"its last line is no JSON object: {printed}"
 
 
 def test_a_section_beyond_its_limit_is_killed_with_its_processes(checked, tmp_path, monkeypatch):
@@ -93,10 +98,10 @@ def test_sections_of_minutes_are_left_out_of_the_small_form_unless_named():
     arguments = SimpleNamespace(small=True, only=None, run=["nvidia-smi"])
     chosen = check.plan(arguments)
     assert list(chosen) == [*check.SECTIONS, "run: nvidia-smi"]
-    skipped = {name for name, command in chosen.items() if str(command).startswith("skipped: ")}
+    skipped = {name for name, job in chosen.items() if job.skipped}
     assert skipped == {"teachers", "committed"}
     arguments = SimpleNamespace(small=True, only=["teachers"], run=[])
-    assert check.plan(arguments)["teachers"][-3:] == ["--section", "teachers", "--small"]
+    assert check.plan(arguments)["teachers"].command[-3:] == ["--section", "teachers", "--small"]
 
 
 @pytest.mark.parametrize(

@@ -116,5 +116,5 @@ def test_only_packages_that_are_not_there_are_carried(monkeypatch):
 
     monkeypatch.setattr(subprocess, "run", resolve)
     have = ["torch==2.11.0", "Typing_Extensions==4.1", "local @ file:///x", "-e ."]
-    found = pack.missing_packages(["vllm==0.26.0"], have, ["torchvision"], "3.12")
+    found = pack.missing_packages(["vllm==0.26.0"], have, ["torchv*"], "3.12")
     assert found == ["vllm==0.26.0", "xgrammar==1"]

@@ -28,7 +28,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from benchmarks.rationales import PROJECT, committed_values, write_parameters
 
@@ -175,7 +175,7 @@ def run_section(command: Sequence[str] | str, work: Path, log: Path, limit: floa
         return {"printed": last}
     try:
         return dict(json.loads(last))
-    except ValueError:
+    except (ValueError, TypeError):
         return {"failed": f"its last line is no JSON object: {last[:300]}"}
 
 
@@ -190,15 +190,24 @@ def machine() -> Result:
     return found
 
 
-def plan(arguments: argparse.Namespace) -> dict[str, Sequence[str] | str]:
-    """Return the command of each section, or why it is skipped as `skipped: …`."""
-    chosen: dict[str, Sequence[str] | str] = {}
+class Job(NamedTuple):
+    """A section: its command, as `run_section` takes it, and why it is left out, if it is."""
+
+    command: Sequence[str] | str
+    skipped: str = ""
+
+
+def plan(arguments: argparse.Namespace) -> dict[str, Job]:
+    """Return the sections by name, in the order in which they run."""
+    jobs = {}
     for name in arguments.only or SECTIONS:
         command = [sys.executable, "-m", "benchmarks.gpu.check", "--section", name]
-        chosen[name] = command + (["--small"] if arguments.small else [])
-        if arguments.small and name in NOT_SMALL and not arguments.only:
-            chosen[name] = "skipped: it takes minutes on a CPU; --only runs it"
-    return chosen | {f"run: {command}": command for command in arguments.run}
+        left_out = arguments.small and name in NOT_SMALL and not arguments.only
+        jobs[name] = Job(
+            command + (["--small"] if arguments.small else []),
+            "it takes minutes on a CPU; --only runs it" if left_out else "",
+        )
+    return jobs | {f"run: {command}": Job(command) for command in arguments.run}
 
 
 def check(arguments: argparse.Namespace) -> bool:
@@ -217,15 +226,15 @@ def check(arguments: argparse.Namespace) -> bool:
             print(line, file=file, flush=True)
 
         write("machine", machine())
-        for name, command in plan(arguments).items():
+        for name, job in plan(arguments).items():
             start = time.monotonic()
             limit = min(LIMITS.get(name, LIMIT), end - start)
-            if isinstance(command, str) and command.startswith("skipped: "):
-                write(name, {"skipped": command.removeprefix("skipped: ")})
+            if job.skipped:
+                write(name, {"skipped": job.skipped})
             elif limit <= 0:
                 write(name, {"skipped": f"the {arguments.seconds} seconds are over"})
             else:
-                result = run_section(command, Path(work), log, limit)
+                result = run_section(job.command, Path(work), log, limit)
                 succeeded &= "failed" not in result
                 write(name, {"seconds": round(time.monotonic() - start, 1)} | result)
     if not succeeded:

@@ -26,7 +26,9 @@ from pathlib import Path
 
 PIECE = 60 * 2**20  # bytes
 MANIFEST = "manifest.json"
-PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64")
+GLIBC = 35  # 2.35, that of Ubuntu 22.04; wheels for an older one run too
+PLATFORMS = [f"manylinux_2_{version}_x86_64" for version in range(GLIBC, 4, -1)]
+PLATFORMS += ["manylinux2014_x86_64", "manylinux2010_x86_64", "manylinux1_x86_64"]
 EXCLUDED = ["vllm/vllm_flash_attn/_vllm_fa2_C*"]  # 130 MB; Hopper GPUs use _vllm_fa3_C
 
 
@@ -49,12 +51,16 @@ def missing_packages(
         constraints.write_text("".join(f"{line}\n" for line in pinned), encoding="utf-8")
         command = [str(Path(sys.executable).with_name("uv")), "pip", "compile", "-", "--quiet"]
         command += ["--no-header", "--no-annotate", "--constraint", str(constraints)]
-        command += ["--python-version", python, "--python-platform", "x86_64-manylinux_2_28"]
+        command += ["--python-version", python, "--python-platform", f"x86_64-manylinux_2_{GLIBC}"]
         text = "\n".join(wanted)
         done = subprocess.run(command, input=text, stdout=subprocess.PIPE, text=True, check=True)
-    left_out = {*package_names(have), *package_names(without)}
+    left_out = [*package_names(have), *without]
     resolved = package_names(done.stdout.splitlines())
-    return [line for name, line in resolved.items() if name not in left_out]
+    return [
+        line
+        for name, line in resolved.items()
+        if not any(fnmatch(name, pattern) for pattern in left_out)
+    ]
 
 
 def download(packages: Sequence[str], python: str, folder: Path) -> None:
@@ -167,7 +173,9 @@ def main() -> None:
     packing.add_argument("packages", nargs="+", help="pinned packages, such as vllm==0.26.0")
     packing.add_argument("--have", type=Path, required=True, help="`pip freeze` of the machine")
     packing.add_argument("--python", default="3.12", help="its version (%(default)s)")
-    packing.add_argument("--without", nargs="*", default=[], help="packages to leave out")
+    packing.add_argument(
+        "--without", nargs="*", default=[], help="packages to leave out, such as nvidia-*"
+    )
     packing.add_argument("--exclude", nargs="*", default=EXCLUDED, help="files of wheels")
     unpacking = commands.add_parser("unpack")
     unpacking.set_defaults(run=unpack)

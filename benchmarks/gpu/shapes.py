@@ -13,7 +13,7 @@ from stages.distil.questions.kinship import read
 
 # Hidden size, columns of the feed-forward part, layers, heads, heads of keys and values, tokens.
 SHAPES = {
-    "tiny": (64, 128, 2, 4, 2, 32_000),
+    "tiny": (64, 128, 2, 2, 1, 32_000),
     "135m": (576, 1536, 30, 9, 3, 49_152),  # SmolLM2-135M
     "0b5": (896, 4864, 24, 14, 2, 151_936),  # Qwen2.5-0.5B
     "1b5": (1536, 8960, 28, 12, 2, 151_936),  # Qwen2.5-1.5B
