@@ -83,10 +83,9 @@ check: setup  ## Run a small pipeline and compare it with results/check [KEEP=ye
 	@head -n 1 $(VENV)/device
 	@$(BIN)/python -m stages.distil.verification.check $(if $(KEEP),--keep)
 
-gpu-check:  ## Run `make check` and measure the teachers' speed on a GPU
-	@$(MAKE) --no-print-directory DEVICE=gpu check
-	$(BIN)/dvc repro fetch@smollm2-135m
-	stages/python -m benchmarks.rationales
+gpu-check:  ## Try and measure everything on a GPU [SMALL=yes: tiny models, on a CPU]
+	@$(MAKE) --no-print-directory $(if $(SMALL),,DEVICE=gpu) setup
+	stages/python -m benchmarks.gpu.check $(if $(SMALL),--small)
 
 harness: $(VENV)/harness release  ## Answer the test questions with models/release in lm-eval
 	tasks=$$(stages/python -m benchmarks.harness.prompts) && $(BIN)/lm_eval run --model hf --model_args pretrained=models/release --include_path benchmarks/harness --tasks $$tasks --batch_size 32

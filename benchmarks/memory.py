@@ -24,13 +24,12 @@ import torch
 from benchmarks.train import train_epoch
 from stages.distil.encoding.samples import Branch, Sample
 from stages.distil.interface.method import Train
-from stages.distil.models.hardware import activations_fit, precision
+from stages.distil.models.hardware import activations_fit, pass_tokens, precision, training_bytes
 from stages.distil.models.loading import choose_attention, load_model
 from stages.distil.student.answering import AnswerLengths
 from stages.distil.student.batch import HEAD_BYTES, Collator
 from stages.distil.student.losses import CrossEntropy
 from stages.distil.student.training import (
-    TRAINED_WEIGHT,
     Recipe,
     Steps,
     TrainingData,
@@ -43,8 +42,8 @@ QUESTION, ASKED = 100, 4  # tokens of a question, and of what asks for a rationa
 STEPS = 2
 
 
-def measure(student: str, tokens: int, form: str) -> dict[str, Any]:
-    """Train in this process for two steps; return losses, memory and speed."""
+def measure(student: str, tokens: int, form: str, per_step: int = 1) -> dict[str, Any]:
+    """Train in this process for two steps of so many questions; return losses, memory and speed."""
     model, tokenizer = load_model(model_folder(student), "float32", place=False)
     torch.manual_seed(0)
 
@@ -57,20 +56,22 @@ def measure(student: str, tokens: int, form: str) -> dict[str, Any]:
                 str(n), drawn(QUESTION), [Branch(t, drawn(ASKED), drawn(tokens)) for t in TEACHERS]
             )
         ]
-        for n in range(STEPS)
+        for n in range(STEPS * per_step)
     ]
     length = questions[0][0].length
     if form == "parts":
         choose_attention(model, length)
     dtype = precision("auto")
-    fits = activations_fit(model, length, dtype, TRAINED_WEIGHT)
-    settings = Train(epochs=1, learning_rate=1e-5, batch_size=1)
+    settings = Train(epochs=1, learning_rate=1e-5, batch_size=per_step)
+    held = training_bytes(model, settings.optimizer, "float32")
+    fits = activations_fit(model, length, dtype, held)
+    batch_tokens = pass_tokens("auto", length, model, held)
     objective = tuple((CrossEntropy(teacher), 1.0) for teacher in TEACHERS)
     losses = [loss for loss, _ in objective]
     run = train_epoch(
         model,
         tokenizer,
-        Steps(questions, Collator(model, tokenizer), losses, settings, length, 0),
+        Steps(questions, Collator(model, tokenizer), losses, settings, batch_tokens, 0),
         Recipe(settings, objective, 0, AnswerLengths(1, 1), dtype, ""),
         TrainingData(questions, [], None, 0, length, ""),
         gradient_checkpointing=form == "parts" and not fits,
@@ -79,8 +80,8 @@ def measure(student: str, tokens: int, form: str) -> dict[str, Any]:
     peak = peak_memory()
     return {
         "peak_gb": round(peak / 1e9, 2),
-        "beyond_gb": round((peak - TRAINED_WEIGHT * model.num_parameters()) / 1e9, 2),
-        "tokens_per_s": round(length / run.seconds[-1], 1),
+        "beyond_gb": round((peak - held) / 1e9, 2),
+        "tokens_per_s": round(per_step * length / run.seconds[-1], 1),
         "losses": run.losses,
         "fits": fits,
     }

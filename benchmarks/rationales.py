@@ -4,8 +4,9 @@ Compares the stage (prompts from files, row store, streaming) with a bare `llm.g
 same prompts, and with batches of transformers' `generate`. Engine start-up is not counted. Run from
 the project's folder after `make repro`:
     stages/python -m benchmarks.rationales [--questions 256] [--teacher smollm2-135m]
-A small teacher is the harder case: the engine takes a smaller share of its time. The last line is a
-JSON object.
+A small teacher is the harder case: the engine takes a smaller share of its time. With --dummy, the
+teacher is a folder with a configuration and a tokenizer, vLLM draws its weights, and transformers
+is left out. The last line is a JSON object.
 """
 
 import argparse
@@ -16,8 +17,10 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from ruamel.yaml import YAML
 
@@ -25,27 +28,37 @@ PROJECT = Path(__file__).parent.parent
 REQUESTS = Path("requests.json")
 
 
+def committed_values() -> dict[str, Any]:
+    """Return the committed parameters, with prompts that any folder finds."""
+    values = YAML(typ="safe").load(PROJECT / "params.yaml")
+    prompts = values["rationales"]["prompts"]
+    values["rationales"]["prompts"] = {name: str(PROJECT / path) for name, path in prompts.items()}
+    return values
+
+
 def prepare_folder(
-    teacher: str, questions: int, changes: Mapping[str, Mapping[str, Any]] | None = None
+    teacher: str,
+    questions: int,
+    changes: Mapping[str, Mapping[str, Any]] | None = None,
+    models: Path = PROJECT / "models",
 ) -> None:
     """Write the committed parameters with this number of train questions; run `prepare`.
 
-    `teacher` is the only one, also of salient words; `changes` holds further values by section.
+    `teacher`, in the folder `models`, is the only one, also of salient words; `changes` holds
+    further values by section.
     """
     from stages import prepare
     from stages.distil.interface.parameters import load_parameters
 
-    values = YAML(typ="safe").load(PROJECT / "params.yaml")
+    values = committed_values()
     values["teachers"] = [teacher]
     values["saliency"]["teacher"] = teacher
     values["data"]["name"] = "kinship"
     values["datasets"]["kinship"]["sizes"] |= {"train": questions, "validation": 1, "test": 1}
-    prompts = values["rationales"]["prompts"]
-    values["rationales"]["prompts"] = {name: str(PROJECT / path) for name, path in prompts.items()}
     for section, changed in (changes or {}).items():
         values[section] |= changed
     write_parameters(values)
-    Path("models").symlink_to(PROJECT / "models")
+    Path("models").symlink_to(models)
     prepare.prepare(load_parameters("params.yaml"))
 
 
@@ -142,10 +155,11 @@ def run_transformers(teacher: str) -> tuple[int, float]:
 PARTS = {"stage": run_stage, "vllm": run_vllm, "transformers": run_transformers}
 
 
-def measure(part: str, teacher: str, folder: str) -> float:
+def measure(part: str, teacher: str, folder: str, dummy: bool) -> float:
     """Run a part in its own process; return its tokens per second."""
+    command = [sys.executable, "-m", "benchmarks.rationales", "--part", part, "--teacher", teacher]
     run = subprocess.run(
-        [sys.executable, "-m", "benchmarks.rationales", "--part", part, "--teacher", teacher],
+        command + (["--dummy", folder] if dummy else []),
         cwd=folder,
         env=os.environ | {"PYTHONPATH": str(PROJECT), "VLLM_LOGGING_LEVEL": "ERROR"},
         stdout=subprocess.PIPE,
@@ -164,27 +178,37 @@ def main() -> None:
     )
     parser.add_argument("--questions", type=int, default=256, help="prompts (%(default)s)")
     parser.add_argument("--teacher", default="smollm2-135m", help="(%(default)s)")
+    parser.add_argument("--dummy", type=Path, metavar="FOLDER", help="a teacher without weights")
     parser.add_argument("--part", choices=PARTS, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    dummy = arguments.dummy
     if arguments.part:
-        print(json.dumps(PARTS[arguments.part](arguments.teacher)))
+        # There are no weights to check.
+        check = "stages.distil.teachers.vllm_backend.check_model"
+        with patch(check) if dummy else nullcontext():
+            print(json.dumps(PARTS[arguments.part](arguments.teacher)))
         return
+    teacher, changes, models = arguments.teacher, {}, PROJECT / "models"
+    if dummy:
+        dummy = dummy.resolve()
+        teacher, models = dummy.name, dummy.parent
+        changes["models"] = {teacher: {"source": "folder", "path": str(dummy)}}
+        changes["rationales"] = {"engine": {"load_format": "dummy"}}
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
-        prepare_folder(arguments.teacher, arguments.questions)
-        speed = {part: measure(part, arguments.teacher, folder) for part in PARTS}
+        prepare_folder(teacher, arguments.questions, changes, models)
+        parts = [part for part in PARTS if not (dummy and part == "transformers")]
+        speed = {part: measure(part, teacher, folder, bool(dummy)) for part in parts}
         os.chdir(PROJECT)
-    print(
-        json.dumps(
-            {
-                "vs_raw_vllm": round(speed["stage"] / speed["vllm"], 3),
-                "vs_transformers": round(speed["stage"] / speed["transformers"], 2),
-                "tokens_per_second": round(speed["stage"], 1),
-                "questions": arguments.questions,
-                "teacher": arguments.teacher,
-            }
-        )
-    )
+    result = {
+        "vs_raw_vllm": round(speed["stage"] / speed["vllm"], 3),
+        "tokens_per_second": round(speed["stage"], 1),
+        "questions": arguments.questions,
+        "teacher": teacher,
+    }
+    if not dummy:
+        result["vs_transformers"] = round(speed["stage"] / speed["transformers"], 2)
+    print(json.dumps(result))
 
 
 if __name__ == "__main__":

@@ -120,6 +120,8 @@ class Teacher:
         for first in range(0, total, rows):
             ids = torch.full((min(rows, total - first), width), 100, device=self.model.device)
             self._pass(embed(ids).detach().requires_grad_(), labels)
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
         return time.perf_counter() - start
 
     def _pass(self, embeddings: Tensor, labels: int) -> None:

@@ -142,7 +142,7 @@ def train_epoch(
                 output_dir=folder,
                 num_train_epochs=1,
                 learning_rate=recipe.settings.learning_rate,
-                optim="adamw_torch_fused",
+                optim=recipe.settings.optimizer,
                 save_strategy="no",
                 use_cpu=device() == "cpu",
                 disable_tqdm=True,

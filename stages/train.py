@@ -71,7 +71,8 @@ def _load_student(parameters: Parameters) -> "StudentModel":
     if settings.lora_rank:
         set_seed(parameters.training_seed)
         model = with_lora(model, settings.lora_rank)
-    return StudentModel(model, tokenizer, precision(settings.dtype))
+    dtype = "bfloat16" if settings.weights == "bfloat16" else settings.dtype
+    return StudentModel(model, tokenizer, precision(dtype))
 
 
 def _open_curves(files: ExitStack) -> "Curves":
@@ -131,6 +132,7 @@ def _teach(
         lengths,
         student.dtype,
         identity,
+        settings.weights,
     )
     taught: Sequence[list[Sample]] = read_taught(window, found.tasks)
     if len(found.numbers) < len(taught):  # a student that only reasons needs a rationale of each
@@ -219,6 +221,11 @@ def launch(parameters: Parameters) -> None:
             raise UserError(
                 f"train.accelerate: {configuration}: FSDP cannot shard an encoder-decoder, whose "
                 "two parts share their embeddings; use distributed_type: MULTI_GPU"
+            )
+        if parameters.student.weights == "bfloat16":
+            raise UserError(
+                f"train.accelerate: {configuration}: FSDP trains float32 weights, and computes in "
+                "bfloat16; set student.weights to float32"
             )
     launcher = ["-m", "accelerate.commands.launch", "--config_file", str(file)]
     if machine := os.environ.get("MACHINE_RANK"):

@@ -537,6 +537,47 @@ def test_rounding_frozen_matrices_once_changes_no_byte(prepared, family, monkeyp
     assert digest(STUDENT) == once
 
 
+@pytest.mark.parametrize("rank", [0, 4])
+def test_weights_in_bfloat16_are_trained_in_bfloat16(prepared, family, monkeypatch, rank):
+    """With LoRA, the frozen ones are; buffers, such as those of positions, never."""
+    trained = torch.float32 if rank else torch.bfloat16
+    used = []
+    plain = DistillationTrainer.create_optimizer
+
+    def create(trainer, *arguments):
+        for weight in trainer.model.parameters():
+            assert weight.dtype == (trained if weight.requires_grad else torch.bfloat16)
+        buffers = [b for b in trainer.model.buffers() if b.is_floating_point()]
+        assert all(buffer.dtype == torch.float32 for buffer in buffers)
+        used.append(plain(trainer, *arguments))
+        return used[0]
+
+    monkeypatch.setattr(DistillationTrainer, "create_optimizer", create)
+    changes = {"student__weights": "bfloat16", "student__dtype": "auto"}
+    train(prepared(family, student__lora_rank=rank, **changes))
+    [optimizer] = used
+    assert {t.dtype for s in optimizer.state.values() for t in s.values() if t.dim()} == {trained}
+    losses = curve("loss/answer")
+    assert losses[-1] < losses[0] - 0.5
+
+
+@pytest.mark.parametrize("name", ["adafactor", "sgd"])
+def test_another_optimizer_is_used(prepared, family, monkeypatch, name):
+    used = []
+    plain = DistillationTrainer.create_optimizer
+
+    def create(trainer, *arguments):
+        used.append(type(optimizer := plain(trainer, *arguments)).__name__.lower())
+        return optimizer
+
+    monkeypatch.setattr(DistillationTrainer, "create_optimizer", create)
+    train(prepared(family, train__epochs=1))
+    usual = digest(STUDENT)
+    train(prepared(family, train__epochs=1, train__optimizer=name))
+    assert used == ["adamw", name]
+    assert digest(STUDENT) != usual
+
+
 def test_a_diverging_loss_stops_the_run_and_leaves_no_student(prepared, tiny_model):
     with pytest.raises(
         UserError, match="the loss is .* at step .*, more than .*; lower train.learning_rate"
@@ -936,6 +977,13 @@ def test_an_encoder_decoder_cannot_be_sharded(prepared, tiny_t5, tmp_path):
     (tmp_path / "sharded.yaml").write_text(configuration("fsdp.yaml"))
     with pytest.raises(UserError, match="sharded.yaml: FSDP cannot shard an encoder-decoder"):
         launch(prepared(tiny_t5, train__accelerate="sharded.yaml"))
+
+
+def test_sharded_weights_are_in_float32(prepared, tiny_model, tmp_path):
+    (tmp_path / "sharded.yaml").write_text(configuration("fsdp.yaml"))
+    changes = {"student__weights": "bfloat16", "student__dtype": "auto"}
+    with pytest.raises(UserError, match="FSDP trains float32 weights.*student.weights to float32"):
+        launch(prepared(tiny_model, train__accelerate="sharded.yaml", **changes))
 
 
 def test_a_student_that_only_reasons_learns_the_questions_with_a_rationale(prepared, tiny_model):

@@ -31,7 +31,12 @@ from stages.distil.interface.errors import UserError, tell_once
 from stages.distil.interface.method import Saliency
 from stages.distil.models import generation
 from stages.distil.models.batching import by_length
-from stages.distil.models.hardware import activations_fit, explain_out_of_memory, pass_tokens
+from stages.distil.models.hardware import (
+    activations_fit,
+    explain_out_of_memory,
+    pass_tokens,
+    weight_bytes,
+)
 from stages.distil.models.layers import attention_span
 from stages.distil.models.loading import choose_attention, compute_layers_twice
 from stages.distil.storage import versions
@@ -61,7 +66,7 @@ class Attributor:
         self._settings = settings
         self._padding = padding
         self.batch_tokens = pass_tokens(
-            settings.batch_tokens, BATCH_TOKENS, model, model.dtype.itemsize
+            settings.batch_tokens, BATCH_TOKENS, model, weight_bytes(model)
         )
         self._encoder_decoder = model.config.is_encoder_decoder
         self._span = inf if self._encoder_decoder else attention_span(model)
@@ -95,7 +100,7 @@ class Attributor:
     def _keeps_activations(self, prompts: Sequence[Prompt]) -> bool:
         tokens = max(len(p.ids) + len(p.label) for p in prompts)
         dtype = str(self._model.dtype).removeprefix("torch.")
-        return activations_fit(self._model, tokens, dtype, self._model.dtype.itemsize)
+        return activations_fit(self._model, tokens, dtype, weight_bytes(self._model))
 
     def share(self, ids: list[int]) -> None:
         """Cache these tokens, with which all prompts begin."""

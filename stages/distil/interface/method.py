@@ -213,7 +213,10 @@ class Student(Settings):
         True, description="with before_answer: also teach the student to answer without reasoning"
     )
     context: Count | None = Field(None, description="maximum input tokens; null: the model's limit")
-    dtype: Precision = Field("auto", description="precision of computation; weights are float32")
+    dtype: Precision = Field("auto", description="precision of computation")
+    weights: Literal["float32", "bfloat16"] = Field(
+        "float32", description="precision of the weights in training; with LoRA, of the frozen ones"
+    )
     lora_rank: Integer = Field(0, ge=0, description="of LoRA matrices; 0: train all weights")
 
     @property
@@ -225,6 +228,15 @@ class Student(Settings):
     def answers_directly(self) -> bool:
         """Whether the student learns to answer without reasoning."""
         return self.direct or not self.reasons
+
+    @model_validator(mode="after")
+    def _computes_in_its_precision(self) -> "Student":
+        if self.weights == "bfloat16" and self.dtype == "float32":
+            raise ValueError(
+                "bfloat16 weights are trained in bfloat16; set dtype to auto or bfloat16, or "
+                "weights to float32"
+            )
+        return self
 
 
 class Train(Settings):
@@ -238,6 +250,7 @@ class Train(Settings):
         None, description="validation questions asked after each epoch; null: all"
     )
     patience: Count | None = Field(None, description="epochs without a gain before training stops")
+    optimizer: str = Field("adamw_torch_fused", description="by its name in transformers' Trainer")
     learning_rate: Number = Field(gt=0, lt=1)
     warmup: Number = Field(
         0.05, ge=0, lt=1, description="share of the steps over which the learning rate rises"

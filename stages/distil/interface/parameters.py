@@ -37,6 +37,7 @@ from stages.distil.interface.method import (
     Train,
     Weight,
 )
+from stages.distil.interface.optimizers import check_optimizer
 from stages.distil.interface.settings import Name, Seed, Settings, load_settings
 from stages.distil.interface.vllm_arguments import SET_ELSEWHERE, engine_arguments
 
@@ -82,11 +83,18 @@ class Parameters(Settings):
         self._check_words()
         self._check_prefixes()
         self._check_form()
+        self._check_optimizer()
         if self.train.mutual_information and not any(map(self.teacher_weight, self.teachers)):
             raise ValueError(
                 "train.mutual_information: it needs rationales, but alpha is 0; raise alpha"
             )
         return self
+
+    def _check_optimizer(self) -> None:
+        try:
+            check_optimizer(self.train.optimizer)
+        except ValueError as error:
+            raise ValueError(f"train.optimizer: {error}") from None
 
     def _check_models(self) -> None:
         """Refuse names that are not in `models`, or of which the pipeline makes something else."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 
 from stages.distil.interface.errors import UserError
+from stages.distil.interface.optimizers import OPTIMIZERS
 
 if TYPE_CHECKING:  # importing transformers takes seconds
     from transformers import PreTrainedModel
@@ -56,13 +57,33 @@ def has_bfloat16() -> bool:
     return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
 
 
+def weight_bytes(model: "PreTrainedModel") -> int:
+    """Return the bytes of a model's weights."""
+    return sum(weight.nbytes for weight in model.parameters())
+
+
+def training_bytes(model: "PreTrainedModel", optimizer: str, weights: str) -> int:
+    """Return the bytes of a model's weights in training, their gradients and the optimizer's state.
+
+    `weights` is the precision that the weights will have: `float32` or `bfloat16`. If some of them
+    are frozen, it is that of the frozen ones, and the trained ones are in float32 (LoRA).
+    """
+    size = 2 if weights == "bfloat16" else 4
+    frozen = [not weight.requires_grad for weight in model.parameters()]
+    trained = OPTIMIZERS[optimizer].bytes_per_weight(4 if any(frozen) else size)
+    return sum(
+        weight.numel() * (min(size, weight.element_size()) if is_frozen else trained)
+        for weight, is_frozen in zip(model.parameters(), frozen, strict=True)
+    )
+
+
 def pass_tokens(
-    choice: int | Literal["auto"], on_cpu: int, model: "PreTrainedModel", weight_bytes: int
+    choice: int | Literal["auto"], on_cpu: int, model: "PreTrainedModel", held: int | None
 ) -> int:
     """Return the tokens of one pass: the choice, or for `auto` `on_cpu` or what a GPU holds.
 
-    `weight_bytes` is the memory per weight: the weight itself and, in training, its gradient and
-    optimiser state. 0 means that no gradients are computed and a pass keeps only keys and values.
+    `held` are the bytes of memory that weights take and, in training, gradients and optimizer
+    state. None means that no gradients are computed and a pass keeps only keys and values.
     The estimate uses the GPU's total memory, not its free memory, and is rounded down to a power of
     two, so that equal machines form equal batches. Activations in 16 bits follow Korthikanti et al.
     (MLSys 2023), section 4.1: a layer keeps 34 h + 5 a s bytes per token, for hidden size h and a
@@ -77,20 +98,19 @@ def pass_tokens(
     hidden = config.hidden_size
     heads = getattr(config, "num_attention_heads", 0)  # a state-space model has none
     token_bytes = layers * (34 * hidden + 5 * heads * WIDTH)
-    if not weight_bytes:
-        weight_bytes = 4
+    if held is None:
+        held = 4 * model.num_parameters()
         token_bytes = layers * 4 * hidden + 34 * hidden + 5 * heads * WIDTH
-    free = _memory() - weight_bytes * model.num_parameters()
-    tokens = MEMORY_SHARE * max(0, free) / token_bytes
+    tokens = MEMORY_SHARE * max(0, _memory() - held) / token_bytes
     return min(MOST_TOKENS, 2 ** int(math.log2(max(tokens, WIDTH))))
 
 
-def activations_fit(model: "PreTrainedModel", tokens: int, dtype: str, weight_bytes: int) -> bool:
+def activations_fit(model: "PreTrainedModel", tokens: int, dtype: str, held: int) -> bool:
     """Return whether the memory holds what the layers keep of a pass of so many tokens.
 
-    `weight_bytes` is the memory per trained weight; a frozen one takes its own size alone. For
-    hidden size h and i columns of its feed-forward part, a layer keeps 34 h + 8 i bytes per token
-    in 16 bits; its attention keeps no scores where it is torch's fused kernel.
+    `held` are the bytes that everything else takes. For hidden size h and i columns of its
+    feed-forward part, a layer keeps 34 h + 8 i bytes per token in 16 bits; its attention keeps no
+    scores where it is torch's fused kernel.
     (`benchmarks/memory.py` shows what it is in fact.)
     """
     config = model.config.get_text_config()
@@ -98,11 +118,7 @@ def activations_fit(model: "PreTrainedModel", tokens: int, dtype: str, weight_by
     hidden = config.hidden_size
     wide = getattr(config, "intermediate_size", None) or getattr(config, "d_ff", 4 * hidden)
     token_bytes = layers * (34 * hidden + 8 * wide) * (1 if dtype == "bfloat16" else 2)
-    weights = sum(
-        weight.numel() * (weight_bytes if weight.requires_grad else weight.element_size())
-        for weight in model.parameters()
-    )
-    return tokens * token_bytes <= MEMORY_SHARE * (_memory() - weights)
+    return tokens * token_bytes <= MEMORY_SHARE * (_memory() - held)
 
 
 def _memory() -> int:

@@ -25,6 +25,14 @@ def with_lora(model: PreTrainedModel, rank: int) -> PeftModel:
     return get_peft_model(model, settings)
 
 
+def round_weights(model: PreTrainedModel) -> None:
+    """Keep all weights in bfloat16 or, if some are frozen, all frozen ones; buffers stay."""
+    weights = list(model.parameters())
+    frozen = [weight for weight in weights if not weight.requires_grad]
+    for weight in frozen or weights:
+        weight.data = weight.data.to(torch.bfloat16)
+
+
 def round_frozen(model: PreTrainedModel) -> None:
     """Keep frozen matrices in bfloat16, for passes under autocast.
 

@@ -28,6 +28,7 @@ def training_arguments(
     per_epoch: int,
     seed: int,
     warmup: float = 0.05,
+    optimizer: str = "adamw_torch_fused",
     **more: Any,
 ) -> TrainingArguments:
     """Return the arguments of a training of `steps` steps, with a checkpoint after each epoch.
@@ -42,7 +43,7 @@ def training_arguments(
         learning_rate=settings.learning_rate,
         lr_scheduler_type="linear",
         warmup_steps=max(1, int(steps * warmup)) if warmup else 0,
-        optim="adamw_torch_fused",
+        optim=optimizer,
         save_strategy="epoch",
         logging_steps=max(1, per_epoch // 4),
         logging_nan_inf_filter=False,

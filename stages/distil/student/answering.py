@@ -35,7 +35,7 @@ class StudentModel(NamedTuple):
 
     def pass_tokens(self, on_cpu: int = INFERENCE_TOKENS) -> int:
         """Return the token budget of a pass without gradients."""
-        return pass_tokens("auto", on_cpu, self.model, weight_bytes=0)
+        return pass_tokens("auto", on_cpu, self.model, held=None)
 
 
 def generate_answers(

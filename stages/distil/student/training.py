@@ -28,9 +28,14 @@ from stages.distil.interface.errors import UserError
 from stages.distil.interface.method import Train
 from stages.distil.models import resuming
 from stages.distil.models.batching import by_length
-from stages.distil.models.hardware import activations_fit, explain_out_of_memory, pass_tokens
+from stages.distil.models.hardware import (
+    activations_fit,
+    explain_out_of_memory,
+    pass_tokens,
+    training_bytes,
+)
 from stages.distil.models.loading import choose_attention
-from stages.distil.models.lora import round_frozen
+from stages.distil.models.lora import round_frozen, round_weights
 from stages.distil.storage import versions
 from stages.distil.student.answering import AnswerLengths, StudentModel, count_correct
 from stages.distil.student.batch import (
@@ -44,7 +49,6 @@ from stages.distil.student.losses import Loss, predict
 CHECKPOINTS = Path(".cache/checkpoints/train")
 BATCH_TOKENS = 2048  # of a pass on a CPU
 NEVER_FREED: list[Trainer] = []
-TRAINED_WEIGHT = 16  # bytes: float32 weight, gradient and AdamW's two moments
 
 # --------------------------------------------------------------------------------------------------
 # What is learnt, and how
@@ -72,7 +76,8 @@ class Recipe:
     """How a student is trained.
 
     `objective` holds the losses and their weights in the total loss, and `lengths` how long
-    answers may be. `dtype` is the precision of the passes, and `identity` identifies the student.
+    answers may be. `dtype` is the precision of the passes, `weights` that of the weights, and
+    `identity` identifies the student.
     """
 
     settings: Train
@@ -81,6 +86,7 @@ class Recipe:
     lengths: AnswerLengths
     dtype: str
     identity: str
+    weights: str = "float32"
 
     @property
     def losses(self) -> list[Loss]:
@@ -420,13 +426,13 @@ def train_student(
     model, tokenizer, _ = student
     settings, seed = recipe.settings, recipe.seed
     set_seed(seed)
-    batch_tokens = pass_tokens(settings.batch_tokens, BATCH_TOKENS, model, TRAINED_WEIGHT)
+    held = training_bytes(model, settings.optimizer, recipe.weights)
+    batch_tokens = pass_tokens(settings.batch_tokens, BATCH_TOKENS, model, held)
     choose_attention(model, data.most_tokens)
     checkpointing = settings.gradient_checkpointing
     if checkpointing == "auto":
         # Only a sample of its own can be longer than `batch_tokens`, which are chosen to fit.
-        fit = activations_fit(model, data.most_tokens, recipe.dtype, TRAINED_WEIGHT)
-        checkpointing = not fit
+        checkpointing = not activations_fit(model, data.most_tokens, recipe.dtype, held)
     collate = Collator(model, tokenizer)
     steps = Steps(data.taught, collate, recipe.losses, settings, batch_tokens, seed)
     arguments = resuming.training_arguments(
@@ -436,6 +442,7 @@ def train_student(
         len(steps),
         seed,
         settings.warmup,
+        settings.optimizer,
         eval_strategy="epoch",
         load_best_model_at_end=True,
         metric_for_best_model="accuracy",
@@ -459,7 +466,9 @@ def train_student(
     if curves is not None:  # FSDP gives the other processes no weights before it shards them
         check_shared_context(model, collate, data.taught[data.longest])
     sharded = trainer.is_fsdp_enabled  # which takes one precision for all
-    if recipe.dtype == "bfloat16" and not sharded:
+    if recipe.weights == "bfloat16":
+        round_weights(model)  # after that check, which compares logits in float32
+    elif recipe.dtype == "bfloat16" and not sharded:
         round_frozen(model)
     key = [versions.TRAINING, recipe, batch_tokens, arguments.world_size, data.digest]
     resuming.train(trainer, hashlib.sha256(repr(key).encode()).hexdigest())

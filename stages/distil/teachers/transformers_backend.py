@@ -45,7 +45,7 @@ class Generator:
         declared = end_tokens(self._model.generation_config, self._tokenizer)
         self._ends = self._chat.ends(declared)
         self._end_tokens = declared.union(self._ends.tokens)
-        self._batch_tokens = pass_tokens("auto", BATCH_TOKENS, self._model, weight_bytes=0)
+        self._batch_tokens = pass_tokens("auto", BATCH_TOKENS, self._model, held=None)
         self._pads = self._encoder_decoder or not carries_state(self._model)
         limits = [context, context_length(config), self._tokenizer.model_max_length]
         self._context = min(limit for limit in limits if limit and limit < UNLIMITED)

@@ -39,6 +39,21 @@ def test_the_committed_parameters_are_valid():
             {"train/epochs": -1},
             "train.epochs: expected at least 0, found -1",
         ),
+        (
+            {"train/optimizer": "adamw_torch_fussed"},
+            "train.optimizer: unknown optimizer 'adamw_torch_fussed'; did you mean "
+            "'adamw_torch_fused'?",
+        ),
+        (
+            {"train/optimizer": "galore_adamw"},
+            "train.optimizer: 'galore_adamw' is not supported: it needs a list of layers; choose "
+            "adamw_torch_fused",
+        ),
+        (
+            {"student/weights": "bfloat16", "student/dtype": "float32"},
+            "student: bfloat16 weights are trained in bfloat16; set dtype to auto or bfloat16",
+        ),
+        ({"student/weights": "float16"}, "student.weights: expected 'float32' or 'bfloat16'"),
         ({"alpha": -1}, "alpha"),
         ({"teachers": ["qwen-coder-1b"]}, "teachers[0]: unknown model in `models` 'qwen-coder-1b'"),
         ({"teachers": ["oracle", "oracle"]}, "teachers: a name is listed twice"),

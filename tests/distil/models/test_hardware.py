@@ -5,11 +5,21 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from transformers import Trainer, TrainingArguments
 
 from stages.distil.interface.errors import UserError
+from stages.distil.interface.optimizers import OPTIMIZERS
 from stages.distil.models import hardware
-from stages.distil.models.hardware import explain_out_of_memory, pass_tokens, precision, use_one_gpu
+from stages.distil.models.hardware import (
+    explain_out_of_memory,
+    pass_tokens,
+    precision,
+    training_bytes,
+    use_one_gpu,
+    weight_bytes,
+)
 from stages.distil.models.loading import load_model
+from stages.distil.models.lora import with_lora
 
 GIB = 2**30
 
@@ -48,16 +58,60 @@ def test_a_processor_computes_in_bfloat16_or_float32(monkeypatch):
 
 def test_a_pass_is_as_large_as_the_gpu_holds(gpu, family):
     model, _ = load_model(family, "float32", place=False)
-    assert pass_tokens(300, 1024, model, 16) == 300
-    assert pass_tokens("auto", 1024, model, 16) == 1024  # on a CPU
+    held = 16 * model.num_parameters()
+    assert pass_tokens(300, 1024, model, held) == 300
+    assert pass_tokens("auto", 1024, model, held) == 1024  # on a CPU
     gpu(gib=1)
-    small = pass_tokens("auto", 1024, model, 16)
+    small = pass_tokens("auto", 1024, model, held)
     assert small & (small - 1) == 0
+    assert pass_tokens("auto", 1024, model, GIB * 9 // 10) < small
     gpu(gib=80)
-    assert pass_tokens("auto", 1024, model, 16) > small
-    assert pass_tokens("auto", 1024, model, 0) == hardware.MOST_TOKENS
+    assert pass_tokens("auto", 1024, model, held) > small
+    assert pass_tokens("auto", 1024, model, None) == hardware.MOST_TOKENS
     gpu(gib=0)
-    assert pass_tokens("auto", 1024, model, 16) == hardware.WIDTH
+    assert pass_tokens("auto", 1024, model, held) == hardware.WIDTH
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "weights", "per_weight"),
+    [
+        ("adamw_torch_fused", "float32", 16),
+        ("adamw_torch_fused", "bfloat16", 8),
+        ("adamw_bnb_8bit", "float32", 10),
+        ("adamw_bnb_8bit", "bfloat16", 6),
+        ("paged_adamw_32bit", "bfloat16", 12),
+        ("rmsprop", "bfloat16", 6),
+        ("adafactor", "float32", 8),
+        ("sgd", "bfloat16", 4),
+    ],
+)
+def test_memory_of_a_training_follows_optimizer_and_weights(family, optimizer, weights, per_weight):
+    model, _ = load_model(family, "float32", place=False)
+    count = model.num_parameters()
+    assert training_bytes(model, optimizer, weights) == per_weight * count
+    assert weight_bytes(model) == 4 * count
+
+
+@pytest.mark.parametrize(("weights", "size"), [("float32", 4), ("bfloat16", 2)])
+def test_frozen_weights_need_no_gradient_and_no_state(family, weights, size):
+    model, _ = load_model(family, "float32", place=False)
+    frozen = model.num_parameters()
+    tuned = with_lora(model, 2)
+    trained = sum(w.numel() for w in tuned.parameters() if w.requires_grad)
+    expected = size * frozen + 16 * trained
+    assert training_bytes(tuned, "adamw_torch", weights) == expected
+
+
+@pytest.mark.parametrize("name", ["adamw_torch_fused", "adamw_torch", "adagrad", "rmsprop", "sgd"])
+def test_the_state_of_an_optimizer_is_as_large_as_estimated(name, tmp_path):
+    weight = torch.nn.Parameter(torch.ones(64, 64))
+    arguments = TrainingArguments(output_dir=str(tmp_path), optim=name, use_cpu=True)
+    kind, settings = Trainer.get_optimizer_cls_and_kwargs(arguments)
+    optimizer = kind([weight], **settings)
+    weight.grad = torch.ones_like(weight)
+    optimizer.step()
+    state = sum(value.nbytes for value in optimizer.state[weight].values() if value.dim())
+    assert 2 * weight.nbytes + state == 64 * 64 * OPTIMIZERS[name].bytes_per_weight(4)
 
 
 def test_one_process_sees_one_gpu(gpu, monkeypatch, capsys):
