@@ -51,7 +51,8 @@ trl: $(VENV)/trl  ## Install TRL to test `make export`
 own: setup  ## Add your own questions to params.yaml: make own DATA=questions.csv [ENTRY=name] [YES=1]
 	@$(BIN)/python -m stages.distil.proposals.own --entry "$$ENTRY" --set "$$SET" $(if $(YES),--yes) -- "$$DATA"
 
-repro: setup  ## Run the stages that have changed and print the results
+repro: setup  ## Run the stages that have changed and print the results [CONFIG=configs/thinking.yaml]
+	@$(if $(CONFIG),$(BIN)/python -m stages.distil.experiments.recipe -- "$$CONFIG")
 	@$(BIN)/python -m stages.distil.interface.parameters params.yaml
 	@head -n 1 $(VENV)/device
 	@grep -qs '^ *no_scm = true' .dvc/config .dvc/config.local || git rev-parse --git-dir >/dev/null || { echo 'make: error: DVC needs a git repository that is yours; see docs/installation.md, "Without a repository"' >&2; exit 1; }

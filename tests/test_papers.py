@@ -1,8 +1,7 @@
-"""The commands of docs/papers.md, run as written with tiny random T5 models in FLAN-T5's place."""
+"""The recipes of docs/papers.md, run with tiny random T5 models in FLAN-T5's place."""
 
 import json
 import re
-import shlex
 import shutil
 from pathlib import Path
 
@@ -13,7 +12,9 @@ from transformers import AutoConfig, AutoTokenizer
 
 from stages.distil.encoding.encoder import Encoder
 from stages.distil.encoding.files import read_asked
+from stages.distil.experiments.recipe import Recipe, set_recipe
 from stages.distil.interface.parameters import Parameters, load_parameters
+from stages.distil.interface.settings import load_settings
 from stages.distil.language.student_prompts import question_text
 from stages.distil.language.teacher_prompts import PromptFile
 from stages.distil.storage import tables
@@ -25,12 +26,15 @@ from tests.test_methods import run_stages
 from tests.test_pipeline import dvc, make_project, reproduced
 
 PAGE = (ROOT / "docs/papers.md").read_text(encoding="utf-8")
-BLOCKS = [
-    shlex.split(block.replace("\\\n", " "))
-    for block in re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL)
+RECIPES = {
+    name: load_settings(ROOT / f"configs/{name}.yaml", Recipe).changes
+    for name in ("tinyllm", "step-by-step", "saliency-tokens")
+}
+[WITH_TEACHERS] = [
+    YAML(typ="safe").load(block)
+    for block in re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)
+    if "teachers=" in block
 ]
-COMMANDS = {words[words.index("--name") + 1]: words for words in BLOCKS if "--name" in words}
-[WITH_TEACHERS] = [words for words in BLOCKS if "--name" not in words]
 REVISIONS = {  # as several public projects pin them
     "google/flan-t5-small": "0fc9ddf78a1e988dac52e2dac162b0ede4fd74ab",
     "google/flan-t5-base": "7bcac572ce56db69c1ea7c8af255c5d7c9672fc2",
@@ -39,11 +43,6 @@ REVISIONS = {  # as several public projects pin them
     "google/t5-v1_1-base": "b5fc947a416ea3cb079532cb3c2bbadeb7f800fc",
     "meta-llama/Llama-2-7b-chat-hf": "f5db02db724555f92da89c216ac04704f23d4590",
 }
-
-
-def changes(words: list[str]) -> list[str]:
-    """Return what follows each -S."""
-    return [value for flag, value in zip(words, words[1:], strict=False) if flag == "-S"]
 
 
 def parameters(folder: Path, overrides: list[str], **more) -> Parameters:
@@ -58,34 +57,33 @@ def parameters(folder: Path, overrides: list[str], **more) -> Parameters:
     return load_parameters(write_values(folder, values, changed))
 
 
-def test_the_page_has_a_command_for_each_paper():
-    assert set(COMMANDS) == {"tinyllm-paper", "step-by-step-paper", "saliency-paper"}
-    for words in COMMANDS.values():
-        assert words[:3] == [".venv/bin/dvc", "exp", "run"]
-        assert words[-1] == "evaluate"
+def test_the_page_has_the_command_of_each_recipe():
+    commands = re.findall(r"^make repro CONFIG=configs/(.*)\.yaml$", PAGE, re.MULTILINE)
+    assert commands == list(RECIPES)
 
 
 def test_every_named_model_has_a_pinned_revision():
-    texts = [PAGE, *(file.read_text() for file in (PARAMS, ROOT / "stages/figures/paper.yaml"))]
+    files = [PARAMS, ROOT / "stages/figures/paper.yaml"]
+    files += [ROOT / f"configs/{name}.yaml" for name in RECIPES]
+    texts = [PAGE, *(file.read_text(encoding="utf-8") for file in files)]
     for text in texts:
         named = re.findall(r"id: ((?:google/|meta-llama)[\w./-]+), revision: (\w+)", text)
         assert named
         assert all(REVISIONS[name] == revision for name, revision in named)
 
 
-@pytest.mark.parametrize("name", COMMANDS)
-def test_the_command_is_valid_and_fetches_from_the_hub(name, tmp_path):
-    found = parameters(tmp_path, changes(COMMANDS[name]))
+@pytest.mark.parametrize("name", RECIPES)
+def test_the_recipe_is_valid_and_fetches_from_the_hub(name, tmp_path):
+    found = parameters(tmp_path, RECIPES[name])
     assert found.models[found.student.model].source == "hub"
     assert (found.train.steps(78), found.train.warmup, found.train.batch_size) == (10_000, 0, 64)
 
 
 def test_the_teachers_may_write_themselves(tmp_path):
-    own = changes(WITH_TEACHERS)
-    keys = {change.partition("=")[0] for change in own}
-    kept = [c for c in changes(COMMANDS["tinyllm-paper"]) if c.partition("=")[0] not in keys]
+    keys = {change.partition("=")[0] for change in WITH_TEACHERS}
+    kept = [change for change in RECIPES["tinyllm"] if change.partition("=")[0] not in keys]
     assert "teachers" in keys and "student.prompt.prefixes" in keys
-    found = parameters(tmp_path, [*kept, *own])
+    found = parameters(tmp_path, [*kept, *WITH_TEACHERS])
     assert [found.models[teacher].source for teacher in found.teachers] == ["hub", "hub"]
     prompt = PromptFile(found.rationales.prompts.rationale)
     example = Example("1", "train", "The sun is", ["red", "hot"], "hot")
@@ -101,7 +99,7 @@ def test_the_teachers_may_write_themselves(tmp_path):
 
 @pytest.fixture
 def run(tmp_path, tiny_t5, monkeypatch):
-    """Run a command with tiny models, a few questions and steps; return its parameters."""
+    """Run a recipe with tiny models, a few questions and steps; return its parameters."""
     monkeypatch.chdir(tmp_path)
 
     def rows(split: str, count: int) -> list[dict]:
@@ -118,7 +116,7 @@ def run(tmp_path, tiny_t5, monkeypatch):
 
     def start(name: str) -> Parameters:
         data = {"source": "files", "folder": str(tmp_path / "balls")}
-        overrides = changes(COMMANDS[name])
+        overrides = RECIPES[name]
         asked = parameters(tmp_path, overrides)
         models = {
             key: {"source": "folder", "path": str(tiny_t5)}
@@ -149,14 +147,14 @@ def run(tmp_path, tiny_t5, monkeypatch):
     return start
 
 
-@pytest.mark.parametrize("name", COMMANDS)
-def test_the_command_trains_what_the_paper_trains(name, run):
+@pytest.mark.parametrize("name", RECIPES)
+def test_the_recipe_trains_what_the_paper_trains(name, run):
     found = run(name)
     losses = {file.stem for file in Path("results/train").rglob("loss/*.tsv")}
     taught = {
-        "tinyllm-paper": {"flan-t5-xl", "llama2-7b"},
-        "step-by-step-paper": {"palm-540b"},
-        "saliency-paper": {"saliency"},
+        "tinyllm": {"flan-t5-xl", "llama2-7b"},
+        "step-by-step": {"palm-540b"},
+        "saliency-tokens": {"saliency"},
     }
     assert losses == {"total", "answer"} | taught[name]
     summary = json.loads(Path("results/train/metrics.json").read_text())
@@ -172,13 +170,13 @@ def test_the_command_trains_what_the_paper_trains(name, run):
     tokens = tokenizer(f"predict: {asked}")["input_ids"]
     assert read_asked("test")[0].prompt.context == tokens
     assert prompt_of(encoder, vars(example), 6).context == tokens
-    if name == "tinyllm-paper":
+    if name == "tinyllm":
         first = tables.read_table(tables.distill_table("train"))[0]
         assert {r["teacher"] for r in first["rationales"]} == {"flan-t5-xl", "llama2-7b"}
 
 
 @pytest.mark.slow
-def test_the_command_runs_under_dvc_with_a_model_that_it_adds(tmp_path, tiny_t5, parameter_values):
+def test_a_recipe_runs_under_dvc_with_a_model_that_it_adds(tmp_path, tiny_t5, monkeypatch):
     """The catalogue has no student of the paper: `+models.…` adds it, and it is fetched alone."""
     folder = tmp_path / "project"
     folder.mkdir()
@@ -197,15 +195,17 @@ def test_the_command_runs_under_dvc_with_a_model_that_it_adds(tmp_path, tiny_t5,
     values["datasets"] = {"obqa": {"source": "files", "folder": "balls", "sizes": {"test": 1}}}
     values["saliency"]["dtype"] = "float32"
     make_project(folder, values)
-    words = [
-        re.sub(r"(\+models.flan-t5-small=).*", r"\1{source: folder, path: tiny}", word)
+    lines = [
+        re.sub(r"(\+models.flan-t5-small=).*", r"\1{source: folder, path: tiny}", change)
         .replace("max_steps=10000", "max_steps=3")
         .replace("sizes.validation=null", "sizes.test=null")
-        for word in COMMANDS["tinyllm-paper"]
+        for change in RECIPES["tinyllm"]
     ]
-    ran = reproduced(dvc(folder, *words[1:]))
+    (folder / "tiny.yaml").write_text(json.dumps({"changes": lines}))
+    monkeypatch.chdir(folder)
+    set_recipe(Path("tiny.yaml"))
+    ran = reproduced(dvc(folder, "repro", "evaluate"))
     assert {"fetch@flan-t5-small", "train", "evaluate"} <= set(ran)
     assert "fetch@unused" not in ran
-    assert "tinyllm-paper" in dvc(folder, "exp", "list")
     metrics = json.loads((folder / "results/metrics.json").read_text())
     assert metrics["student"]["questions"] == 3

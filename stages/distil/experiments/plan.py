@@ -17,6 +17,7 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
+from stages.distil.experiments.recipe import apply_changes, flat
 from stages.distil.interface.errors import UserError
 from stages.distil.interface.parameters import Parameters
 from stages.distil.interface.settings import Name, Settings, check_settings, read_yaml
@@ -138,7 +139,7 @@ def _check_control(grid: Grid, control: str, method: str, original: Path) -> Non
     """Raise `UserError` unless a control differs from its method in exactly one parameter."""
     ours, theirs = (
         dict(
-            _flat(
+            flat(
                 _apply_changes(
                     (*grid.changes, *grid.methods[name]), original, f"method {name}"
                 ).model_dump(mode="json")
@@ -154,15 +155,6 @@ def _check_control(grid: Grid, control: str, method: str, original: Path) -> Non
         )
 
 
-def _flat(block: dict[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield every parameter below a block by its full name."""
-    for name, value in block.items():
-        if isinstance(value, dict) and value:
-            yield from _flat(value, f"{before}{name}.")
-        else:
-            yield f"{before}{name}", value
-
-
 def _points(grid: Grid, figure: Figure) -> Iterator[tuple[str, Value | None, int]]:
     for seed in figure.seeds:
         values: list[Value | None] = [*figure.values] or [None]
@@ -173,17 +165,10 @@ def _points(grid: Grid, figure: Figure) -> Iterator[tuple[str, Value | None, int
 
 def _apply_changes(changes: Iterable[str], original: Path, where: str) -> Parameters:
     """Return the parameters after these changes, as DVC applies them."""
-    from dvc.exceptions import InvalidArgumentError
-    from dvc.utils.hydra import apply_overrides
-
     where = f"{where}: {' '.join(changes)}"
     file = original.with_name("changed.json")
     shutil.copy(original, file)
-    try:
-        apply_overrides(file, list(changes))
-    except InvalidArgumentError as error:
-        reason = str(error.__cause__ or error).splitlines()[0]
-        raise UserError(f"{where}: {reason}") from None
+    apply_changes(file, changes, where)
     return check_settings(json.loads(file.read_bytes()), Parameters, where)
 
 

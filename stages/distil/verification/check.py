@@ -8,13 +8,13 @@ import io
 import sys
 from pathlib import Path
 
-from pydantic import Field
 from ruamel.yaml import YAML
 
 from stages.distil.experiments.queue import dvc, set_params
+from stages.distil.experiments.recipe import Recipe
 from stages.distil.interface.errors import UserError, report_errors
 from stages.distil.interface.parameters import Parameters
-from stages.distil.interface.settings import Settings, check_settings, load_settings
+from stages.distil.interface.settings import check_settings, load_settings
 from stages.distil.storage.tables import METRICS
 from stages.distil.verification.verify import (
     LOCK,
@@ -34,17 +34,11 @@ TARGET = "evaluate"
 NOT_RUN = ("card", "report")
 
 
-class Profile(Settings):
-    """A file of changes to params.yaml."""
-
-    changes: list[str] = Field(min_length=1, description="as after `-S`")
-
-
 def run_profile() -> None:
     """Run the profile as an experiment, replacing the previous one."""
     if EXPERIMENT in dvc("exp", "list", "--name-only").split():
         dvc("exp", "remove", EXPERIMENT)
-    changes = load_settings(PROFILE, Profile).changes
+    changes = load_settings(PROFILE, Recipe).changes
     dvc("exp", "run", "--temp", "--name", EXPERIMENT, *set_params(changes), TARGET, show=True)
 
 

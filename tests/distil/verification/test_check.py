@@ -6,12 +6,12 @@ import pytest
 from dvc.utils.hydra import apply_overrides
 from ruamel.yaml import YAML
 
+from stages.distil.experiments.recipe import Recipe
 from stages.distil.interface.parameters import Parameters
 from stages.distil.interface.settings import check_settings, load_settings
 from stages.distil.verification.check import (
     COMPARED,
     PROFILE,
-    Profile,
     profile_stages,
     reference_file,
 )
@@ -22,7 +22,7 @@ from tests.conftest import PARAMS, ROOT
 def profile_values(tmp_path) -> dict:
     """The values of params.yaml with the profile's changes."""
     shutil.copy(PARAMS, tmp_path)
-    apply_overrides(tmp_path / "params.yaml", load_settings(ROOT / PROFILE, Profile).changes)
+    apply_overrides(tmp_path / "params.yaml", load_settings(ROOT / PROFILE, Recipe).changes)
     return YAML(typ="safe").load(tmp_path / "params.yaml")
 
 
