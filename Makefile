@@ -17,7 +17,7 @@ export PYTHONDONTWRITEBYTECODE :=
 # A cluster's packages, perhaps for another Python, would come before those of .venv.
 unexport PYTHONPATH
 
-.PHONY: help setup lock gym ray browser trl harness own repro summary compare figures export release verify mend check gpu-check test lint format clean distclean
+.PHONY: help setup lock gym ray browser trl gradio harness own repro summary compare figures export release try verify mend check gpu-check test lint format clean distclean
 
 help:  ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 14
@@ -36,7 +36,7 @@ lock: setup  ## Update the lists of pinned packages: make lock [FLAGS="--upgrade
 	requirements/lock $(FLAGS)
 
 # Optional packages, which some targets need.
-$(VENV)/gym $(VENV)/ray $(VENV)/browser $(VENV)/harness $(VENV)/trl: $(VENV)/%: requirements/%.txt $(READY)
+$(VENV)/gym $(VENV)/ray $(VENV)/browser $(VENV)/harness $(VENV)/trl $(VENV)/gradio: $(VENV)/%: requirements/%.txt $(READY)
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --require-hashes -r $<
 	@touch $@
 
@@ -47,6 +47,8 @@ ray: $(VENV)/ray  ## Install Ray, for teachers and attribution on several machin
 browser: $(VENV)/browser  ## Install Playwright to test the report (needs Chromium)
 
 trl: $(VENV)/trl  ## Install TRL to test `make export`
+
+gradio: $(VENV)/gradio  ## Install Gradio, which shows the page of `make try`
 
 own: setup  ## Add your own questions to params.yaml: make own DATA=questions.csv [ENTRY=name] [YES=1]
 	@$(BIN)/python -m stages.distil.proposals.own --entry "$$ENTRY" --set "$$SET" $(if $(YES),--yes) -- "$$DATA"
@@ -70,6 +72,9 @@ figures: setup  ## Draw the papers' figures, training what is missing [SCALE=sma
 
 export: setup  ## Write the data for other trainers [FORM=prompt-completion] [PER=rationale]
 	@$(BIN)/python -m stages.distil.reporting.sft $(if $(FORM),--form $(FORM)) $(if $(PER),--per $(PER))
+
+try: $(VENV)/gradio  ## Ask the student on a page at 127.0.0.1
+	@$(BIN)/python -m stages.distil.demo.page
 
 release: setup  ## Put the student and its model card into models/release
 	@$(BIN)/python -m stages.distil.reporting.release
