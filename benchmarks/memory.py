@@ -30,9 +30,9 @@ from stages.distil.student.answering import AnswerLengths
 from stages.distil.student.batch import HEAD_BYTES, Collator
 from stages.distil.student.losses import CrossEntropy
 from stages.distil.student.training import (
-    Recipe,
     Steps,
     TrainingData,
+    TrainingSetup,
     peak_memory,
 )
 from stages.distil.weights.folders import model_folder
@@ -72,7 +72,7 @@ def measure(student: str, tokens: int, form: str, per_step: int = 1) -> dict[str
         model,
         tokenizer,
         Steps(questions, Collator(model, tokenizer), losses, settings, batch_tokens, 0),
-        Recipe(settings, objective, 0, AnswerLengths(1, 1), dtype, ""),
+        TrainingSetup(settings, objective, 0, AnswerLengths(1, 1), dtype, ""),
         TrainingData(questions, [], None, 0, length, ""),
         gradient_checkpointing=form == "parts" and not fits,
         gradient_checkpointing_kwargs={"use_reentrant": False},

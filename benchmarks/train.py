@@ -42,9 +42,9 @@ from stages.distil.student.losses import CrossEntropy
 from stages.distil.student.training import (
     BATCH_TOKENS,
     DistillationTrainer,
-    Recipe,
     Steps,
     TrainingData,
+    TrainingSetup,
 )
 from stages.distil.weights.folders import model_folder
 
@@ -116,20 +116,20 @@ def train(kind: type[Steps], student: str, rows: list[dict[str, Any]], settings:
     teachers = [rationale["teacher"] for rationale in rows[0]["rationales"]]
     weights = {ANSWER: 1.0} | dict.fromkeys(teachers, 0.5) | {SALIENCY: 0.1}
     objective = tuple((CrossEntropy(task), weight) for task, weight in weights.items())
-    recipe = Recipe(settings, objective, 0, AnswerLengths(1, 1), precision("auto"), "")
+    setup = TrainingSetup(settings, objective, 0, AnswerLengths(1, 1), precision("auto"), "")
     encoder = Encoder(model.config, tokenizer, Student(model=student), teachers)
     window = encoder.window
     samples = [fit_targets(of_tasks(each, weights), window) for each in encoder.samples(rows)]
     collate = Collator(model, tokenizer)
-    steps = kind(samples, collate, recipe.losses, settings, BATCH_TOKENS, 0)
-    return train_epoch(model, tokenizer, steps, recipe, TrainingData(samples, [], window, 0, 0, ""))
+    steps = kind(samples, collate, setup.losses, settings, BATCH_TOKENS, 0)
+    return train_epoch(model, tokenizer, steps, setup, TrainingData(samples, [], window, 0, 0, ""))
 
 
 def train_epoch(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     steps: Steps,
-    recipe: Recipe,
+    setup: TrainingSetup,
     data: TrainingData,
     **more: Any,
 ) -> Timed:
@@ -141,8 +141,8 @@ def train_epoch(
             args=TrainingArguments(
                 output_dir=folder,
                 num_train_epochs=1,
-                learning_rate=recipe.settings.learning_rate,
-                optim=recipe.settings.optimizer,
+                learning_rate=setup.settings.learning_rate,
+                optim=setup.settings.optimizer,
                 save_strategy="no",
                 use_cpu=device() == "cpu",
                 disable_tqdm=True,
@@ -152,7 +152,7 @@ def train_epoch(
             train_dataset=steps,
             processing_class=tokenizer,
             data=data,
-            recipe=recipe,
+            setup=setup,
             batch_tokens=BATCH_TOKENS,
         )
         trainer.seconds, trainer.losses = [], []

@@ -38,13 +38,15 @@ ADVICE = {
     TRUNCATED: "raise rationales.max_tokens",
     REPETITIVE: "set rationales.on_bad to retry, or choose another teacher",
     CONTRADICTS: "set rationales.teacher_forcing to true, or choose another teacher",
-    INCONCLUSIVE: "add inconclusive to assemble.statuses if they need not name the answer",
+    INCONCLUSIVE: "if they need not name the answer, add inconclusive to assemble.statuses and set "
+    "student.form to branch",
     TOO_LONG: "raise rationales.context",
     NO_ROW: "run `dvc repro` to write them",
 }
 PROVIDED = {  # by the data set
     EMPTY: "the data set has few under this name; choose another of `teachers`",
-    TRUNCATED: "add truncated to assemble.statuses to learn their whole sentences",
+    TRUNCATED: "to learn their whole sentences, add truncated to assemble.statuses and set "
+    "student.form to branch",
     REPETITIVE: "choose another of `teachers`",
     CONTRADICTS: "check datasets.{data}.fields.answer, or choose another of `teachers`",
     INCONCLUSIVE: "set datasets.{data}.conclude to false if they need not name the answer",

@@ -103,7 +103,7 @@ def _teach(
     from stages.distil.encoding.samples import SOFT_LABELS
     from stages.distil.models.hardware import device
     from stages.distil.student.answering import AnswerLengths, count_correct
-    from stages.distil.student.training import Recipe, TrainingData, survey, train_student
+    from stages.distil.student.training import TrainingData, TrainingSetup, survey, train_student
     from stages.distil.weights.folders import fingerprint, model_folder
 
     window, asked = read_window(), _some(read_asked("validation"), parameters)
@@ -118,6 +118,8 @@ def _teach(
     objective = tuple((loss, w) for loss, w in losses if found.tasks.intersection(loss.tasks))
     if parameters.soft_labels.teacher and SOFT_LABELS not in found.tasks:
         raise UserError("soft_labels.teacher: data/encoded has no option scores; run `dvc repro`")
+    if not found.numbers:
+        raise UserError("data/encoded: no train question has a target that the student can learn")
     if parameters.train.epochs == 0:
         student.model.to(device())
         correct = count_correct(student, asked, range(len(asked)), window, lengths)
@@ -125,7 +127,7 @@ def _teach(
     settings = parameters.student
     folder = model_folder(settings.model)
     identity = repr([fingerprint(parameters.models[settings.model], folder), settings])
-    recipe = Recipe(
+    setup = TrainingSetup(
         parameters.train,
         objective,
         parameters.training_seed,
@@ -138,7 +140,7 @@ def _teach(
     if len(found.numbers) < len(taught):  # a student that only reasons needs a rationale of each
         taught = Subset(taught, found.numbers)
     data = TrainingData(taught, asked, window, found.longest, found.most_tokens, digest())
-    return *train_student(student, data, recipe, curves), too_long
+    return *train_student(student, data, setup, curves), too_long
 
 
 def _some(asked: "Sequence[Asked]", parameters: Parameters) -> "Sequence[Asked]":

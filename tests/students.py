@@ -16,7 +16,7 @@ from stages.distil.storage import tables
 from stages.distil.student.answering import AnswerLengths, StudentModel
 from stages.distil.student.batch import Batch, Collator
 from stages.distil.student.losses import CrossEntropy, Loss, predict
-from stages.distil.student.training import DistillationTrainer, Recipe, Steps, TrainingData
+from stages.distil.student.training import DistillationTrainer, Steps, TrainingData, TrainingSetup
 
 TEACHERS = ["one", "two"]
 WEIGHTS = {"answer": 1.0, "one": 0.5, "two": 0.25, "saliency": 0.7}
@@ -142,7 +142,7 @@ def learn(
         train_dataset=steps,
         processing_class=student.tokenizer,
         data=TrainingData(questions, [], None, 0, 0, ""),
-        recipe=Recipe(None, tuple(objective), 0, AnswerLengths(1, 1), student.dtype, ""),
+        setup=TrainingSetup(None, tuple(objective), 0, AnswerLengths(1, 1), student.dtype, ""),
         batch_tokens=batch_tokens,
     )
     student.model.zero_grad()

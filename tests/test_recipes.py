@@ -62,12 +62,12 @@ def test_the_changes_are_printed_and_comments_stay(tmp_path, monkeypatch, capsys
     set_recipe(Path("mine.yaml"))
     assert capsys.readouterr().out.splitlines() == [
         "mine.yaml: 3 parameters changed in params.yaml",
-        "  alpha: 0.5 → 0.25",
+        "  alpha: 1.0 → 0.25",
         "  teachers: ['qwen-coder-1b5', 'qwen-coder-0b5'] → ['oracle']",
         "  saliency.weight: 0.1 → 0",
     ]
     text = PARAMS.read_text(encoding="utf-8")
-    expected = text.replace("alpha: 0.5\n", "alpha: 0.25\n", 1)
+    expected = text.replace("alpha: 1.0\n", "alpha: 0.25\n", 1)
     expected = expected.replace("- qwen-coder-1b5\n- qwen-coder-0b5\n", "- oracle\n", 1)
     expected = re.sub(r"weight: 0\.1 ( *# λ)", r"weight: 0   \1", expected)
     lines = [re.sub(r" +", " ", line) for line in Path("params.yaml").read_text().splitlines()]

@@ -5,8 +5,8 @@ Here, with the machine's `pip freeze` and Python version:
 There, with any Python of that version that has pip:
     python3 benchmarks/gpu/pack.py unpack pieces packages
     PYTHONPATH=packages:. python3 -m benchmarks.gpu.check
-`pack` resolves what the packages need beside those that are there, downloads the wheels, leaves out
-the files that --exclude names and the packages that --without names, and writes pieces with a
+`pack` resolves what the packages need besides those that are there, downloads the wheels, leaves
+out the files that --exclude names and the packages that --without names, and writes pieces with a
 manifest of their digests. It needs uv and pip, `unpack` the standard library and pip alone.
 """
 
@@ -44,7 +44,7 @@ def package_names(requirements: Iterable[str]) -> dict[str, str]:
 def missing_packages(
     wanted: Sequence[str], have: Sequence[str], without: Collection[str], python: str
 ) -> list[str]:
-    """Return the pinned packages that `wanted` needs beside those of a `pip freeze`."""
+    """Return the pinned packages that `wanted` needs besides those of a `pip freeze`."""
     with tempfile.TemporaryDirectory() as folder:
         pinned = [line for line in have if "==" in line and not line.startswith(("-", "#"))]
         constraints = Path(folder, "have.txt")

@@ -41,7 +41,7 @@ def parameter_values(model: Path) -> dict[str, Any]:
         "contradicts",
         "inconclusive",
     ]
-    values["student"] |= {"model": TEACHER, "dtype": "float32"}
+    values["student"] |= {"model": TEACHER, "dtype": "float32", "form": "branch"}
     values["train"] |= {"epochs": 2, "batch_tokens": 512}
     values["evaluate"] |= {"teacher_questions": SIZES["test"], "explained": 4}
     return values

@@ -6,7 +6,7 @@ It knows nothing of pages.
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-from stages.distil.demo.lessons import Lesson, Lessons
+from stages.distil.demo.nearest import Lesson, Lessons
 from stages.distil.encoding.encoder import Encoder
 from stages.distil.encoding.files import Asked
 from stages.distil.encoding.samples import separate_tasks

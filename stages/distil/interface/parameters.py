@@ -286,6 +286,11 @@ class Parameters(Settings):
                 "student.form: before_answer needs rationales, but there are no teachers or alpha "
                 "is 0; set it to branch"
             )
+        if reasons and set(self.assemble.statuses) != {"ok"}:
+            raise ValueError(
+                "assemble.statuses: in the form before_answer, only rationales with status ok are "
+                "taught; set it to [ok], or student.form to branch"
+            )
         if not reasons and self.train.reasoned_answer:
             raise ValueError(
                 "train.reasoned_answer: no answer follows a rationale in the form "
@@ -299,7 +304,8 @@ class Parameters(Settings):
         if self.soft_labels.teacher and not self.student.answers_directly:
             raise ValueError(
                 "soft_labels.teacher: soft labels are learnt by answering directly, which "
-                "student.direct leaves out; set one of them to null or true"
+                "student.direct=false leaves out; set soft_labels.teacher to null, or "
+                "student.direct to true"
             )
 
     def _check_soft_labels(self) -> None:

@@ -21,10 +21,16 @@ from stages.distil.interface.catalogue import (
 )
 from stages.distil.interface.errors import UserError, report_errors
 from stages.distil.interface.escaping import for_markdown
+from stages.distil.interface.method import ANSWER, REASONING
 from stages.distil.interface.parameters import Parameters
 from stages.distil.interface.paths import LOCK
 from stages.distil.interface.settings import check_settings, read_yaml
-from stages.distil.language.student_prompts import ANSWER_TASK, student_context
+from stages.distil.language.student_prompts import (
+    ANSWER_TASK,
+    REASONING_TASK,
+    question_text,
+    text_before,
+)
 from stages.distil.storage.result_files import read_metrics
 from stages.distil.weights.folders import RELEASE, STUDENT, whole_folder
 
@@ -100,7 +106,11 @@ def model_card(
 ) -> str:
     """Return the README.md of the student's folder as a model card of the Hugging Face Hub."""
     student, data = parameters.student, parameters.data_set
-    task = "" if encoder_decoder and student.prompt.prefixes else ANSWER_TASK
+    asked = (REASONING, REASONING_TASK) if student.reasons else (ANSWER, ANSWER_TASK)
+    before, task = text_before(asked[0], student.prompt), asked[1]
+    if encoder_decoder and student.prompt.prefixes:
+        task = ""
+    writes = "a rationale and, after `Answer:`, the answer" if student.reasons else "the answer"
     base = parameters.models[student.model]
     origin_id = {"base_model": base.id} if isinstance(base, HubModel) else {}
     head = ModelCardData(library_name="transformers", tags=["distillation"], **origin_id).to_yaml()
@@ -123,7 +133,9 @@ def model_card(
     ]
     lines = "\n".join
     licence = for_markdown(data.licence or "not stated")
-    loss = "L_answer + Σ α L_rationale + λ L_saliency"
+    loss = "Σ α L_rationale + λ L_saliency"
+    if student.answers_directly:
+        loss = f"L_answer + {loss}"
     if parameters.soft_labels.teacher:
         loss += " + w L_soft"
     if parameters.train.mutual_information:
@@ -143,10 +155,10 @@ L = {loss}.
 
 ## How to ask it
 
-It continues this text with the answer:
+It continues this text with {writes}:
 
 ```
-{student_context(*EXAMPLE, student.prompt)}{task}
+{before}{question_text(*EXAMPLE, student.prompt)}{task}
 ```
 
 Its chat template, if it has one, makes this text of a message with the question and its options.

@@ -72,7 +72,7 @@ class TrainingData:
 
 
 @dataclass(frozen=True)
-class Recipe:
+class TrainingSetup:
     """How a student is trained.
 
     `objective` holds the losses and their weights in the total loss, and `lengths` how long
@@ -228,14 +228,16 @@ class _Loader(DataLoader):
 class DistillationTrainer(resuming.ResumableTrainer):
     """A Trainer that learns all tasks of a question at once and measures its answers."""
 
-    def __init__(self, *, data: TrainingData, recipe: Recipe, batch_tokens: int, **arguments: Any):
-        """Take the questions, the recipe and the tokens of a pass."""
+    def __init__(
+        self, *, data: TrainingData, setup: TrainingSetup, batch_tokens: int, **arguments: Any
+    ):
+        """Take the questions, the setup and the tokens of a pass."""
         super().__init__(**arguments)
-        self._data, self._recipe = data, recipe
-        self._losses = recipe.losses
+        self._data, self._setup = data, setup
+        self._losses = setup.losses
         self._with_logits = any(loss.needs_logits for loss in self._losses)
-        self._weights = torch.tensor([w for _, w in recipe.objective], device=self.args.device)
-        diverging = [0.0 if loss.bounded else weight for loss, weight in recipe.objective]
+        self._weights = torch.tensor([w for _, w in setup.objective], device=self.args.device)
+        diverging = [0.0 if loss.bounded else weight for loss, weight in setup.objective]
         self._diverging = torch.tensor(diverging, device=self.args.device)
         vocabulary = self.model.config.get_text_config().vocab_size
         self._limit = 2 * math.log(vocabulary) * sum(diverging)  # twice the loss of guessing
@@ -267,7 +269,7 @@ class DistillationTrainer(resuming.ResumableTrainer):
             batch = batch.to(device)
             exchange = nullcontext() if number == last else self.accelerator.no_sync(model)
             with exchange, explain_out_of_memory("a pass", self._advice):
-                with autocast(self._recipe.dtype):
+                with autocast(self._setup.dtype):
                     predicted = predict(model, batch, self._with_logits)
                     sums = torch.stack([loss(predicted) for loss in self._losses])
                 parts = sums / counts.clamp(min=1)
@@ -293,12 +295,12 @@ class DistillationTrainer(resuming.ResumableTrainer):
 
     def evaluate(self, *arguments: Any, **keywords: Any) -> dict[str, float]:
         """Answer the validation questions; return the share answered correctly."""
-        asked, recipe = self._data.asked, self._recipe
+        asked, setup = self._data.asked, self._setup
         own = range(self.args.process_index, len(asked), self.args.world_size)
         if self.is_fsdp_enabled:  # a pass needs all processes: each has a part of the weights
             own = range(len(asked))
-        student = StudentModel(self.model, self.processing_class, recipe.dtype)
-        correct = count_correct(student, asked, own, self._data.window, recipe.lengths)
+        student = StudentModel(self.model, self.processing_class, setup.dtype)
+        correct = count_correct(student, asked, own, self._data.window, setup.lengths)
         counts = gather_object([(correct, len(own))])
         right, total = map(sum, zip(*counts, strict=True))
         metrics = {"eval_accuracy": right / total}
@@ -413,7 +415,7 @@ class _LogEachEpoch(TrainerCallback):
 
 
 def train_student(
-    student: StudentModel, data: TrainingData, recipe: Recipe, curves: Curves | None
+    student: StudentModel, data: TrainingData, setup: TrainingSetup, curves: Curves | None
 ) -> tuple[int, float, dict[str, Tensor] | None]:
     """Train on the samples of every question; leave the weights of the best epoch in the student.
 
@@ -424,17 +426,17 @@ def train_student(
     share a context.
     """
     model, tokenizer, _ = student
-    settings, seed = recipe.settings, recipe.seed
+    settings, seed = setup.settings, setup.seed
     set_seed(seed)
-    held = training_bytes(model, settings.optimizer, recipe.weights)
+    held = training_bytes(model, settings.optimizer, setup.weights)
     batch_tokens = pass_tokens(settings.batch_tokens, BATCH_TOKENS, model, held)
     choose_attention(model, data.most_tokens)
     checkpointing = settings.gradient_checkpointing
     if checkpointing == "auto":
         # Only a sample of its own can be longer than `batch_tokens`, which are chosen to fit.
-        checkpointing = not activations_fit(model, data.most_tokens, recipe.dtype, held)
+        checkpointing = not activations_fit(model, data.most_tokens, setup.dtype, held)
     collate = Collator(model, tokenizer)
-    steps = Steps(data.taught, collate, recipe.losses, settings, batch_tokens, seed)
+    steps = Steps(data.taught, collate, setup.losses, settings, batch_tokens, seed)
     arguments = resuming.training_arguments(
         CHECKPOINTS,
         settings,
@@ -460,17 +462,17 @@ def train_student(
         processing_class=tokenizer,
         callbacks=list(_callbacks(settings, curves)),
         data=data,
-        recipe=recipe,
+        setup=setup,
         batch_tokens=batch_tokens,
     )
     if curves is not None:  # FSDP gives the other processes no weights before it shards them
         check_shared_context(model, collate, data.taught[data.longest])
     sharded = trainer.is_fsdp_enabled  # which takes one precision for all
-    if recipe.weights == "bfloat16":
+    if setup.weights == "bfloat16":
         round_weights(model)  # after that check, which compares logits in float32
-    elif recipe.dtype == "bfloat16" and not sharded:
+    elif setup.dtype == "bfloat16" and not sharded:
         round_frozen(model)
-    key = [versions.TRAINING, recipe, batch_tokens, arguments.world_size, data.digest]
+    key = [versions.TRAINING, setup, batch_tokens, arguments.world_size, data.digest]
     resuming.train(trainer, hashlib.sha256(repr(key).encode()).hexdigest())
     weights = None
     if sharded:

@@ -8,7 +8,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from stages.distil.demo.asking import Asker
-from stages.distil.demo.lessons import Lessons, Written
+from stages.distil.demo.nearest import Lessons, Written
 from stages.distil.demo.page import Page, run
 from stages.distil.interface.errors import UserError
 from stages.distil.interface.parameters import load_parameters
@@ -40,7 +40,7 @@ def train_tiny(folder: Path, model: Path, **changes) -> Asker:
     values["saliency"] |= {"of": "question", "teacher": "tiny", "dtype": "float32"}
     values["data"]["name"] = "balls"
     values["assemble"]["scorer"] = "tiny"
-    values["student"] |= {"model": "tiny", "dtype": "float32"}
+    values["student"] |= {"model": "tiny", "form": "branch", "direct": True, "dtype": "float32"}
     values["train"] |= {"epochs": 1, "batch_size": 4}
     values["evaluate"] |= {"max_tokens": 6, "reasoning_tokens": 12, "explained": 2}
     changes = {name.replace("__", "/"): value for name, value in changes.items()}
@@ -73,6 +73,13 @@ def test_the_answers_and_scores_are_those_of_evaluate(train, family, form):
             assert sum(way.shares) == pytest.approx(1)
         if form == "before_answer":
             assert reply.ways[0].reasoning == row["reasoning"]
+
+
+def test_a_student_that_reasons_always_is_not_asked_directly(train, tiny_model):
+    asker = train(tiny_model, student__form="before_answer", student__direct=False)
+    assert [way.name for way in asker.ask("Which colour?", ["red", "blue"]).ways] == [
+        "after reasoning"
+    ]
 
 
 def test_what_was_taught_is_asked_for(train, tiny_model):
