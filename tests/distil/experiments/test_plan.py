@@ -45,17 +45,21 @@ def test_the_sweeps_have_all_figures_of_the_papers():
 
 
 def test_the_default_method_has_the_parameters_of_params_yaml(project):
-    small, full, sweeps = (
-        load_settings(SCALES / f"{name}.yaml", Grid) for name in ("small", "full", "sweeps")
+    reasoning, full, sweeps = (
+        load_settings(SCALES / f"{name}.yaml", Grid) for name in ("reasoning", "full", "sweeps")
     )
     unchanged = Grid(
-        changes=["evaluate.explained=0"],
+        changes=reasoning.changes,
         methods={"unchanged": []},
         baseline="unchanged",
         case="unchanged",
-        figures={"methods": small.figures["methods"]},
+        figures={"methods": reasoning.figures["methods"]},
     )
-    default = [run.digest for run in plan.plan(small) if run.method == "default"]
+    default = [
+        run.digest
+        for run in plan.plan(reasoning)
+        if (run.figure, run.method) == ("methods", "default")
+    ]
     assert default == [run.digest for run in plan.plan(unchanged)]
     assert full.changes == sweeps.changes  # so what both have is trained once
 
