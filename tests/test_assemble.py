@@ -297,7 +297,11 @@ def test_what_became_no_target_is_counted(drawn):
     ("source", "bad", "line"),
     [
         ("provided", "inconclusive", "93 are inconclusive: set datasets.kinship.conclude to false"),
-        ("provided", "truncated", "93 are truncated: add truncated to assemble.statuses to learn"),
+        (
+            "provided",
+            "truncated",
+            "93 are truncated: to learn their whole sentences, add truncated to",
+        ),
         ("server", "truncated", "93 are truncated: raise rationales.max_tokens"),
         ("server", "too_long", "93 are too_long: raise rationales.context"),
         ("server", "ok", None),

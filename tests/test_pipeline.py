@@ -52,6 +52,7 @@ PARAMETERS = {
         "model": "tiny",
         "prompt": {"options": "listed", "prefixes": None},
         "form": "branch",
+        "direct": True,
         "shared_context": True,
         "context": None,
         "dtype": "float32",
