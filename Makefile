@@ -74,7 +74,7 @@ export: setup  ## Write the data for other trainers [FORM=prompt-completion] [PE
 	@$(BIN)/python -m stages.distil.reporting.sft $(if $(FORM),--form $(FORM)) $(if $(PER),--per $(PER))
 
 try: $(VENV)/gradio  ## Ask the student on a page at 127.0.0.1
-	@$(BIN)/python -m stages.distil.demo.page
+	@stages/python -m stages.distil.demo.page
 
 release: setup  ## Put the student and its model card into models/release
 	@$(BIN)/python -m stages.distil.reporting.release

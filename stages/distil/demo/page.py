@@ -172,7 +172,9 @@ def run() -> None:
 
 def main() -> int:
     """Parse the command line, run, and return the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m stages.distil.demo.page", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="stages/python -m stages.distil.demo.page", description=__doc__
+    )
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     debug = parser.parse_args().debug
     quiet_libraries(debug)

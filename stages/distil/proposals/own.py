@@ -224,6 +224,8 @@ def _show_next(name: str, proposal: Proposal, parameters: Parameters) -> None:
     print("\nA first run with 50 train questions, and one with all of them:")
     print(f"  {command} -S data.limit=50")
     print(f"  {command}")
+    print(f"With a teacher of your own, if configs/own.yaml names it and has data.name={name}:")
+    print("  make repro CONFIG=configs/own.yaml")
     if teachers := sorted(proposal.reading.teachers):
         print("With the rationales of the data instead of the teachers' own:")
         print(f"  {command} -S 'teachers=[{','.join(teachers)}]' -S saliency.weight=0")
