@@ -286,11 +286,6 @@ class Parameters(Settings):
                 "student.form: before_answer needs rationales, but there are no teachers or alpha "
                 "is 0; set it to branch"
             )
-        if reasons and set(self.assemble.statuses) != {"ok"}:
-            raise ValueError(
-                "assemble.statuses: in the form before_answer, only rationales with status ok are "
-                "taught; set it to [ok], or student.form to branch"
-            )
         if not reasons and self.train.reasoned_answer:
             raise ValueError(
                 "train.reasoned_answer: no answer follows a rationale in the form "
