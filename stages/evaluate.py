@@ -116,7 +116,7 @@ def _answer(student: "StudentModel", window: "Window", parameters: Parameters) -
     from stages.distil.weights.folders import STUDENT, digest
 
     settings, shared = parameters.evaluate, parameters.student.shared_context
-    reasons, directly = parameters.student.reasons, parameters.student.answers_directly
+    reasons, directly = parameters.student.reasons, parameters.student.direct
     longest = settings.reasoning_tokens
     schema = tables.SCHEMAS[tables.PREDICTIONS]
     for fields, present in (
@@ -204,9 +204,9 @@ def _predicted(column: str) -> Iterator[Any]:
 def _student_metrics(parameters: Parameters) -> dict[str, Any]:
     """Return the accuracy of the student's texts and of its most probable options.
 
-    The texts of a student that has learnt to reason are those after its reasoning. `reasoned` says
-    more about them; `direct` is about its answers without, and `voted` about the votes of drawn
-    texts, if there are any.
+    Those of a student that reasons first are the answers after its reasoning. `reasoned` says more
+    about them, `direct` describes its answers without reasoning, if it has learnt these, and
+    `voted` the majority votes of its drawn texts, if there are any.
     """
     metrics = _way_metrics()
     samples = parameters.evaluate.samples
@@ -214,7 +214,7 @@ def _student_metrics(parameters: Parameters) -> dict[str, Any]:
         tokens = list(_predicted("reasoning_tokens"))
         unanswered = sum(not prediction for prediction in _predicted("prediction"))
         written = {"tokens": round(mean(tokens), 1), "unanswered": unanswered}
-        direct = parameters.student.answers_directly
+        direct = parameters.student.direct
         metrics |= {"direct": _way_metrics("direct_")} if direct else {}
         metrics |= {"reasoned": metrics | written}
         if samples:

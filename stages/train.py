@@ -165,7 +165,7 @@ def _objective(parameters: Parameters) -> "list[tuple[Loss, float]]":
 
     teachers, soft_labels = parameters.teachers, parameters.soft_labels
     taught = tuple(t for t in teachers if parameters.teacher_weight(t))
-    direct = 1.0 if parameters.student.answers_directly else 0.0
+    direct = 1.0 if parameters.student.direct else 0.0
     losses: list[tuple[Loss, float]] = [(CrossEntropy(ANSWER), direct)]
     losses += [(CrossEntropy(teacher), parameters.teacher_weight(teacher)) for teacher in taught]
     losses.append((ReasonedAnswer(taught), parameters.train.reasoned_answer))

@@ -25,7 +25,7 @@ PROMPTS = Path(".cache/harness")
 
 def main() -> None:
     student = load_parameters("params.yaml").student
-    ways = {"direct": (ANSWER, ANSWER_TASK)} if student.answers_directly else {}
+    ways = {"direct": (ANSWER, ANSWER_TASK)} if student.direct else {}
     if student.reasons:
         ways["reasoned"] = (REASONING, REASONING_TASK)
     PROMPTS.mkdir(parents=True, exist_ok=True)

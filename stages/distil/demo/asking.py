@@ -1,7 +1,4 @@
-"""One question to the trained student, answered by the functions that `evaluate` uses.
-
-It knows nothing of pages.
-"""
+"""One question to the trained student, answered by the functions that `evaluate` uses."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -85,7 +82,7 @@ class Asker:
         settings, shared = self._parameters.evaluate, self._parameters.student.shared_context
         window = self._encoder.window
         ways = []
-        if self._parameters.student.answers_directly:
+        if self._parameters.student.direct:
             [(written, scores)] = answer_questions(
                 self._student, [asked], window, settings.max_tokens, shared
             )

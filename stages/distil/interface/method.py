@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from stages.distil.interface.settings import (
     Count,
@@ -224,10 +224,11 @@ class Student(Settings):
         """Whether the student learns to reason before it answers."""
         return self.form == "before_answer"
 
-    @property
-    def answers_directly(self) -> bool:
-        """Whether the student learns to answer without reasoning."""
-        return self.direct or not self.reasons
+    @field_validator("direct")
+    @classmethod
+    def _other_forms_are_direct(cls, direct: bool, given: ValidationInfo) -> bool:
+        """Set it for the other forms, whose students always answer directly."""
+        return direct or given.data.get("form") != "before_answer"
 
     @model_validator(mode="after")
     def _computes_in_its_precision(self) -> "Student":

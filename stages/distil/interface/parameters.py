@@ -296,7 +296,7 @@ class Parameters(Settings):
                 f"evaluate.samples: a student of the form {self.student.form} does not reason; set "
                 "it to 0, or student.form to before_answer"
             )
-        if self.soft_labels.teacher and not self.student.answers_directly:
+        if self.soft_labels.teacher and not self.student.direct:
             raise ValueError(
                 "soft_labels.teacher: soft labels are learnt by answering directly, which "
                 "student.direct=false leaves out; set soft_labels.teacher to null, or "

@@ -134,7 +134,7 @@ def model_card(
     lines = "\n".join
     licence = for_markdown(data.licence or "not stated")
     loss = "Σ α L_rationale + λ L_saliency"
-    if student.answers_directly:
+    if student.direct:
         loss = f"L_answer + {loss}"
     if parameters.soft_labels.teacher:
         loss += " + w L_soft"

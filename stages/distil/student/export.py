@@ -38,7 +38,7 @@ def _template(tokenizer: PreTrainedTokenizerBase, settings: Student) -> str:
     if not settings.reasons:
         return asking(ANSWER, ANSWER_TASK)
     reasoned = asking(REASONING, REASONING_TASK)
-    if not settings.answers_directly:
+    if not settings.direct:
         return reasoned
     direct = asking(ANSWER, ANSWER_TASK)
     asked = "enable_thinking is defined and not enable_thinking"
