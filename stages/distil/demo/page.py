@@ -11,10 +11,9 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
 from stages.distil.interface.command import quiet_libraries
 from stages.distil.interface.errors import UserError, one_line, report_errors
+from stages.distil.interface.escaping import html_templates
 from stages.distil.language.answers import is_correct
 from stages.distil.language.appearance import as_text
 from stages.distil.storage import tables
@@ -59,15 +58,9 @@ class Page:
         self._asker = asker
         self.picked = list(islice(tables.scan_examples("test"), PICKED))
         self._shown = {(each.question, "\n".join(each.options)): each for each in self.picked}
-        environment = Environment(
-            loader=FileSystemLoader(TEMPLATES),
-            undefined=StrictUndefined,
-            autoescape=True,
-            trim_blocks=True,
-            lstrip_blocks=True,
-        )
-        self._reply = environment.get_template("reply.html.jinja")
-        self._error = environment.get_template("error.html.jinja")
+        templates = html_templates(TEMPLATES)
+        self._reply = templates.get_template("reply.html.jinja")
+        self._error = templates.get_template("error.html.jinja")
 
     def pick(self, number: int | None) -> tuple[str, str, str]:
         """Return question and options of a test question, as if typed, and no reply.

@@ -20,12 +20,12 @@ from pydantic import Field, model_validator
 from stages.distil.experiments.recipe import apply_changes, flat
 from stages.distil.interface.errors import UserError
 from stages.distil.interface.parameters import Parameters
+from stages.distil.interface.paths import PARAMETERS
 from stages.distil.interface.settings import Name, Settings, check_settings, read_yaml
 from stages.distil.questions.reading import data_set_content
 from stages.distil.storage import versions
 from stages.distil.weights.folders import model_content
 
-PARAMETERS = Path("params.yaml")
 MAIN = "methods"  # the figure that compares all methods; metrics.json and cases.md are about it
 
 Value = int | float | str | list[str]

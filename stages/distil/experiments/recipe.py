@@ -13,9 +13,9 @@ from pydantic import Field
 from stages.distil.interface.errors import UserError, report_errors
 from stages.distil.interface.escaping import for_terminal
 from stages.distil.interface.parameters import Parameters
+from stages.distil.interface.paths import PARAMETERS
 from stages.distil.interface.settings import Settings, check_settings, load_settings, read_yaml
-
-PARAMETERS = Path("params.yaml")
+from stages.distil.storage.tables import write_text
 
 
 class Recipe(Settings):
@@ -40,9 +40,7 @@ def set_recipe(file: Path) -> None:
         check_settings(after, Parameters, file)
         lines = list(_differences(before, after))
         if lines:
-            temporary = PARAMETERS.with_name(f"{PARAMETERS.name}.tmp")
-            shutil.copy(changed, temporary)
-            temporary.replace(PARAMETERS)
+            write_text(PARAMETERS, changed.read_text(encoding="utf-8"))
     print(f"{file}: {len(lines) or 'no'} parameters changed in {PARAMETERS}")
     for line in lines:
         print(f"  {for_terminal(line)}")

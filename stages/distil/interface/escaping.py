@@ -1,10 +1,11 @@
-"""Texts from outside, escaped for each place where they are shown: terminal, Markdown, CSV.
-
-The report escapes its HTML by itself (Jinja).
-"""
+"""Texts from outside, escaped for where they are shown: terminal, Markdown, CSV, HTML."""
 
 import re
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 # Control characters, what counts as a line break, changes of direction, halves of surrogate pairs.
 _OBEYED = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -42,3 +43,16 @@ def for_csv(value: Any) -> Any:
         return value
     text = for_terminal(value, lines=True)  # a carriage return would end the row
     return f"'{text}" if text.startswith(_FORMULA) else text
+
+
+def html_templates(folder: Path) -> "Environment":
+    """Return a folder's templates, which escape what they show and refuse missing values."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined  # few commands need it
+
+    return Environment(
+        loader=FileSystemLoader(folder),
+        undefined=StrictUndefined,
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )

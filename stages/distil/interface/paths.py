@@ -5,6 +5,7 @@ from pathlib import Path
 
 from stages.distil.interface.errors import UserError
 
+PARAMETERS = Path("params.yaml")
 LOCK = Path("dvc.lock")  # where DVC notes what every stage read and wrote
 EXPERIMENTS = Path(".dvc/tmp/exps")  # DVC runs queued and temporary experiments in copies there
 

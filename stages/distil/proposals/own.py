@@ -16,14 +16,14 @@ from stages.distil.interface.errors import UserError, report_errors
 from stages.distil.interface.escaping import for_terminal
 from stages.distil.interface.messages import unknown_name
 from stages.distil.interface.parameters import Parameters, load_parameters
-from stages.distil.interface.paths import read_text
+from stages.distil.interface.paths import PARAMETERS, read_text
 from stages.distil.interface.settings import check_settings
 from stages.distil.proposals.proposal import Proposal, propose
 from stages.distil.proposals.splits import NAMES
 from stages.distil.proposals.trials import ORDER, Mapped, Reading
 from stages.distil.storage.examples import Example
+from stages.distil.storage.tables import write_text
 
-PARAMETERS = Path("params.yaml")
 LONGEST_SHOWN = 300  # characters of a text
 MOST_OPTIONS = 10  # shown of a question
 WIDTH = 4096  # of a line of YAML, so that none is folded
@@ -213,9 +213,7 @@ def _write(name: str, proposal: Proposal, parameters: Parameters) -> None:
     stream = io.StringIO()
     yaml.dump(values, stream)
     check_settings(YAML(typ="safe").load(stream.getvalue()), Parameters, PARAMETERS)
-    temporary = PARAMETERS.with_name(f"{PARAMETERS.name}.tmp")
-    temporary.write_text(stream.getvalue(), encoding="utf-8")
-    temporary.replace(PARAMETERS)
+    write_text(PARAMETERS, stream.getvalue())
 
 
 def _show_next(name: str, proposal: Proposal, parameters: Parameters) -> None:

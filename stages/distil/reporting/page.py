@@ -10,9 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
 from stages.distil.evaluation.salient_words import SHADES
+from stages.distil.interface.escaping import html_templates
 from stages.distil.interface.method import STATUSES
 from stages.distil.interface.parameters import Parameters
 from stages.distil.reporting.answers import make_cards, name_comparisons
@@ -30,13 +29,6 @@ Row = dict[str, Any]
 
 def page(parameters: Parameters, results: Results) -> str:
     """Return the report as HTML that needs no other file."""
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        undefined=StrictUndefined,
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     script = (TEMPLATES / "report.js").read_text(encoding="utf-8")
     losses, accuracy = (
         {name.removeprefix(kind): c for name, c in results.curves.items() if name.startswith(kind)}
@@ -45,32 +37,36 @@ def page(parameters: Parameters, results: Results) -> str:
     teachers = {name: written.rows for name, written in results.teachers.items()}
     classes = sorted(results.metrics["student"].get("classes", {}))
     comparisons = name_comparisons(results.predictions, teachers, results.runs)
-    return environment.get_template("report.html.jinja").render(
-        parameters=parameters,
-        results=results,
-        student=results.metrics["student"],
-        ways=list(_ways(results.metrics)),
-        best_teacher=_best_teacher(results.metrics["teachers"]),
-        classes=classes,
-        cards=list(make_cards(results.predictions, teachers, results.runs)),
-        comparisons=comparisons,
-        answer_filters=answer_filters(classes, comparisons),
-        confident=list(make_cards(results.failures.confident, teachers, {})),
-        statuses=STATUSES,
-        meanings=MEANINGS,
-        most_examples=EXAMPLES,
-        examples=list(_examples(results.teachers)),
-        lesson_filters=lesson_filters(),
-        shaded=list(shade(results.scored, parameters.saliency, teachers)),
-        shades=SHADES,
-        plots=[
-            ("Losses", losses, _figure(losses, "loss")),
-            ("Accuracy on validation questions", accuracy, _figure(accuracy, "accuracy")),
-        ],
-        zip=zip,
-        style=(TEMPLATES / "report.css").read_text(encoding="utf-8"),
-        script=script,
-        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+    return (
+        html_templates(TEMPLATES)
+        .get_template("report.html.jinja")
+        .render(
+            parameters=parameters,
+            results=results,
+            student=results.metrics["student"],
+            ways=list(_ways(results.metrics)),
+            best_teacher=_best_teacher(results.metrics["teachers"]),
+            classes=classes,
+            cards=list(make_cards(results.predictions, teachers, results.runs)),
+            comparisons=comparisons,
+            answer_filters=answer_filters(classes, comparisons),
+            confident=list(make_cards(results.failures.confident, teachers, {})),
+            statuses=STATUSES,
+            meanings=MEANINGS,
+            most_examples=EXAMPLES,
+            examples=list(_examples(results.teachers)),
+            lesson_filters=lesson_filters(),
+            shaded=list(shade(results.scored, parameters.saliency, teachers)),
+            shades=SHADES,
+            plots=[
+                ("Losses", losses, _figure(losses, "loss")),
+                ("Accuracy on validation questions", accuracy, _figure(accuracy, "accuracy")),
+            ],
+            zip=zip,
+            style=(TEMPLATES / "report.css").read_text(encoding="utf-8"),
+            script=script,
+            script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        )
     )
 
 
