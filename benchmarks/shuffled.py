@@ -20,20 +20,24 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from stages.distil.interface.errors import UserError, report_errors
+
 PEOPLE = ("Alice", "Bob", "Claire")
 PERSON = "|".join(PEOPLE)
 # "Alice has a red ball, Bob has a blue ball, and Claire has a green ball."
-START = re.compile(
-    rf": (?P<first>(?:{PERSON}) .*?), (?P<second>(?:{PERSON}) .*?), "
-    rf"and (?P<third>(?:{PERSON}) .*?)\. (?=[A-Z])"
-)
-SWAP = re.compile(rf"(?P<one>{PERSON}) and (?P<other>{PERSON})(?= (?:swap|trade|switch) )")
+HOLDS = rf"((?:{PERSON}) .*?)"
+START = re.compile(rf": {HOLDS}, {HOLDS}, and {HOLDS}\. (?=[A-Z])")
+SWAP = re.compile(rf"({PERSON}) and ({PERSON})(?= (?:swap|trade|switch) )")
 ASKED = re.compile(rf"(?P<before>.*, )(?P<person>{PERSON})(?P<after> [a-z ]+)", re.DOTALL)
-TRIES = 100  # draws of a question before the wording is given up
+TRIES = 100  # draws per puzzle before there are said to be too few
 
 
-class WordingError(Exception):
+class WordingError(UserError):
     """A question that is not worded as the public template is."""
+
+    def __init__(self, question: str):
+        """Take the question."""
+        super().__init__(f"expected the wording of Tracking Shuffled Objects, found: {question}")
 
 
 @dataclass(frozen=True)
@@ -69,7 +73,10 @@ def read(question: str, options: list[str]) -> Puzzle:
 
 
 def redraw(row: dict, seen: set[Puzzle], draw: random.Random) -> dict:
-    """Return a row in the wording of another: a puzzle that is not among `seen`, and its answer."""
+    """Return a row in the wording of another: a puzzle that is not among `seen`, and its answer.
+
+    Raises `WordingError`, or `UserError` if nearly all puzzles have been seen.
+    """
     question, options = row["question"], row["options"]
     read(question, options)
     for _ in range(TRIES):
@@ -83,7 +90,7 @@ def redraw(row: dict, seen: set[Puzzle], draw: random.Random) -> dict:
         if read(worded, options) != puzzle:
             raise WordingError(question)
         return {"question": worded, "options": options, "answer": puzzle.end()[person]}
-    raise WordingError(question)
+    raise UserError(f"train has too many of the puzzles with {', '.join(options)}")
 
 
 def _word(
@@ -106,33 +113,53 @@ def _word(
 
 
 def load(path: Path) -> list[dict]:
-    """Return the rows of a file of JSON lines."""
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    """Return the rows of a file of JSON lines; raises `UserError`."""
+    try:
+        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}; expected JSON lines") from None
+    except ValueError as error:
+        raise UserError(f"{path}: expected a question per line, in JSON: {error}") from None
+    for number, row in enumerate(rows, start=1):
+        if not isinstance(row, dict) or not {"question", "options"} <= row.keys():
+            raise UserError(f"{path}, row {number}: expected `question` and `options`")
+    return rows
+
+
+def draw_test(folder: Path, out: Path, count: int, seed: int) -> None:
+    """Read the folder, and write the other one; raises `UserError`."""
+    train, test = (load(folder / f"{split}.jsonl") for split in ("train", "test"))
+    if not test:
+        raise UserError(f"{folder / 'test.jsonl'}: no questions, whose wording is needed")
+    seen = {read(row["question"], row["options"]) for row in train}
+    draw = random.Random(seed)
+    rows: dict[str, dict] = {}  # by question
+    for _ in range(TRIES * count):
+        if len(rows) == count:
+            break
+        row = redraw(draw.choice(test), seen, draw)
+        rows.setdefault(row["question"], {"id": f"fresh-{len(rows)}"} | row)
+    else:
+        raise UserError(f"{folder}: fewer than {count} puzzles can be drawn; lower --count")
+    out.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(folder / "train.jsonl", out / "train.jsonl")
+    lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows.values())
+    (out / "test.jsonl").write_text(lines, encoding="utf-8")
+    print(f"{out}: {len(train)} train questions, {len(rows)} fresh test questions")
 
 
 def main() -> int:
-    """Read the folder, and write the other one."""
+    """Run from the command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("folder", type=Path, help="with train.jsonl and test.jsonl")
     parser.add_argument("out", type=Path, help="folder to write")
-    parser.add_argument("--count", type=int, default=1000, help="test questions")
-    parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args()
-    train, test = (load(args.folder / f"{split}.jsonl") for split in ("train", "test"))
-    seen = {read(row["question"], row["options"]) for row in train}
-    draw = random.Random(args.seed)
-    rows, kept = [], set()
-    while len(rows) < args.count:
-        row = redraw(draw.choice(test), seen, draw)
-        if row["question"] not in kept:
-            kept.add(row["question"])
-            rows.append({"id": f"fresh-{len(rows)}"} | row)
-    args.out.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(args.folder / "train.jsonl", args.out / "train.jsonl")
-    lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    (args.out / "test.jsonl").write_text(lines, encoding="utf-8")
-    print(f"{args.out}: {len(train)} train questions, {len(rows)} fresh test questions")
-    return 0
+    parser.add_argument("--count", type=int, default=1000, help="test questions (%(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="(%(default)s)")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    given = parser.parse_args()
+    return report_errors(
+        "shuffled", given.debug, lambda: draw_test(given.folder, given.out, given.count, given.seed)
+    )
 
 
 if __name__ == "__main__":

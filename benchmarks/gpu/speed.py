@@ -34,11 +34,10 @@ def training_flops(folder: str, tokens: int, targets: int, pairs: float) -> floa
     """
     model = model_without_weights(model_folder(folder), "bfloat16")
     config = model.config
-    size = config.hidden_size // config.num_attention_heads * config.num_attention_heads
     head = config.vocab_size * config.hidden_size
     embeddings = head * (1 if config.tie_word_embeddings else 2)
     products = (model.num_parameters() - embeddings) * tokens + head * targets
-    return 3 * (2 * products + 4 * config.num_hidden_layers * size * pairs)
+    return 3 * (2 * products + 4 * config.num_hidden_layers * config.hidden_size * pairs)
 
 
 def training_speed(shape: str, tokens: int, per_step: int) -> dict[str, Any]:
