@@ -60,3 +60,9 @@ def test_the_reference_has_the_current_parameters(profile_values):
     for stage in stages.values():
         for key, value in stage.get("params", {}).get("params.yaml", {}).items():
             assert value == parameter(profile_values, key), key
+    # Of each stage, the parameters that dvc.yaml lists: `make check` compares these too.
+    for name, stage in YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"].items():
+        listed = [key for key in stage.get("do", stage).get("params", []) if isinstance(key, str)]
+        for made, kept in stages.items():
+            if made.partition("@")[0] == name and not any("${" in key for key in listed):
+                assert sorted(kept.get("params", {}).get("params.yaml", {})) == sorted(listed), made
