@@ -23,6 +23,7 @@ import torch
 
 from benchmarks.train import train_epoch
 from stages.distil.encoding.samples import Branch, Sample
+from stages.distil.interface.errors import report_errors
 from stages.distil.interface.method import Train
 from stages.distil.models.hardware import activations_fit, pass_tokens, precision, training_bytes
 from stages.distil.models.loading import choose_attention, load_model
@@ -95,13 +96,13 @@ def in_process(student: str, tokens: int, form: str) -> dict[str, Any]:
     if done.returncode:
         print(f"{tokens:,} tokens, {form}: failed (exit code {done.returncode})", flush=True)
         return {}
-    result = json.loads(done.stdout.splitlines()[-1])
+    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     print(f"{tokens:,} tokens, {form}: {result}", flush=True)
     return result
 
 
-def main() -> None:
-    """Print the table and its JSON object."""
+def main() -> int:
+    """Print the table and its JSON object; return 1 if a measurement in parts failed."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -112,9 +113,12 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.once:
         bound = 2**62 if arguments.once == "whole" else HEAD_BYTES
-        with patch("stages.distil.student.batch.HEAD_BYTES", bound):
+
+        def once() -> None:
             print(json.dumps(measure(arguments.student, arguments.tokens[0], arguments.once)))
-        return
+
+        with patch("stages.distil.student.batch.HEAD_BYTES", bound):
+            return report_errors("memory", debug=False, action=once)
     result: dict[str, Any] = {}
     difference = 0.0
     for tokens in arguments.tokens:
@@ -127,7 +131,8 @@ def main() -> None:
             pairs = zip(parts["losses"], whole["losses"], strict=True)
             difference = max(difference, *(abs(a - b) / b for a, b in pairs))
     print(json.dumps(result | {"loss_difference": float(f"{difference:.2g}")}))
+    return int(any(f"peak_gb_{tokens}" not in result for tokens in arguments.tokens))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -245,6 +245,24 @@ def test_activations_that_are_computed_twice_change_no_byte(prepared, family):
     assert results[0] == results[1]
 
 
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_converted_weights_are_not_kept_where_activations_are_not(
+    prepared, tiny_model, monkeypatch, checkpointing
+):
+    kept = []
+    forward = torch.nn.Embedding.forward
+
+    def record(module, *inputs):
+        if module.training:
+            kept.append(torch.is_autocast_cache_enabled())
+        return forward(module, *inputs)
+
+    monkeypatch.setattr(torch.nn.Embedding, "forward", record)
+    changes = {"student__dtype": "bfloat16", "train__gradient_checkpointing": checkpointing}
+    train(prepared(tiny_model, train__epochs=1, **changes))
+    assert set(kept) == {not checkpointing}
+
+
 def test_long_texts_are_trained_with_fused_attention(prepared, family, monkeypatch):
     curves, used = [], []
     plain = PreTrainedModel.set_attn_implementation

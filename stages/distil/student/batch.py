@@ -156,9 +156,14 @@ class Collator:
         return inputs, predicts.bool(), torch.tensor([row for row, _ in pairs])
 
 
-def autocast(dtype: str) -> torch.autocast:
-    """Return a context in which float32 weights compute in `dtype`: `bfloat16` or `float32`."""
-    return torch.autocast(device(), dtype=torch.bfloat16, enabled=dtype == "bfloat16")
+def autocast(dtype: str, keep: bool = True) -> torch.autocast:
+    """Return a context in which float32 weights compute in `dtype`: `bfloat16` or `float32`.
+
+    Weights that were converted are kept until it ends, in case they are used again, unless `keep`
+    is false.
+    """
+    enabled = dtype == "bfloat16"
+    return torch.autocast(device(), torch.bfloat16, enabled, cache_enabled=keep)
 
 
 def target_logits(model: PreTrainedModel, batch: Batch) -> Tensor:
@@ -246,7 +251,9 @@ def _measured_in_parts(
 
         hidden = whole.pop()[batch.predicts]
         pieces = zip(hidden.split(rows), batch.labels.split(rows), strict=True)
-        values = torch.cat([checkpoint(part, *piece, use_reentrant=False) for piece in pieces])
+        enabled = torch.is_autocast_enabled(hidden.device.type)
+        with autocast("bfloat16" if enabled else "float32"):  # keeps the head for all parts
+            values = torch.cat([checkpoint(part, *piece, use_reentrant=False) for piece in pieces])
         return torch.cat([values, torch.full_like(values[:1], UNCHANGED)])[None]
 
     head = model.get_output_embeddings()

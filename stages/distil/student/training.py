@@ -269,7 +269,7 @@ class DistillationTrainer(resuming.ResumableTrainer):
             batch = batch.to(device)
             exchange = nullcontext() if number == last else self.accelerator.no_sync(model)
             with exchange, explain_out_of_memory("a pass", self._advice):
-                with autocast(self._setup.dtype):
+                with autocast(self._setup.dtype, keep=not self.args.gradient_checkpointing):
                     predicted = predict(model, batch, self._with_logits)
                     sums = torch.stack([loss(predicted) for loss in self._losses])
                 parts = sums / counts.clamp(min=1)
