@@ -25,6 +25,10 @@ if TYPE_CHECKING:  # importing torch takes seconds
 
 CURVES = Path("results/train")
 SPEED = Path("results/times/train")  # not a DVC output: times differ between runs
+ONLY_REASONING = (
+    "with student.form before_answer and student.direct false, a question is taught by rationales "
+    "that lead to its label (status ok); student.direct=true teaches answers without them too"
+)
 LAUNCHED = "TRAIN_LAUNCHED"  # environment variable set in the processes that `launch` starts
 
 
@@ -118,8 +122,9 @@ def _teach(
     objective = tuple((loss, w) for loss, w in losses if found.tasks.intersection(loss.tasks))
     if parameters.soft_labels.teacher and SOFT_LABELS not in found.tasks:
         raise UserError("soft_labels.teacher: data/encoded has no option scores; run `dvc repro`")
+    hint = "" if parameters.student.direct else f"; {ONLY_REASONING}"
     if not found.numbers:
-        raise UserError("data/encoded: no train question has a target that the student can learn")
+        raise UserError(f"data/encoded: no train question has a target that can be learnt{hint}")
     if parameters.train.epochs == 0:
         student.model.to(device())
         correct = count_correct(student, asked, range(len(asked)), window, lengths)
@@ -137,7 +142,8 @@ def _teach(
         settings.weights,
     )
     taught: Sequence[list[Sample]] = read_taught(window, found.tasks)
-    if len(found.numbers) < len(taught):  # a student that only reasons needs a rationale of each
+    if (learnt := len(found.numbers)) < len(taught):
+        print(f"{learnt:,} of {len(taught):,} train questions have a target{hint}")
         taught = Subset(taught, found.numbers)
     data = TrainingData(taught, asked, window, found.longest, found.most_tokens, digest())
     return *train_student(student, data, setup, curves), too_long

@@ -77,7 +77,7 @@ def test_the_changes_are_printed_and_comments_stay(tmp_path, monkeypatch, capsys
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("distributed_type: FSDP", "mine.yaml: changes: missing"),
+        ("distributed_type: FSDP", "mine.yaml: no recipe: .* found distributed_type"),
         ("changes: [alfa=1]", r"mine.yaml: .*alfa"),
         ("changes: [alpha=-1]", "mine.yaml: alpha: expected at least 0"),
         ("changes: [data.name=mine]", "mine.yaml: data.name: unknown data set"),

@@ -1004,7 +1004,9 @@ def test_sharded_weights_are_in_float32(prepared, tiny_model, tmp_path):
         launch(prepared(tiny_model, train__accelerate="sharded.yaml", **changes))
 
 
-def test_a_student_that_only_reasons_learns_the_questions_with_a_rationale(prepared, tiny_model):
+def test_a_student_that_only_reasons_learns_the_questions_with_a_rationale(
+    prepared, tiny_model, capsys
+):
     """`two` explains the odd questions alone."""
     parameters = prepared(
         tiny_model,
@@ -1015,6 +1017,8 @@ def test_a_student_that_only_reasons_learns_the_questions_with_a_rationale(prepa
         train__epochs=60,
     )
     train(parameters)
+    told = f"{ROWS // 2} of {ROWS} train questions have a target; with student.form before_answer"
+    assert told in capsys.readouterr().out
     assert not (CURVES / "plots/metrics/loss/answer.tsv").exists()
     assert curve("loss/two")[-1] < curve("loss/two")[0] / 10
     model, tokenizer = load_model(STUDENT, "float32")
@@ -1027,6 +1031,14 @@ def test_a_student_that_only_reasons_learns_the_questions_with_a_rationale(prepa
     assert student["accuracy"] == student["reasoned"]["accuracy"] and "direct" not in student
     [first, *_] = tables.read_table(tables.PREDICTIONS)
     assert "reasoning" in first and not any(name.startswith("direct") for name in first)
+
+
+def test_a_student_that_only_reasons_needs_a_rationale(prepared, tiny_model):
+    """The single question is not explained by `two`."""
+    changes = {"student__form": "before_answer", "student__direct": False}
+    weights = {"alpha": {"one": 0.0, "two": 1.0}, "saliency__weight": 0.0}
+    with pytest.raises(UserError, match="can be learnt; .*student.direct=true"):
+        train(prepared(tiny_model, rows=1, **changes, **weights))
 
 
 def test_a_student_of_another_form_always_answers_directly(prepared, tiny_model):

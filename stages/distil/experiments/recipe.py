@@ -14,7 +14,7 @@ from stages.distil.interface.errors import UserError, report_errors
 from stages.distil.interface.escaping import for_terminal
 from stages.distil.interface.parameters import Parameters
 from stages.distil.interface.paths import PARAMETERS
-from stages.distil.interface.settings import Settings, check_settings, load_settings, read_yaml
+from stages.distil.interface.settings import Settings, check_settings, read_yaml
 from stages.distil.storage.tables import write_text
 
 
@@ -30,7 +30,13 @@ def set_recipe(file: Path) -> None:
     Raises `UserError` if it is no recipe, or if the parameters do not fit together; params.yaml
     then stays as it is.
     """
-    recipe = load_settings(file, Recipe)
+    given = read_yaml(file)
+    if "changes" not in given:
+        found = ", ".join(map(str, given))[:200]
+        raise UserError(
+            f"{file}: no recipe: expected a list `changes`, found {found}; see configs/own.yaml"
+        )
+    recipe = check_settings(given, Recipe, file)
     before = read_yaml(PARAMETERS)
     with tempfile.TemporaryDirectory() as folder:
         changed = Path(folder) / PARAMETERS.name
