@@ -19,7 +19,7 @@ from ruamel.yaml import YAML, YAMLError
 from stages.distil.interface.errors import UserError, report_errors
 from stages.distil.interface.paths import LOCK
 from stages.distil.storage.result_files import explain_damage, number, read_points
-from stages.distil.storage.tables import METRICS
+from stages.distil.storage.tables import METRICS, PREDICTIONS, check_exists
 
 EXACT = ("fetch", "prepare")  # stages whose outputs are the same bytes on every machine
 STUDENT_TOLERANCE = 0.1  # of the accuracy of a student that learnt from the same bytes
@@ -33,6 +33,7 @@ T = TypeVar("T")
 
 def verify() -> None:
     """Compare dvc.lock and metrics.json of the working tree with those of the last commit."""
+    check_exists(PREDICTIONS)  # without a run, both are still the committed ones
     locks = _committed_and_current(LOCK)
     differences = compare_locks(*locks)
     metrics = _committed_and_current(METRICS)

@@ -13,6 +13,7 @@ from stages.distil.verification.verify import (
     compare_losses,
     compare_metrics,
     has_same_data,
+    verify,
     tolerance,
 )
 
@@ -138,3 +139,15 @@ def test_the_committed_accuracy_may_drop_by_the_margin_at_most(tmp_path, monkeyp
         check_gain(first)
     with pytest.raises(UserError, match="not committed at nowhere"):
         check_gain("nowhere")
+
+
+def test_a_clone_that_has_not_run_is_not_verified(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    subprocess.run(["git", "init", "-q"], check=True)
+    (tmp_path / "dvc.lock").write_text(LOCK)
+    commit(tmp_path, 0.6)
+    with pytest.raises(UserError, match=r"results/predictions.parquet: no such table; `dvc repro`"):
+        verify()
+    (tmp_path / "results/predictions.parquet").touch()
+    verify()
+    assert "verified" in capsys.readouterr().out
