@@ -13,8 +13,8 @@ from stages.distil.verification.verify import (
     compare_losses,
     compare_metrics,
     has_same_data,
-    verify,
     tolerance,
+    verify,
 )
 
 LOCK = """
