@@ -118,3 +118,21 @@ def test_only_packages_that_are_not_there_are_carried(monkeypatch):
     have = ["torch==2.11.0", "Typing_Extensions==4.1", "local @ file:///x", "-e ."]
     found = pack.missing_packages(["vllm==0.26.0"], have, ["torchv*"], "3.12")
     assert found == ["vllm==0.26.0", "xgrammar==1"]
+
+
+def test_a_package_that_does_not_suit_is_carried_anew_if_it_is_named(tmp_path, monkeypatch):
+    (tmp_path / "freeze.txt").write_text("torch==2.11.0\nsetuptools==81.0.0\n")
+    commands = []
+
+    def refuse(command, **_):
+        constraints = Path(command[command.index("--constraint") + 1]).read_text()
+        commands.append(constraints.splitlines())
+        return subprocess.CompletedProcess(command, 1, stdout="")
+
+    monkeypatch.setattr(subprocess, "run", refuse)
+    line = ["pack.py", "pack", "pieces", "vllm==0.26.0", "--have", str(tmp_path / "freeze.txt")]
+    for more in ([], ["--replace", "Setuptools"]):
+        monkeypatch.setattr(sys, "argv", [*line, *more])
+        with pytest.raises(SystemExit, match=r"pack.py: error: .*uv pip compile failed: exit code"):
+            pack.main()
+    assert commands == [["torch==2.11.0", "setuptools==81.0.0"], ["torch==2.11.0"]]

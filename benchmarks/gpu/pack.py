@@ -7,7 +7,9 @@ There, with any Python of that version that has pip:
     PYTHONPATH=packages:. python3 -m benchmarks.gpu.check
 `pack` resolves what the packages need besides those that are there, downloads the wheels, leaves
 out the files that --exclude names and the packages that --without names, and writes pieces with a
-manifest of their digests. It needs uv and pip, `unpack` the standard library and pip alone.
+manifest of their digests. If a package of the machine does not suit them, it ends with uv's reason;
+--replace names that package, so that another version is packed. It needs uv and pip, `unpack` the
+standard library and pip alone.
 """
 
 import argparse
@@ -23,6 +25,7 @@ import zipfile
 from collections.abc import Collection, Iterable, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
+from typing import Any
 
 PIECE = 60 * 2**20  # bytes
 MANIFEST = "manifest.json"
@@ -30,6 +33,14 @@ GLIBC = 35  # 2.35, that of Ubuntu 22.04; wheels for an older one run too
 PLATFORMS = [f"manylinux_2_{version}_x86_64" for version in range(GLIBC, 4, -1)]
 PLATFORMS += ["manylinux2014_x86_64", "manylinux2010_x86_64", "manylinux1_x86_64"]
 EXCLUDED = ["vllm/vllm_flash_attn/_vllm_fa2_C*"]  # 130 MB; Hopper GPUs use _vllm_fa3_C
+
+
+def call(command: Sequence[str], **options: Any) -> str:
+    """Return what a command prints; end the program if it fails, which has said why."""
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, **options)
+    if done.returncode:
+        sys.exit(f"pack.py: error: {' '.join(command[:3])} failed: exit code {done.returncode}")
+    return done.stdout
 
 
 def package_names(requirements: Iterable[str]) -> dict[str, str]:
@@ -52,10 +63,8 @@ def missing_packages(
         command = [str(Path(sys.executable).with_name("uv")), "pip", "compile", "-", "--quiet"]
         command += ["--no-header", "--no-annotate", "--constraint", str(constraints)]
         command += ["--python-version", python, "--python-platform", f"x86_64-manylinux_2_{GLIBC}"]
-        text = "\n".join(wanted)
-        done = subprocess.run(command, input=text, stdout=subprocess.PIPE, text=True, check=True)
+        resolved = package_names(call(command, input="\n".join(wanted)).splitlines())
     left_out = [*package_names(have), *without]
-    resolved = package_names(done.stdout.splitlines())
     return [
         line
         for name, line in resolved.items()
@@ -68,7 +77,7 @@ def download(packages: Sequence[str], python: str, folder: Path) -> None:
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:"]
     command += ["--python-version", python, "--dest", str(folder), "--quiet"]
     command += [word for platform in PLATFORMS for word in ("--platform", platform)]
-    subprocess.run([*command, *packages], check=True)
+    call([*command, *packages])
 
 
 def slim(wheel: Path, excluded: Sequence[str]) -> list[str]:
@@ -137,12 +146,13 @@ def install(wheels: Sequence[Path], target: Path) -> None:
     """Install wheels into a folder for PYTHONPATH, with pip and nothing from an index."""
     command = [sys.executable, "-m", "pip", "install", "--no-index", "--no-deps", "--no-compile"]
     command += ["--quiet", "--target", str(target), *map(str, wheels)]
-    subprocess.run(command, check=True)
+    call(command)
 
 
 def pack(arguments: argparse.Namespace) -> None:
     """Resolve, download, leave out and split."""
-    have = arguments.have.read_text(encoding="utf-8").splitlines()
+    there = package_names(arguments.have.read_text(encoding="utf-8").splitlines())
+    have = [line for name, line in there.items() if name not in package_names(arguments.replace)]
     packages = missing_packages(arguments.packages, have, arguments.without, arguments.python)
     with tempfile.TemporaryDirectory() as folder:
         download(packages, arguments.python, Path(folder))
@@ -175,6 +185,9 @@ def main() -> None:
     packing.add_argument("--python", default="3.12", help="its version (%(default)s)")
     packing.add_argument(
         "--without", nargs="*", default=[], help="packages to leave out, such as nvidia-*"
+    )
+    packing.add_argument(
+        "--replace", nargs="*", default=[], help="packages of the machine to pack anew"
     )
     packing.add_argument("--exclude", nargs="*", default=EXCLUDED, help="files of wheels")
     unpacking = commands.add_parser("unpack")
