@@ -4,7 +4,8 @@ The published split gives answers away: most of its test puzzles are in train to
 person asked. This reads a folder with train.jsonl and test.jsonl, and draws new puzzles in the
 wording of the test questions: what each person holds at the start, the three swaps (no two in a row
 are the same, as there) and who is asked are drawn by the seed, and a puzzle that occurs in train,
-whoever is asked there, is drawn again. It writes a folder with the same train.jsonl and the new
+whoever is asked there, is drawn again. Options stand in the order in which Alice, Bob and Claire
+hold them at the start, as there. It writes a folder with the same train.jsonl and the new
 test.jsonl:
 
     .venv/bin/python -m benchmarks.shuffled ../shared/datasets/shuffled .cache/shuffled
@@ -89,7 +90,7 @@ def redraw(row: dict, seen: set[Puzzle], draw: random.Random) -> dict:
         worded = _word(question, options, start, pairs, person)
         if read(worded, options) != puzzle:
             raise WordingError(question)
-        return {"question": worded, "options": options, "answer": puzzle.end()[person]}
+        return {"question": worded, "options": list(start), "answer": puzzle.end()[person]}
     raise UserError(f"train has too many of the puzzles with {', '.join(options)}")
 
 

@@ -14,7 +14,7 @@ REPORT = Path("results/report.html")
 
 def report(parameters: Parameters) -> None:
     """Write the page."""
-    results = read_results(parameters.teachers, parameters.data.name, TRAINING)
+    results = read_results(parameters, TRAINING)
     tables.write_text(REPORT, page(parameters, results))
 
 

@@ -47,6 +47,7 @@ def test_fresh_puzzles_are_not_in_train_and_their_answers_are_right(tmp_path, mo
         puzzle = read(fresh["question"], HATS)
         person = next(p for p in PEOPLE if f"dry, {p} wears" in fresh["question"])
         assert puzzle != known and puzzle.end()[person] == fresh["answer"]
+        assert tuple(fresh["options"]) == puzzle.start
         assert all(one != other for one, other in zip(puzzle.swaps, puzzle.swaps[1:], strict=False))
     assert shuffled.main() == 0
     assert (tmp_path / "out/test.jsonl").read_text() == text
@@ -58,4 +59,6 @@ def test_the_published_questions_are_read_right():
         pytest.skip(f"{folder} does not exist")
     for row in shuffled.load(folder / "train.jsonl") + shuffled.load(folder / "test.jsonl"):
         person = shuffled.ASKED.fullmatch(row["question"])["person"]
-        assert read(row["question"], row["options"]).end()[person] == row["answer"]
+        puzzle = read(row["question"], row["options"])
+        assert puzzle.end()[person] == row["answer"]
+        assert tuple(row["options"]) == puzzle.start

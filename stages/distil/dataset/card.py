@@ -118,8 +118,8 @@ def _targets(parameters: Parameters, total: int) -> str:
     source = f"'{tables.distill_table('train')}/*.parquet'"
     counts = dict(
         duckdb.execute(
-            f"SELECT r.teacher, count(*) FROM (SELECT unnest(rationales) AS r FROM {source}) "
-            "GROUP BY r.teacher"
+            f"SELECT r.teacher, count(DISTINCT id) FROM (SELECT id, unnest(rationales) AS r "
+            f"FROM {source}) GROUP BY r.teacher"
         ).fetchall()
     )
     salient = _select_one(f"SELECT count(*) FROM {source} WHERE len(saliency) > 0")

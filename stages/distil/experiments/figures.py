@@ -15,7 +15,7 @@ from stages.distil.experiments.compare import changed_questions, read_prediction
 from stages.distil.experiments.plan import MAIN, Figure, Grid, Run, plan
 from stages.distil.experiments.points import Point, table
 from stages.distil.experiments.queue import execute, finished
-from stages.distil.interface.errors import report_errors
+from stages.distil.interface.errors import UserError, report_errors
 from stages.distil.interface.escaping import for_markdown
 from stages.distil.interface.settings import load_settings
 from stages.distil.reporting.plots import draw_methods, draw_sweep
@@ -43,6 +43,7 @@ def write_figures(grid: Grid, runs: list[Run], folder: Path) -> None:
         for run in runs:
             if run.figure == title:
                 grouped.setdefault((run.method, run.value), []).append(run)
+        check_questions(title, grouped, answers)
         points = [
             Point(
                 *key,
@@ -72,14 +73,32 @@ def write_figures(grid: Grid, runs: list[Run], folder: Path) -> None:
     print(f"\n{len(texts)} files in {folder}/")
 
 
+def check_questions(
+    title: str,
+    grouped: dict[tuple[str, float | str | None], list[Run]],
+    answers: dict[str, TableRows],
+) -> None:
+    """Raise `UserError` unless all runs of a figure answered the same questions, value by value."""
+    first: dict[float | str | None, Run] = {}
+    for (_, value), by_seed in grouped.items():
+        for run in by_seed:
+            other = first.setdefault(value, run)
+            try:
+                changed_questions(answers[run.digest], answers[other.digest])
+            except UserError as error:
+                raise UserError(
+                    f"figure {title}: A, {run.name}, and B, {other.name}: {error}"
+                ) from None
+
+
 def draw(figure: Figure, rows: TableRows) -> str:
     """Return a figure as SVG: one row per method, or lines over the values of a parameter."""
     seeds = len(figure.seeds)
-    over = f"over {seeds} seeds (dots)" if seeds > 1 else "over test questions"
+    over = f"over {seeds} seeds and test questions" if seeds > 1 else "over test questions"
     title = f"test accuracy, 95 % interval {over}"
     if figure.parameter:
         return draw_sweep(rows, figure.parameter, title)
-    return draw_methods(rows, title)
+    return draw_methods(rows, f"{title}; dots: seeds" if seeds > 1 else title)
 
 
 def _print_table(title: str, figure: Figure, rows: TableRows) -> None:
@@ -115,8 +134,6 @@ def case_study(grid: Grid, answers: dict[str, list[TableRows]]) -> str:
     """
     method, baseline = grid.case, grid.baseline
     ours, theirs = answers[method], answers[baseline]
-    for a, b in zip(ours, theirs, strict=True):
-        changed_questions(a, b)  # raises if the questions differ
     wins = [
         sum(a[n]["correct"] - b[n]["correct"] for a, b in zip(ours, theirs, strict=True))
         for n in range(len(ours[0]))

@@ -31,6 +31,11 @@ MAIN = "methods"  # the figure that compares all methods; metrics.json and cases
 Value = int | float | str | list[str]
 
 
+def label(value: Value) -> float | str | None:
+    """Return a parameter's value as a figure shows it: a list by its length."""
+    return len(value) if isinstance(value, list) else value
+
+
 class Figure(Settings):
     """Methods over seeds, and over the values of a parameter if one is named."""
 
@@ -43,6 +48,9 @@ class Figure(Settings):
     def _has_values(self) -> "Figure":
         if (self.parameter is None) != (not self.values):
             raise ValueError("`parameter` and `values` must be set together")
+        labels = [label(value) for value in self.values]
+        if len(set(labels)) < len(labels):
+            raise ValueError("two `values` are shown as the same number; a list is by its length")
         return self
 
 
@@ -130,8 +138,8 @@ def plan(grid: Grid) -> list[Run]:
                     where = f"figure {title}, method {method}"
                     parameters = _apply_changes(changes, original, where)
                     digests[changes] = run_digest(parameters), parameters.data.name
-                label = len(value) if isinstance(value, list) else value
-                runs.append(Run(title, method, label, seed, changes, *digests[changes]))
+                shown = None if value is None else label(value)
+                runs.append(Run(title, method, shown, seed, changes, *digests[changes]))
     return runs
 
 

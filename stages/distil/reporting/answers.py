@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from stages.distil.language.answers import parse_answer, same
+from stages.distil.language.answers import is_correct, parse_answer
 
 Row = dict[str, Any]
 WAYS = {"direct": "student, directly", "voted": "student, by vote"}  # by the columns' prefix
@@ -124,7 +124,7 @@ def _student(row: Row) -> Said:
 
 def _teacher(name: str, text: str, row: Row) -> Said:
     answer = parse_answer(text, row["options"])
-    right = same(answer, row["answer"], row["options"])
+    right = is_correct(text, row)
     return Said(name, answer, right, "" if text.strip() == answer else text)
 
 

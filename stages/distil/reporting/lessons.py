@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 
 from stages.distil.evaluation.salient_words import Scored, pieces
 from stages.distil.interface.method import STATUSES, Saliency
+from stages.distil.interface.parameters import Parameters
 from stages.distil.language.words import salient_words
 from stages.distil.reporting.data_counts import read_questions
 from stages.distil.storage import tables
@@ -46,11 +47,13 @@ class Written:
 
 @dataclass(frozen=True)
 class Taught:
-    """How many train questions are taught, with which rationales, and with how many salient words.
+    """What the student is taught of the train questions, of which there are `train`.
 
-    `rationales` counts them by teacher and status; `words` counts questions.
+    `questions` have a target; `rationales` are counted by teacher and status, and `words` counts
+    the questions that have salient words.
     """
 
+    train: int
     questions: int
     rationales: Counter[tuple[str, str]]
     words: int
@@ -96,25 +99,40 @@ def quantiles(tokens: Counter[int]) -> dict[str, float]:
     return {"median": statistics.median(lengths), "most": most}
 
 
-def count_taught() -> Taught:
-    """Count the targets of the train questions; memory holds a row group."""
+def count_taught(parameters: Parameters) -> Taught:
+    """Count the targets of the train questions that have a weight; memory holds a row group.
+
+    A student that reasons first is taught sound rationales alone, and needs one of each question
+    unless it learns to answer directly too.
+    """
+    student = parameters.student
+    weighted = [t for t in parameters.teachers if parameters.teacher_weight(t)]
+    statuses = ["ok"] if student.reasons else list(STATUSES)
     rationales: Counter[tuple[str, str]] = Counter()
-    questions = words = 0
+    train = questions = words = 0
     folder = tables.distill_table("train")
     tables.check_exists(folder)
     for file in sorted(folder.glob("*.parquet")):
         for group in tables.scan_row_groups(file, ["rationales", "saliency"]):
-            questions += len(group)
-            words += pc.sum(pc.greater(pc.list_value_length(group["saliency"]), 0)).as_py() or 0
-            for chunk in group["rationales"].chunks:
-                listed = chunk.flatten()
-                named = zip(
-                    listed.field("teacher").to_pylist(),
-                    listed.field("status").to_pylist(),
-                    strict=True,
-                )
-                rationales.update(named)
-    return Taught(questions, rationales, words)
+            lists = group["rationales"].combine_chunks()
+            listed = zip(
+                pc.list_parent_indices(lists).to_pylist(),
+                lists.flatten().field("teacher").to_pylist(),
+                lists.flatten().field("status").to_pylist(),
+                strict=True,
+            )
+            kept = [
+                (row, (name, s)) for row, name, s in listed if name in weighted and s in statuses
+            ]
+            rationales.update(kind for _, kind in kept)
+            with_words = pc.greater(pc.list_value_length(group["saliency"]), 0).to_pylist()
+            if not parameters.saliency.weight:
+                with_words = []
+            rows = {row for row, _ in kept} | {n for n, there in enumerate(with_words) if there}
+            train += len(group)
+            words += sum(with_words)
+            questions += len(group) if student.direct else len(rows)
+    return Taught(train, questions, rationales, words)
 
 
 def shade(scored: Scored, saliency: Saliency, teachers: dict[str, list[Row]]) -> Iterator[Row]:

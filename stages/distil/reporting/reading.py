@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from stages.distil.evaluation.salient_words import Scored, scan_scored
+from stages.distil.interface.parameters import Parameters
 from stages.distil.reporting.curves import Curves, read_curves, read_summary, read_tokens
 from stages.distil.reporting.data_counts import DataCounts, count_data
 from stages.distil.reporting.failures import Failures, find_failures
@@ -53,8 +54,8 @@ class Results:
     methods: list[Methods]
 
 
-def read_results(teachers: list[str], data: str, training: Path) -> Results:
-    """Read the results of a run on a data set; memory holds a block of each table.
+def read_results(parameters: Parameters, training: Path) -> Results:
+    """Read the results of a run; memory holds a block of each table.
 
     `training` is the folder of the training's curves. Raises `UserError` if a stage has not run.
     """
@@ -65,7 +66,7 @@ def read_results(teachers: list[str], data: str, training: Path) -> Results:
     scored = next((_first(block, TAUGHT) for block in scan_scored()), NOTHING_SCORED)
     answered = [row["id"] for row in predictions + failures.confident]
     shown = pa.array(answered + scored.ids, pa.string())
-    methods = read_methods(tables.FIGURES, data)
+    methods = read_methods(tables.FIGURES, parameters.data.name)
     compared = {
         row["method"] for scale in methods for rows, _ in scale.figures.values() for row in rows
     }
@@ -74,8 +75,8 @@ def read_results(teachers: list[str], data: str, training: Path) -> Results:
         failures=failures,
         predictions=predictions,
         runs=read_runs(tables.FIGURES / "runs", compared, predictions),
-        teachers={name: read_written(name, shown) for name in teachers},
-        taught=count_taught(),
+        teachers={name: read_written(name, shown) for name in parameters.teachers},
+        taught=count_taught(parameters),
         scored=scored,
         curves=read_curves(training / "plots/metrics"),
         summary=read_summary(training / "metrics.json"),

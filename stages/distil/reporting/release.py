@@ -127,30 +127,26 @@ def model_card(
     }
     origin = data.model_dump(mode="json", exclude_none=True)
     rows = [("student", metrics["student"])]
-    rows += [(name, score) for name, score in metrics["teachers"].items() if "accuracy" in score]
+    teachers_scores = metrics["teachers"].items()
+    rows += [
+        (f"{name}, zero-shot", score) for name, score in teachers_scores if "accuracy" in score
+    ]
     scores = [
-        f"| {name} | {s['accuracy']:.3f} | {s['low']:.3f} to {s['high']:.3f} |" for name, s in rows
+        f"| {name} | {s['accuracy']:.3f} | {s['low']:.3f} to {s['high']:.3f} | {s['questions']} |"
+        for name, s in rows
     ]
     lines = "\n".join
     licence = for_markdown(data.licence or "not stated")
-    loss = "Σ α L_rationale + λ L_saliency"
-    if student.direct:
-        loss = f"L_answer + {loss}"
-    if parameters.soft_labels.teacher:
-        loss += " + w L_soft"
-    if parameters.train.mutual_information:
-        loss += " + β L_MI"
     return f"""---
 {head}
 ---
 
 # Student{" of " if teachers else ""}{", ".join(parameters.teachers)} on {parameters.data.name}
 
-`{student.model}` ({_origin(base)}), taught answers, teachers' rationales and salient words at once:
-L = {loss}.
+`{student.model}` ({_origin(base)}), {_training(parameters)}.
 
-| {metrics["student"]["questions"]} test questions | accuracy | 95 % interval |
-|---|---|---|
+| model | accuracy | 95 % interval | test questions |
+|---|---|---|---|
 {lines(scores)}
 
 ## How to ask it
@@ -190,6 +186,22 @@ The student derives from its base model and learnt from the teachers' texts and 
 the licences of all of them apply. Data: {licence}. The models' own cards
 state theirs.
 """
+
+
+def _training(parameters: Parameters) -> str:
+    """Return how the student was trained: the terms of its loss."""
+    train = parameters.train
+    if train.epochs == 0:
+        return "not trained"
+    terms = {
+        "L_answer": parameters.student.direct,
+        "Σ α L_rationale": any(map(parameters.teacher_weight, parameters.teachers)),
+        "γ L_reasoned-answer": train.reasoned_answer,
+        "λ L_saliency": parameters.saliency.weight,
+        "w L_soft": parameters.soft_labels.teacher,
+        "β L_MI": train.mutual_information,
+    }
+    return f"trained with L = {' + '.join(term for term, there in terms.items() if there)}"
 
 
 def _origin(model: Model) -> str:

@@ -29,7 +29,7 @@ def print_summary() -> None:
             rate = f"{timing['answers'] / timing['seconds']:.1f}" if is_measured else ""
             scores = f"{entry['accuracy']:8.3f}  {interval:15} {size:>10} {share:>10}"
             print(f"{label:28} {scores} {rate:>9}")
-    print(f"{student['questions']} test questions")
+    print(f"the student answered {student['questions']} test questions")
     _print_student(student)
     print()
     for name, entry in metrics["teachers"].items():

@@ -3,11 +3,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 from scipy import stats
 from scipy.special import expit
 
-from stages.distil.experiments.figures import case_study, draw
-from stages.distil.experiments.plan import Figure, Grid
+from stages.distil.experiments.figures import case_study, check_questions, draw
+from stages.distil.experiments.plan import Figure, Grid, Run
 from stages.distil.experiments.points import (
     Estimate,
     Point,
@@ -238,6 +239,24 @@ def answered(marks: str) -> list[dict]:
         }
         for n, mark in enumerate(marks)
     ]
+
+
+def test_runs_of_a_figure_must_have_answered_the_same_questions():
+    runs = [Run("methods", "plain", v, 0, (), f"{v}{n}", "kinship") for v in (1, 2) for n in (0, 1)]
+    grouped = {("plain", 1): runs[:2], ("plain", 2): runs[2:]}
+    other = [row | {"question": "Another?"} for row in answered("01")]
+    same = {"10": answered("01"), "11": answered("11"), "20": other, "21": other}
+    check_questions("methods", grouped, same)
+    for wrong in (other, answered("011")):
+        message = "figure methods: A, plain-2-0-21, and B, plain-2-0-20: .*same test questions"
+        with pytest.raises(UserError, match=message):
+            check_questions("methods", grouped, same | {"21": wrong})
+
+
+@pytest.mark.parametrize("values", [[["one"], ["two"]], [0.5, 0.5], [1, ["one"]]])
+def test_values_that_a_figure_would_show_alike_are_refused(values):
+    with pytest.raises(ValidationError, match="two `values` are shown as the same number"):
+        Figure(parameter="teachers", values=values)
 
 
 def test_the_case_study_shows_where_methods_differ_most():

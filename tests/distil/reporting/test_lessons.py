@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stages.distil.interface.method import STATUSES
+from stages.distil.interface.parameters import load_parameters
 from stages.distil.reporting.lessons import EXAMPLES, MEANINGS, count_taught, quantiles
 from stages.distil.reporting.lessons import read_written as read
 from stages.distil.storage import tables
@@ -63,29 +64,44 @@ def test_the_first_rationales_of_each_status_come_with_their_questions(tmp_path,
     assert (wrong["answer"], wrong["own"]) == (asked[1]["answer"], "blue")
 
 
-def test_what_was_taught_is_counted_by_teacher_and_status(tmp_path, monkeypatch):
+REASONS = {"student/form": "before_answer", "student/direct": False}
+OK, CUT = ("oracle", "ok"), ("human", "truncated")
+
+
+@pytest.mark.parametrize(
+    ("changes", "questions", "words", "rationales"),
+    [
+        ({}, 3, 2, {OK: 1, CUT: 1, ("human", "ok"): 1}),
+        ({"alpha": 0, "saliency/weight": 0}, 3, 0, {}),
+        ({"alpha": {"oracle": 0.5, "human": 0}}, 3, 2, {OK: 1}),
+        (REASONS, 3, 2, {OK: 1, ("human", "ok"): 1}),
+        (REASONS | {"saliency/weight": 0}, 2, 0, {OK: 1, ("human", "ok"): 1}),
+        (
+            REASONS | {"saliency/weight": 0, "student/direct": True},
+            3,
+            0,
+            {OK: 1, ("human", "ok"): 1},
+        ),
+    ],
+)
+def test_what_has_a_weight_is_counted_by_teacher_and_status(
+    tmp_path, monkeypatch, write_params, changes, questions, words, rationales
+):
     monkeypatch.chdir(tmp_path)
     schema = tables.SCHEMAS[tables.DISTILL]
-    rationales = [
-        [("big", "ok"), ("small", "truncated")],
-        [("small", "ok")],
-        [],
-    ]
+    written = [[OK, CUT], [("human", "ok")], []]
     rows = [
         {
             **{key: question(n)[key] for key in ("id", "question", "options", "answer")},
             "rationales": [{"teacher": t, "text": "x", "status": s} for t, s in listed],
             "saliency": ["red"] * (n > 0),
         }
-        for n, listed in enumerate(rationales)
+        for n, listed in enumerate(written)
     ]
     table = pa.Table.from_pylist(rows, schema=schema)
     tables.write_shards(tables.distill_table("train"), [table.slice(0, 1), table.slice(1)], schema)
-    taught = count_taught()
-    assert taught.questions == 3
-    assert taught.words == 2
-    assert taught.rationales == {
-        ("big", "ok"): 1,
-        ("small", "ok"): 1,
-        ("small", "truncated"): 1,
-    }
+    taught = count_taught(
+        load_parameters(write_params({"teachers": ["oracle", "human"]} | changes))
+    )
+    assert (taught.train, taught.questions, taught.words) == (3, questions, words)
+    assert taught.rationales == rationales

@@ -34,7 +34,7 @@ def test_methods_are_read_only_for_their_own_data_set(tmp_path):
     of = {"methods": ["arc"], "alpha": ["kinship"], "data": ["arc", "kinship"]}
     (tmp_path / "figures/tiny").mkdir(parents=True)
     (tmp_path / "figures/tiny/data.json").write_text(json.dumps(of))
-    for name in of:
+    for name in (*of, "renamed since"):
         (tmp_path / f"figures/tiny/{name}.csv").write_text("\n".join([COLUMNS, *ROWS]))
         (tmp_path / f"figures/tiny/{name}.svg").write_text("<svg></svg>")
     shown = {

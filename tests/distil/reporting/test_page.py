@@ -101,7 +101,7 @@ def results() -> Results:
                 examples={"truncated": [example(0, "truncated", "sho", question=EVIL)]},
             ),
         },
-        taught=Taught(2, Counter({("qwen-coder-1b5", "ok"): 1}), 2),
+        taught=Taught(2, 2, Counter({("qwen-coder-1b5", "ok"): 1}), 2),
         scored=scored(
             ("<img src=x> is red", [0.5, 0.1, 0.2, 1.0, -2.0], "red"),
             ("x y", [1, 0], EVIL),

