@@ -19,6 +19,7 @@ FILES = {
     "stand_in-1.0.dist-info/METADATA": b"Metadata-Version: 2.1\nName: stand-in\nVersion: 1.0\n",
     "stand_in-1.0.dist-info/WHEEL": b"Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: any\n",
 }
+OUTPUT = "--output-file"
 RECORD = "stand_in-1.0.dist-info/RECORD"
 
 
@@ -104,35 +105,31 @@ def test_pieces_without_a_manifest_are_refused(pieces, tmp_path):
         pack.join(folder, tmp_path / "joined")
 
 
-def test_only_packages_that_are_not_there_are_carried(monkeypatch):
+def test_only_packages_that_are_missing_or_do_not_suit_are_carried(monkeypatch):
     def resolve(command, **settings):
         assert settings["input"] == "vllm==0.26.0"
-        constraints = Path(command[command.index("--constraint") + 1]).read_text()
-        assert constraints == "torch==2.11.0\nTyping_Extensions==4.1\n"
-        text = (
-            "torch==2.11.0\nvllm==0.26.0\ntyping-extensions==4.1\ntorchvision==0.26\nxgrammar==1\n"
+        files = {key: Path(command[command.index(key) + 1]) for key in ("--constraint", OUTPUT)}
+        assert files["--constraint"].read_text() == "torch==2.11.0\n"
+        assert files[OUTPUT].read_text() == (
+            "torch==2.11.0\nTyping_Extensions==4.1\nsetuptools==81.0\n"
         )
-        return subprocess.CompletedProcess(command, 0, stdout=text)
+        files[OUTPUT].write_text(
+            "torch==2.11.0\nvllm==0.26.0\ntyping-extensions==4.1\ntorchvision==0.26\nxgrammar==1\n"
+            "setuptools==80.0\n"
+        )
+        return subprocess.CompletedProcess(command, 0, stdout="")
 
     monkeypatch.setattr(subprocess, "run", resolve)
-    have = ["torch==2.11.0", "Typing_Extensions==4.1", "local @ file:///x", "-e ."]
-    found = pack.missing_packages(["vllm==0.26.0"], have, ["torchv*"], "3.12")
-    assert found == ["vllm==0.26.0", "xgrammar==1"]
+    have = ["torch==2.11.0", "Typing_Extensions==4.1", "setuptools==81.0", "local @ file:///x"]
+    found = pack.missing_packages(["vllm==0.26.0"], [*have, "-e ."], ["torch"], ["torchv*"], "3.12")
+    assert found == ["vllm==0.26.0", "xgrammar==1", "setuptools==80.0"]
 
 
-def test_a_package_that_does_not_suit_is_carried_anew_if_it_is_named(tmp_path, monkeypatch):
-    (tmp_path / "freeze.txt").write_text("torch==2.11.0\nsetuptools==81.0.0\n")
-    commands = []
-
-    def refuse(command, **_):
-        constraints = Path(command[command.index("--constraint") + 1]).read_text()
-        commands.append(constraints.splitlines())
-        return subprocess.CompletedProcess(command, 1, stdout="")
-
-    monkeypatch.setattr(subprocess, "run", refuse)
+def test_packages_that_cannot_be_resolved_end_in_one_line(tmp_path, monkeypatch):
+    (tmp_path / "freeze.txt").write_text("torch==2.11.0\n")
+    failed = subprocess.CompletedProcess([], 1, stdout="")
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: failed)
     line = ["pack.py", "pack", "pieces", "vllm==0.26.0", "--have", str(tmp_path / "freeze.txt")]
-    for more in ([], ["--replace", "Setuptools"]):
-        monkeypatch.setattr(sys, "argv", [*line, *more])
-        with pytest.raises(SystemExit, match=r"pack.py: error: .*uv pip compile failed: exit code"):
-            pack.main()
-    assert commands == [["torch==2.11.0", "setuptools==81.0.0"], ["torch==2.11.0"]]
+    monkeypatch.setattr(sys, "argv", line)
+    with pytest.raises(SystemExit, match=r"pack.py: error: .*uv pip compile failed: exit code 1"):
+        pack.main()

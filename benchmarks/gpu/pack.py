@@ -7,9 +7,9 @@ There, with any Python of that version that has pip:
     PYTHONPATH=packages:. python3 -m benchmarks.gpu.check
 `pack` resolves what the packages need besides those that are there, downloads the wheels, leaves
 out the files that --exclude names and the packages that --without names, and writes pieces with a
-manifest of their digests. If a package of the machine does not suit them, it ends with uv's reason;
---replace names that package, so that another version is packed. It needs uv and pip, `unpack` the
-standard library and pip alone.
+manifest of their digests. Packages of the machine whose versions do not suit are packed too, but
+for those that --keep names: if these do not suit, it ends with uv's reason. It needs uv and pip,
+`unpack` the standard library and pip alone.
 """
 
 import argparse
@@ -53,23 +53,39 @@ def package_names(requirements: Iterable[str]) -> dict[str, str]:
 
 
 def missing_packages(
-    wanted: Sequence[str], have: Sequence[str], without: Collection[str], python: str
+    wanted: Sequence[str],
+    have: Sequence[str],
+    keep: Collection[str],
+    without: Collection[str],
+    python: str,
 ) -> list[str]:
-    """Return the pinned packages that `wanted` needs besides those of a `pip freeze`."""
+    """Return the pinned packages that `wanted` needs besides those of a `pip freeze`.
+
+    A package of the machine stays if its version suits; another version of it is carried if not,
+    but of those that match `keep`.
+    """
+    there = {name: line for name, line in package_names(have).items() if "==" in line}
+    kept = [line for name, line in there.items() if any(fnmatch(name, p) for p in keep)]
     with tempfile.TemporaryDirectory() as folder:
-        pinned = [line for line in have if "==" in line and not line.startswith(("-", "#"))]
-        constraints = Path(folder, "have.txt")
-        constraints.write_text("".join(f"{line}\n" for line in pinned), encoding="utf-8")
+        constraints, resolved = Path(folder, "keep.txt"), Path(folder, "resolved.txt")
+        constraints.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+        # uv prefers the versions that its output file has.
+        resolved.write_text("".join(f"{line}\n" for line in there.values()), encoding="utf-8")
         command = [str(Path(sys.executable).with_name("uv")), "pip", "compile", "-", "--quiet"]
         command += ["--no-header", "--no-annotate", "--constraint", str(constraints)]
         command += ["--python-version", python, "--python-platform", f"x86_64-manylinux_2_{GLIBC}"]
-        resolved = package_names(call(command, input="\n".join(wanted)).splitlines())
-    left_out = [*package_names(have), *without]
+        call([*command, "--output-file", str(resolved)], input="\n".join(wanted))
+        needed = package_names(resolved.read_text(encoding="utf-8").splitlines())
     return [
         line
-        for name, line in resolved.items()
-        if not any(fnmatch(name, pattern) for pattern in left_out)
+        for name, line in needed.items()
+        if _version(line) != _version(there.get(name, ""))
+        and not any(fnmatch(name, pattern) for pattern in without)
     ]
+
+
+def _version(line: str) -> str:
+    return line.partition("==")[2]
 
 
 def download(packages: Sequence[str], python: str, folder: Path) -> None:
@@ -151,9 +167,10 @@ def install(wheels: Sequence[Path], target: Path) -> None:
 
 def pack(arguments: argparse.Namespace) -> None:
     """Resolve, download, leave out and split."""
-    there = package_names(arguments.have.read_text(encoding="utf-8").splitlines())
-    have = [line for name, line in there.items() if name not in package_names(arguments.replace)]
-    packages = missing_packages(arguments.packages, have, arguments.without, arguments.python)
+    have = arguments.have.read_text(encoding="utf-8").splitlines()
+    packages = missing_packages(
+        arguments.packages, have, arguments.keep, arguments.without, arguments.python
+    )
     with tempfile.TemporaryDirectory() as folder:
         download(packages, arguments.python, Path(folder))
         wheels = sorted(Path(folder).glob("*.whl"))
@@ -187,7 +204,7 @@ def main() -> None:
         "--without", nargs="*", default=[], help="packages to leave out, such as nvidia-*"
     )
     packing.add_argument(
-        "--replace", nargs="*", default=[], help="packages of the machine to pack anew"
+        "--keep", nargs="*", default=["torch"], help="packages of the machine to keep (%(default)s)"
     )
     packing.add_argument("--exclude", nargs="*", default=EXCLUDED, help="files of wheels")
     unpacking = commands.add_parser("unpack")

@@ -247,7 +247,7 @@ def test_runs_of_a_figure_must_have_answered_the_same_questions():
     other = [row | {"question": "Another?"} for row in answered("01")]
     same = {"10": answered("01"), "11": answered("11"), "20": other, "21": other}
     check_questions("methods", grouped, same)
-    for wrong in (other, answered("011")):
+    for wrong in (answered("01"), other + answered("1")):
         message = "figure methods: A, plain-2-0-21, and B, plain-2-0-20: .*same test questions"
         with pytest.raises(UserError, match=message):
             check_questions("methods", grouped, same | {"21": wrong})
