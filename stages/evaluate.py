@@ -56,17 +56,17 @@ def evaluate(parameters: Parameters) -> None:
     rows = tables.scan_table(tables.distill_table("train"), tables.SCHEMAS[tables.DISTILL])
     taught = zip(read_taught(window), rows, strict=True)
     explained = [
-        Explained(samples, row["saliency"], _taught_rationales(row, teachers, reasons))
+        Explained(samples, row["saliency"], _taught_rationales(row, parameters))
         for samples, row in islice(taught, parameters.evaluate.explained)
     ]
     if reasons:
         longest = parameters.evaluate.reasoning_tokens
-        explanations = reasoning_scores(student, explained, window, longest)
+        taught_by = [name for name in teachers if parameters.teacher_weight(name)]
+        explanations = reasoning_scores(student, explained, taught_by, window, longest)
     else:
         explanations = explanation_scores(student, explained, teachers, window)
     total = _student_metrics(parameters)
-    if seconds is not None:
-        keep_rate("student", total["questions"], seconds)
+    keep_rate("student", total["questions"], seconds)
     classes = by_class(_predicted("correct"), _predicted("answer"))
     size = count_parameters(STUDENT)
     metrics: dict[str, Any] = {
@@ -91,19 +91,18 @@ def evaluate(parameters: Parameters) -> None:
     )
 
 
-def _taught_rationales(
-    row: dict[str, Any], teachers: Sequence[str], reasons: bool
-) -> list[tuple[str, str]]:
-    """Return teacher and text of the rationales that the student was taught of a train question."""
+def _taught_rationales(row: dict[str, Any], parameters: Parameters) -> list[tuple[str, str]]:
+    """Return teacher and text of a train question's rationales, in the order of their branches."""
     return [
         (rationale["teacher"], rationale["text"])
         for rationale in row["rationales"]
-        if rationale["teacher"] in teachers and (not reasons or rationale["status"] == OK)
+        if rationale["teacher"] in parameters.teachers
+        and (not parameters.student.reasons or rationale["status"] == OK)
     ]
 
 
 def _answer(student: "StudentModel", window: "Window", parameters: Parameters) -> float | None:
-    """Write the student's answers to the test questions; return the seconds that they took.
+    """Write the student's answers to the test questions; return the seconds of the main way.
 
     It answers in each way that it has learnt. If some of its texts are those of a run that was
     killed, the seconds are None.
@@ -136,13 +135,14 @@ def _answer(student: "StudentModel", window: "Window", parameters: Parameters) -
         for part in in_parts(questions, PART):
             asked = [each for _, each in part]
             start = time.monotonic()
+            reasoned = reasoning.answer(asked) if reasons else []
+            reasoned_at = time.monotonic()
             direct = (
                 answer_questions(student, asked, window, settings.max_tokens, shared)
                 if directly
                 else []
             )
-            reasoned = reasoning.answer(asked) if reasons else []
-            seconds += time.monotonic() - start
+            seconds += (reasoned_at if reasons else time.monotonic()) - start
             if reasons:
                 after = score_after_reasoning(student, asked, reasoned, window, longest)
                 draws = [
@@ -189,8 +189,10 @@ def _voted(answers: Sequence[str], question: "Asked") -> dict[str, Any]:
 
     Texts without an answer, or with none of the options, do not vote.
     """
-    votes = [vote for text in answers if (vote := parse_answer(text, question.options))]
-    voted = most_frequent(votes, question.options) or ""
+    options = question.options
+    read = [parse_answer(text, options) for text in answers]
+    votes = [vote for vote in read if vote and (not options or vote in options)]
+    voted = most_frequent(votes, options) or ""
     correct = bool(voted) and is_correct(voted, question._asdict())
     return {"voted_prediction": voted, "voted_correct": correct}
 
@@ -214,9 +216,9 @@ def _student_metrics(parameters: Parameters) -> dict[str, Any]:
         tokens = list(_predicted("reasoning_tokens"))
         unanswered = sum(not prediction for prediction in _predicted("prediction"))
         written = {"tokens": round(mean(tokens), 1), "unanswered": unanswered}
-        direct = parameters.student.direct
-        metrics |= {"direct": _way_metrics("direct_")} if direct else {}
-        metrics |= {"reasoned": metrics | written}
+        reasoned = metrics | written
+        direct = {"direct": _way_metrics("direct_")} if parameters.student.direct else {}
+        metrics |= direct | {"reasoned": reasoned}
         if samples:
             metrics["voted"] = score(_predicted("voted_correct")) | {"samples": samples}
     return metrics

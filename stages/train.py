@@ -25,10 +25,7 @@ if TYPE_CHECKING:  # importing torch takes seconds
 
 CURVES = Path("results/train")
 SPEED = Path("results/times/train")  # not a DVC output: times differ between runs
-ONLY_REASONING = (
-    "with student.form before_answer and student.direct false, a question is taught by rationales "
-    "that lead to its label (status ok); student.direct=true teaches answers without them too"
-)
+EXPLAINED = "a rationale that leads to the label (status ok), which teaches reasoning"
 LAUNCHED = "TRAIN_LAUNCHED"  # environment variable set in the processes that `launch` starts
 
 
@@ -122,14 +119,18 @@ def _teach(
     objective = tuple((loss, w) for loss, w in losses if found.tasks.intersection(loss.tasks))
     if parameters.soft_labels.teacher and SOFT_LABELS not in found.tasks:
         raise UserError("soft_labels.teacher: data/encoded has no option scores; run `dvc repro`")
-    hint = "" if parameters.student.direct else f"; {ONLY_REASONING}"
-    if not found.numbers:
-        raise UserError(f"data/encoded: no train question has a target that can be learnt{hint}")
+    if not found.numbers and not parameters.student.reasons:
+        raise UserError("data/encoded: no train question has a target that the student can learn")
     if parameters.train.epochs == 0:
         student.model.to(device())
         correct = count_correct(student, asked, range(len(asked)), window, lengths)
         return 0, correct / len(asked), None, too_long
     settings = parameters.student
+    if settings.reasons and not found.explained:
+        raise UserError(
+            f"data/encoded: no train question has {EXPLAINED}; take other teachers, or set "
+            "student.form to branch"
+        )
     folder = model_folder(settings.model)
     identity = repr([fingerprint(parameters.models[settings.model], folder), settings])
     setup = TrainingSetup(
@@ -142,8 +143,9 @@ def _teach(
         settings.weights,
     )
     taught: Sequence[list[Sample]] = read_taught(window, found.tasks)
-    if (learnt := len(found.numbers)) < len(taught):
-        print(f"{learnt:,} of {len(taught):,} train questions have a target{hint}")
+    if settings.reasons and found.explained < len(taught):
+        print(f"{found.explained:,} of {len(taught):,} train questions have {EXPLAINED}")
+    if len(found.numbers) < len(taught):
         taught = Subset(taught, found.numbers)
     data = TrainingData(taught, asked, window, found.longest, found.most_tokens, digest())
     return *train_student(student, data, setup, curves), too_long
@@ -156,7 +158,7 @@ def _some(asked: "Sequence[Asked]", parameters: Parameters) -> "Sequence[Asked]"
     size = parameters.train.validation
     if size is None or size >= len(asked):
         return asked
-    draw = random.Random(f"validation {parameters.seed}")
+    draw = random.Random(f"validation {parameters.training_seed}")
     return Subset(asked, sorted(draw.sample(range(len(asked)), size)))
 
 

@@ -17,6 +17,8 @@ import pytest
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast, Trainer
 
+from stages.distil.encoding.files import Asked
+from stages.distil.encoding.samples import Sample
 from stages.distil.interface.errors import UserError
 from stages.distil.interface.parameters import load_parameters
 from stages.distil.models.loading import load_model
@@ -27,7 +29,7 @@ from stages.distil.student.losses import MutualInformation
 from stages.distil.student.training import CHECKPOINTS, DistillationTrainer
 from stages.distil.weights.folders import STUDENT, digest
 from stages.encode import encode
-from stages.evaluate import evaluate
+from stages.evaluate import _voted, evaluate
 from stages.train import CURVES, SPEED, launch, train
 from tests.conftest import BARE, PARAMS, ROOT
 from tests.students import write_distill
@@ -1017,7 +1019,7 @@ def test_a_student_that_only_reasons_learns_the_questions_with_a_rationale(
         train__epochs=60,
     )
     train(parameters)
-    told = f"{ROWS // 2} of {ROWS} train questions have a target; with student.form before_answer"
+    told = f"{ROWS // 2} of {ROWS} train questions have a rationale that leads to the label"
     assert told in capsys.readouterr().out
     assert not (CURVES / "plots/metrics/loss/answer.tsv").exists()
     assert curve("loss/two")[-1] < curve("loss/two")[0] / 10
@@ -1033,12 +1035,30 @@ def test_a_student_that_only_reasons_learns_the_questions_with_a_rationale(
     assert "reasoning" in first and not any(name.startswith("direct") for name in first)
 
 
-def test_a_student_that_only_reasons_needs_a_rationale(prepared, tiny_model):
-    """The single question is not explained by `two`."""
-    changes = {"student__form": "before_answer", "student__direct": False}
-    weights = {"alpha": {"one": 0.0, "two": 1.0}, "saliency__weight": 0.0}
-    with pytest.raises(UserError, match="can be learnt; .*student.direct=true"):
+@pytest.mark.parametrize("direct", [False, True])
+@pytest.mark.parametrize("weight", [0.0, 0.5])
+def test_a_student_that_reasons_needs_a_rationale(prepared, tiny_model, direct, weight):
+    """The single question is not explained by `two`, but has words and an answer."""
+    changes = {"student__form": "before_answer", "student__direct": direct}
+    weights = {"alpha": {"one": 0.0, "two": 1.0}, "saliency__weight": weight}
+    with pytest.raises(UserError, match="no train question has a rationale .*form to branch"):
         train(prepared(tiny_model, rows=1, **changes, **weights))
+
+
+@pytest.mark.parametrize(
+    ("texts", "options", "vote"),
+    [
+        (["aunt", "uncle", "an aunt"], ["aunt", "uncle"], "aunt"),
+        (["sister of Bob", "sister of Bob", "aunt"], ["aunt", "uncle"], "aunt"),
+        (["aunt or uncle", "aunt or uncle", "uncle"], ["aunt", "uncle"], "uncle"),
+        (["sister of Bob", ""], ["aunt", "uncle"], ""),
+        (["5", "7 apples", "7 apples"], [], "7 apples"),
+    ],
+)
+def test_a_text_votes_only_for_an_option(texts, options, vote):
+    question = Asked(Sample("1", [], []), None, [], options, vote or "aunt")
+    found = _voted(texts, question)
+    assert found == {"voted_prediction": vote, "voted_correct": bool(vote)}
 
 
 def test_a_student_of_another_form_always_answers_directly(prepared, tiny_model):
@@ -1073,6 +1093,7 @@ def test_a_student_that_reasons_is_measured_both_ways(prepared, tiny_model):
     student = json.loads(tables.METRICS.read_text())["student"]
     assert student["accuracy"] == student["reasoned"]["accuracy"] > 0.9
     assert student["direct"]["accuracy"] > 0.9
+    assert "direct" not in student["reasoned"]
     assert student["voted"]["accuracy"] > 0.8 and student["voted"]["samples"] == 3
     assert student["by_option"] == student["reasoned"]["by_option"]
     assert min(student[way]["by_option"]["accuracy"] for way in ("direct", "reasoned")) > 0.9

@@ -26,6 +26,7 @@ from stages.distil.encoding.encoder import Encoder, decode
 from stages.distil.encoding.limits import Limits
 from stages.distil.encoding.samples import (
     ANSWER,
+    RESERVED,
     SALIENCY,
     Branch,
     Sample,
@@ -269,7 +270,7 @@ class _PartEncoder:
             if reasoned:
                 room = _reasoning_room(prompt, own, self._job.reasoning_tokens)
                 answers.append(with_room(reasoned, room))
-            limits.add_read(self.window, answers)
+            limits.add_read(self.window, answers, RESERVED)
             encoded.append(
                 {
                     "prompt": _to_row(prompt),

@@ -63,10 +63,15 @@ class Limits:
         ):
             mine.add(theirs.count, theirs.first)
 
-    def add_read(self, window: Window, samples: Sequence[Sample]) -> list[Sample]:
-        """Count a question if the student cannot read its samples in full; return what it reads."""
+    def add_read(
+        self, window: Window, samples: Sequence[Sample], text: str = "answer"
+    ) -> list[Sample]:
+        """Count a question if the student cannot read its samples in full; return what it reads.
+
+        `text` is what its answers are called in an error.
+        """
         try:
-            pairs = [(sample, window.fit(sample)) for sample in samples]
+            pairs = [(sample, window.fit(sample, text)) for sample in samples]
         except UserError as error:
             self.refused.add(1, str(error))
             return []

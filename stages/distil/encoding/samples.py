@@ -11,6 +11,7 @@ from stages.distil.interface.errors import UserError
 from stages.distil.interface.method import ANSWER, SALIENCY
 
 SOFT_LABELS = "soft_labels"
+RESERVED = "the tokens reserved for a text by evaluate.max_tokens or evaluate.reasoning_tokens"
 NO_RATIONALE = (ANSWER, SALIENCY, SOFT_LABELS)  # tasks that are not named after a teacher
 
 
@@ -65,8 +66,8 @@ class Window:
     encoder_decoder: bool
     advice: str
 
-    def fit(self, sample: Sample) -> Sample:
-        """Return the sample, shortened to the limit.
+    def fit(self, sample: Sample, text: str = "answer") -> Sample:
+        """Return the sample, shortened to the limit; `text` names its answer in an error.
 
         A question that is too long loses its beginning, but neither the text before it nor an
         option. A rationale or salient words that leave no room for the options are left out. Raises
@@ -85,7 +86,7 @@ class Window:
             optional = [b for b in branches if b.task not in (ANSWER, SOFT_LABELS)]
             if not optional:
                 raise UserError(
-                    f"question {sample.id!r}: options and answer take {sample.least + longest} "
+                    f"question {sample.id!r}: options and {text} take {sample.least + longest} "
                     f"tokens, more than the {self.limit} tokens that the student reads; leave the "
                     f"question out, or {self.advice}"
                 )
@@ -98,7 +99,7 @@ class Window:
 
         Its branch has no target. Raises `UserError` if options and text alone are too long.
         """
-        fitted = self.fit(with_room(sample, max_tokens))
+        fitted = self.fit(with_room(sample, max_tokens), RESERVED)
         return replace(fitted, branches=[replace(sample.branches[0], target=[])])
 
     def _length(self, branch: Branch, sample: Sample) -> int:

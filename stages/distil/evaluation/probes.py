@@ -188,7 +188,11 @@ def explanation_scores(
 
 
 def reasoning_scores(
-    student: StudentModel, questions: Sequence[Explained], window: Window, max_tokens: int
+    student: StudentModel,
+    questions: Sequence[Explained],
+    teachers: Sequence[str],
+    window: Window,
+    max_tokens: int,
 ) -> dict[str, Any]:
     """Measure the salient words and the reasoning of a student that reasons first.
 
@@ -199,17 +203,19 @@ def reasoning_scores(
     result: dict[str, Any] = {}
     if score := _repetition(student, questions, window, SALIENCY):
         result["words"] = score
-    taught = [question for question in questions if question.rationales]
-    samples = [question.targets(question.rationales[0][0])[0][0] for question in taught]
+    samples, taught = [], []
+    for question in questions:
+        targets = [target for teacher in teachers for target in question.targets(teacher)]
+        learnt = [(s, words) for s, words in targets if window.fit(s).branches]
+        if learnt and window.fit(with_room(learnt[0][0], max_tokens, teachers[0])).branches:
+            samples.append(learnt[0][0])
+            taught.append([words for _, words in learnt])
     if taught:
         prompts = [window.fit_prompt(sample, max_tokens) for sample in samples]
         written = [split_reasoned(t)[0] for t in generate_answers(student, prompts, max_tokens)]
         scores = [
-            max(
-                f1(normalise(text).split(), normalise(rationale).split())
-                for _, rationale in question.rationales
-            )
-            for text, question in zip(written, taught, strict=True)
+            max(f1(normalise(text).split(), words) for words in rationales)
+            for text, rationales in zip(written, taught, strict=True)
         ]
         result["reasoning"] = {"f1": round(mean(scores), 6), "questions": len(scores)}
     return result

@@ -9,6 +9,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -18,10 +19,10 @@ from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from stages.distil.encoding.encoder import Encoder
-from stages.distil.encoding.samples import of_tasks, with_drafts
+from stages.distil.encoding.samples import Sample, of_tasks, with_drafts
 from stages.distil.evaluation.probes import read_options
 from stages.distil.evaluation.rank_surprisal import rank_surprisal_ratios
-from stages.distil.interface.method import ANSWER, Student
+from stages.distil.interface.method import ANSWER, REASONING, Student
 from stages.distil.interface.parameters import Parameters
 from stages.distil.language.conclusions import without_conclusion
 from stages.distil.language.quality import OK
@@ -51,6 +52,7 @@ class Scorer:
         self._ratio = parameters.assemble.choose == "ratio"
         self._statuses = parameters.assemble.statuses
         self._prompt = parameters.student.prompt
+        self._reasons = parameters.student.reasons
         self._teacher = teacher
         self._dtype = precision(parameters.student.dtype)
         refuse_quantised(self._folder, "assemble.scorer")
@@ -68,6 +70,7 @@ class Scorer:
         if self._ratio:  # the rationale is read as a branch is learnt; a prefix names its task
             shared = not self._prompt.prefixes
             changes = {"prompt": self._prompt, "shared_context": shared}
+            changes |= {"form": "before_answer"} if self._reasons else {}
             settings = settings.model_copy(update=changes)
         return Encoder(self._model.config, self._tokenizer, settings, [self._teacher])
 
@@ -114,6 +117,7 @@ class Scorer:
             rows = [_ratio_row(self._teacher, *pair) for pair in pairs]
             prompt = self._prompt.model_dump(mode="json")
             inputs = [versions.USEFULNESS, "ratio", self._identity, prompt, rows]
+            inputs += ["before_answer"] if self._reasons else []
             return self._stored(inputs, lambda: self._ratios(rows))
         answers = [_answer_row(*pair) for pair in pairs]
         inputs = [versions.USEFULNESS, self._identity, answers]
@@ -133,12 +137,21 @@ class Scorer:
 
     def _ratios(self, rows: Sequence[dict[str, Any]]) -> list[float | None]:
         """Return the Rank-Surprisal Ratio of each rationale, negated: the lower, the better."""
-        window = self._encoder.window
-        wholes = (of_tasks(samples, {self._teacher}) for samples in self._encoder.samples(rows))
-        fitted = [window.fit(sample) for [sample] in wholes]
+        fitted = [self._encoder.window.fit(sample) for sample in self._rationales(rows)]
         student = StudentModel(self._model, self._tokenizer, self._dtype)
         ratios = iter(rank_surprisal_ratios(student, [each for each in fitted if each.branches]))
         return [-next(ratios) if each.branches else None for each in fitted]
+
+    def _rationales(self, rows: Sequence[dict[str, Any]]) -> Iterator[Sample]:
+        """Yield each rationale as the student learns it, without an answer after it."""
+        if not self._reasons:
+            for samples in self._encoder.samples(rows):
+                yield from of_tasks(samples, {self._teacher})
+            return
+        texts = self._encoder.answers([row["rationales"][0]["text"] for row in rows])
+        for prompt, text in zip(self._encoder.prompts(rows, REASONING), texts, strict=True):
+            [branch] = prompt.branches
+            yield replace(prompt, branches=[replace(branch, task=self._teacher, target=text)])
 
     def _gains(self, rows: Sequence[tuple[dict[str, str], str]]) -> list[float | None]:
         """Return log p(answer | question, rationale) − log p(answer | question) of each row.

@@ -95,9 +95,15 @@ def quiet_libraries(debug: bool) -> None:
     warnings.simplefilter("ignore")
 
 
-def keep_rate(name: str, answers: int, seconds: float) -> None:
-    """Write how many questions a model answered and in how many seconds, if there were any."""
-    if answers:
+def keep_rate(name: str, answers: int, seconds: float | None) -> None:
+    """Write how many questions a model answered and in how many seconds, if there were any.
+
+    If the seconds are not known, those of an earlier run are removed.
+    """
+    if seconds is None:
+        with suppress(OSError):
+            (TIMES / f"answers@{name}.json").unlink()
+    elif answers:
         _keep_time(f"answers@{name}", seconds, answers=answers)
 
 

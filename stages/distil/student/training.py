@@ -23,7 +23,7 @@ from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, set_se
 
 from stages.distil.encoding.files import Asked
 from stages.distil.encoding.limits import Limits
-from stages.distil.encoding.samples import Sample, Window, of_tasks
+from stages.distil.encoding.samples import NO_RATIONALE, Sample, Window, of_tasks
 from stages.distil.interface.errors import UserError
 from stages.distil.interface.method import Train
 from stages.distil.models import resuming
@@ -98,13 +98,14 @@ class Survey(NamedTuple):
     """What a training will meet.
 
     `tasks` are those that have a target, `limits` what does not fit, and `numbers` the questions
-    that have a target; `longest` is the place among them of the longest sample of several branches,
-    and `most_tokens` are those of the longest sample.
+    that have a target, of which `explained` have a rationale; `longest` is the place among them of
+    the longest sample of several branches, and `most_tokens` are those of the longest sample.
     """
 
     tasks: set[str]
     limits: Limits
     numbers: list[int]
+    explained: int
     longest: int
     most_tokens: int
 
@@ -115,7 +116,7 @@ def survey(questions: Sequence[Sequence[Sample]], tasks: Container[str], window:
     limits = Limits()
     numbers: list[int] = []
     longest, most = 0, 0  # the most tokens of a sample with several branches
-    most_tokens = 0
+    most_tokens = explained = 0
     for number, question in enumerate(questions):
         fitted = limits.add_read(window, of_tasks(question, tasks))
         limits.check("train")
@@ -126,8 +127,9 @@ def survey(questions: Sequence[Sequence[Sample]], tasks: Container[str], window:
         if tokens > most:
             longest, most = len(numbers), tokens
         most_tokens = max(most_tokens, *(sample.length for sample in fitted))
+        explained += any(b.task not in NO_RATIONALE for s in fitted for b in s.branches)
         numbers.append(number)
-    return Survey(taught, limits, numbers, longest, most_tokens)
+    return Survey(taught, limits, numbers, explained, longest, most_tokens)
 
 
 # --------------------------------------------------------------------------------------------------

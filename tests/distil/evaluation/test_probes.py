@@ -1,5 +1,7 @@
 """Option scores and explanations against slow, simple references."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from transformers import AutoTokenizer
@@ -11,6 +13,7 @@ from stages.distil.evaluation.probes import (
     answer_questions,
     explanation_scores,
     read_options,
+    reasoning_scores,
 )
 from stages.distil.interface.errors import UserError
 from stages.distil.interface.method import Student, StudentPrompt
@@ -183,3 +186,24 @@ def test_explanations_that_training_left_out_are_not_measured(tiny_model, capsys
     assert scores["rationales"]["two"]["questions"] == 1
     line = "rationales of two: 1 of 2 are too long for the student, not measured"
     assert line in capsys.readouterr().err
+
+
+def test_reasoning_is_compared_with_the_rationales_that_were_taught(tiny_model, monkeypatch):
+    student, encoder = load(tiny_model, form="before_answer")
+    texts = {r["teacher"]: r["text"] for r in ROWS[0]["rationales"]}
+    question = explained(encoder, ROWS[:1])
+
+    def repeat(_, prompts, *__):
+        return [f" {texts['two']}\nAnswer: red" for _ in prompts]
+
+    monkeypatch.setattr("stages.distil.evaluation.probes.generate_answers", repeat)
+    found = {
+        teachers: reasoning_scores(student, question, teachers, encoder.window, 30)["reasoning"]
+        for teachers in (("one",), ("two",), ("one", "two"))
+    }
+    assert found["two",] == found["one", "two"] == PERFECT
+    assert found["one",]["f1"] < 1
+    assert "reasoning" not in reasoning_scores(student, question, [], encoder.window, 30)
+    limited = replace(encoder.window, limit=question[0].samples[0].least + 40)
+    assert "reasoning" in reasoning_scores(student, question, ["two"], limited, 20)
+    assert "reasoning" not in reasoning_scores(student, question, ["two"], limited, 41)

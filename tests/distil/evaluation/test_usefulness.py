@@ -116,11 +116,24 @@ def ratio(model, tokenizer, context: str, asks: str, text: str) -> float:
 PREFIXES = {"answer": "predict", "saliency": "words", "tiny": "explain"}
 
 
-@pytest.mark.parametrize("prefixes", [None, PREFIXES])
-def test_the_rank_surprisal_ratio_is_that_of_each_token(scoring, family, monkeypatch, prefixes):
+REASONING = {"answer": "predict", "saliency": "words", "rationale": "explain"}
+
+
+@pytest.mark.parametrize(
+    ("form", "prefixes"),
+    [
+        ("branch", None),
+        ("branch", PREFIXES),
+        ("before_answer", None),
+        ("before_answer", REASONING),
+    ],
+)
+def test_the_rank_surprisal_ratio_is_that_of_each_token(
+    scoring, family, monkeypatch, form, prefixes
+):
     parameters, examples = written("ratio", scoring, family)
     prompt = parameters.student.prompt.model_copy(update={"prefixes": prefixes})
-    student = parameters.student.model_copy(update={"prompt": prompt})
+    student = parameters.student.model_copy(update={"prompt": prompt, "form": form})
     parameters = parameters.model_copy(update={"teachers": ["tiny"], "student": student})
     usefulness(parameters, "tiny")
     rows = tables.read_table(usefulness_table("tiny"))
@@ -130,7 +143,9 @@ def test_the_rank_surprisal_ratio_is_that_of_each_token(scoring, family, monkeyp
         example = examples[n]
         before = "explain" if prefixes else "Question"
         context = f"{before}: {example.question}\nOptions: {', '.join(example.options)}"
-        asks = "" if prefixes and model.config.is_encoder_decoder else "\nReason 1:"
+        asks = "\nReason 1:" if form == "branch" else "\nRationale:"
+        if prefixes and model.config.is_encoder_decoder:
+            asks = ""
         value = None if status != "ok" else -ratio(model, tokenizer, context, asks, text)
         expected.append(value if value is None else pytest.approx(value, rel=1e-4))
     assert [row["usefulness"] for row in rows] == expected

@@ -206,6 +206,14 @@ def test_a_stage_whose_time_cannot_be_kept_is_done(tmp_path, monkeypatch, capsys
     assert "answers@student: warning: its time is not kept: results" in capsys.readouterr().err
 
 
+def test_an_earlier_rate_does_not_stay_beside_answers_of_unknown_time(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    command.keep_rate("student", 3, 1.0)
+    assert Path("results/times/answers@student.json").is_file()
+    command.keep_rate("student", 3, None)
+    assert not Path("results/times/answers@student.json").exists()
+
+
 def test_what_a_killed_stage_left_of_its_times_is_removed(tmp_path, monkeypatch, write_params):
     """The next run may have nothing to time, and so would not write over it."""
     monkeypatch.chdir(tmp_path)
