@@ -46,6 +46,16 @@ def checked(tmp_path, monkeypatch):
     return run
 
 
+def test_a_section_finds_packages_in_a_relative_folder(checked, tmp_path, monkeypatch):
+    """Sections run in a folder of their own."""
+    (tmp_path / "packages").mkdir()
+    (tmp_path / "packages/carried.py").write_text("FIGURE = 5")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", "packages:.")
+    code = "import carried, json; print(json.dumps({'figure': carried.FIGURE}))"
+    assert checked({"one": python(code)}) == (True, [{"section": "one", "figure": 5}])
+
+
 def test_a_section_that_fails_is_recorded_and_the_next_one_runs(checked):
     succeeded, found = checked(
         {

@@ -146,7 +146,8 @@ def run_section(command: Sequence[str] | str, work: Path, log: Path, limit: floa
     A list is a section, whose last line is a JSON object; a text is a command for the shell. All
     processes of one that exceeds `limit` seconds are killed. Its stderr is appended to `log`.
     """
-    path = os.pathsep.join(filter(None, [str(PROJECT), os.environ.get("PYTHONPATH")]))
+    given = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
+    path = os.pathsep.join([str(PROJECT), *map(os.path.abspath, given)])  # of this folder
     of_shell = isinstance(command, str)
     with log.open("a+", encoding="utf-8") as errors:
         start = errors.tell()
