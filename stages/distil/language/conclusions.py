@@ -44,9 +44,11 @@ MARK = r"(?:\([a-z]{1,2}\)|\b[a-z][).:])"  # of a lettered option
 
 SENTENCE_END = re.compile(r"(?<=[.!?])\s+|(?<=[。！？])|\n+")
 CLAUSE_END = re.compile(r"[,;:]\s+|[，、；：]")
+# A line that begins the next question: `Question:`, `Q.`, `### Q2:`, `Question 3`.
 NEXT_QUESTION = re.compile(
-    r"^[ \t]*(?:#+[ \t]*)?(?:Q|Question)\b[ \t\d.]*:", re.IGNORECASE | re.MULTILINE
+    r"^[ \t#*]*Q(?:uestion)?[ \t]*\d*[ \t*]*(?:[.:]|$)", re.IGNORECASE | re.MULTILINE
 )
+HEADING = re.compile(r"[ \t]*(?:#{1,3}(?!#).*|[-*]*)")  # but not GSM8K's `#### 42`
 
 
 def conclusion(rationale: str, options: Sequence[str]) -> str | None:
@@ -85,6 +87,17 @@ def concludes(
         return None
     results = _results(rationale, units=bool(gold[1]))
     return any(gives(result, answer) for result in results) if results else None
+
+
+def before_next_question(text: str) -> str:
+    """Return a text up to the next question, with its heading, to which a model may go on."""
+    text = text.strip()
+    if not (other := NEXT_QUESTION.search(text, 1)):
+        return text
+    lines = text[: other.start()].rstrip().split("\n")
+    while lines and HEADING.fullmatch(lines[-1]):
+        lines.pop()
+    return "\n".join(lines)
 
 
 def without_conclusion(rationale: str, options: Sequence[str], answer: str) -> str:
@@ -168,7 +181,6 @@ NOT_STATED = re.compile(
 
 def _stated(text: str, options: Sequence[str]) -> list[str]:
     """Return the option that a text states last, or the alternatives among which it leaves it."""
-    text = _before_next_question(text)
     marks: list[tuple[int, re.Match[str], Callable[..., list[str]]]] = []
     marks += [(mark.end(), mark, _introduced) for mark in STATEMENT.finditer(text)]
     marks += [(mark.start(), mark, _judged) for mark in JUDGEMENT.finditer(text)]
@@ -297,7 +309,6 @@ def _results(rationale: str, units: bool) -> list[str]:
     """
     if value := final_value(rationale):
         return [value]
-    rationale = _before_next_question(rationale)
     statements = list(STATEMENT.finditer(rationale))[-MOST_STATEMENTS:]
     for mark in reversed(statements):
         tail = rationale[mark.end() : mark.end() + LONGEST_STATEMENT].lstrip()
@@ -322,10 +333,3 @@ def _first_number(text: str) -> list[str]:
 
 def _last_sentence(text: str) -> str:
     return next((s for s in reversed(SENTENCE_END.split(text.strip())) if s.strip()), "")
-
-
-def _before_next_question(text: str) -> str:
-    """Return a text up to the next question, which a model that goes on writes by itself."""
-    text = text.strip()
-    other = NEXT_QUESTION.search(text, 1)
-    return text[: other.start()] if other else text

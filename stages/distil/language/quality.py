@@ -6,7 +6,12 @@ from collections.abc import Sequence
 from stages.distil.interface.method import STATUSES
 from stages.distil.language.answers import final_value, normalise
 from stages.distil.language.appearance import appearance
-from stages.distil.language.conclusions import concludes, conclusion, ends_in_answer
+from stages.distil.language.conclusions import (
+    before_next_question,
+    concludes,
+    conclusion,
+    ends_in_answer,
+)
 from stages.distil.language.words import spread
 
 OK, EMPTY, TRUNCATED, REPETITIVE, CONTRADICTS, INCONCLUSIVE, TOO_LONG = STATUSES
@@ -63,10 +68,11 @@ def read_published(
 ) -> tuple[str, str]:
     """Return a published rationale as far as it has whole sentences, and its status.
 
-    Nobody says how its writing ended: it was cut off if it stops in mid-sentence. `answer` and
-    `conclude` are those of `rationale_status`.
+    It ends before the next question, if it goes on to one. Nobody says how its writing ended: it
+    was cut off if it stops in mid-sentence. `answer` and `conclude` are those of
+    `rationale_status`.
     """
-    text = text.strip()
+    text = before_next_question(text)
     cut = stops_in_mid_sentence(text, options)
     reason = LENGTH if cut else "stop"
     status = rationale_status(text, reason, options, answer, conclude=conclude)

@@ -22,6 +22,7 @@ from stages.distil.language.conclusions import conclusion, split_answer, without
 from stages.distil.language.quality import (
     is_repetitive,
     rationale_status,
+    read_published,
     stops_in_mid_sentence,
     whole_sentences,
 )
@@ -231,7 +232,6 @@ LETTERED = ["mother", "aunt", "niece", "mother-in-law"]
         ("Option (b) is correct.", "aunt"),
         ("Final answer:\n\n(B) aunt", "aunt"),
         ("The answer is (b).\nExplanation:\nThe mother is older.", "aunt"),
-        ("So the answer is (d).\nQuestion: Who else?\nAnswer: a", "mother-in-law"),
         (r"So $\boxed{B}$", "aunt"),
         ("The answer is B, not A.", "aunt"),
         ("The answer is B because the niece is younger.", "aunt"),
@@ -337,7 +337,7 @@ def test_the_gate_agrees_with_the_authors_reading_of_palm(name):
             right = bool(equation) and value(equation[0]) == Fraction(answer)
         else:
             right = re.sub(r"^\(.\) ", "", label) == answer
-        agreed += (rationale_status(text, "stop", options, answer) == "ok") == right
+        agreed += (read_published(text, options, answer, True)[1] == "ok") == right
     assert agreed >= 0.97 * len(rows)
 
 
