@@ -120,6 +120,10 @@ def test_a_derivation_that_repeats_names_is_not_repetitive():
         ("No sentence ends", ""),
         ("Ann sagt: „Ja.“ Bo", "Ann sagt: „Ja.“"),
         ("安是姐姐。博是", "安是姐姐。"),
+        ("B. hockey", ""),
+        ("Add them.\n1. Three\n2. Fo", "Add them."),
+        ("Three and four make\n7. More", ""),
+        ("Three and four make\n7.", "Three and four make\n7."),
         ("", ""),
     ],
 )
@@ -140,6 +144,10 @@ def test_a_truncated_text_keeps_its_complete_sentences(text, kept):
         ("They make seven. Answer: $7", False),
         ("They make seven. Hence the answer is 3 + 4 = 7 apples", False),
         ("They make seven. Hence the answer is 7 apples and she still ha", True),
+        ("They are 22 more.\n\nTo find out:\n\n81 - 59 = 22", False),
+        ("They are 22 more. (81 - 59 = 22)", False),
+        ("They are 22 more.\n\n81 - 59 =", True),
+        ("They are 22 more.\n81 - 59 = 22\nSo the", True),
         ("", False),
     ],
 )

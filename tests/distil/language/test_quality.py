@@ -45,3 +45,15 @@ def test_a_marked_result_is_no_heading_of_the_next_question():
     assert before_next_question("They make seven.\n#### 7\n\nQ: And now?") == (
         "They make seven.\n#### 7"
     )
+
+
+@pytest.mark.parametrize(
+    ("conclude", "kept", "status"),
+    [(True, "Bo is old.", "truncated"), (False, "Bo is old. she is kin", "ok")],
+)
+def test_a_note_may_stop_without_a_full_stop(conclude, kept, status):
+    assert read_published("Bo is old. she is kin", KIN, "aunt", conclude) == (kept, status)
+
+
+def test_a_list_of_letters_has_no_sentences():
+    assert read_published("B. mother", KIN, "mother", True) == ("B. mother", "ok")
