@@ -331,6 +331,20 @@ def test_a_failing_request_ends_the_stage_but_completions_are_kept(project):
     assert len(table()) == TRAIN + TEST
 
 
+def test_a_reply_ends_before_the_question_that_the_teacher_invents_next(project):
+    def fault(number, body):
+        if "train ball number 7?" not in body["messages"][-1]["content"]:
+            return None
+        text = "So it is green.\n\nQuestion: Which colour has the sk"
+        choice = {"message": {"role": "assistant", "content": text}, "finish_reason": "length"}
+        return 200, json.dumps({"choices": [choice]}).encode(), {}
+
+    with serve(Teacher(fault)) as url:
+        project(url)
+    row = next(row for row in table() if row["id"] == "train-7")
+    assert (row["rationale"], row["status"]) == ("So it is green.", "ok")
+
+
 BAD_MINUTES = {
     "filter": ({"content": None}, "content_filter", "empty"),
     "refusal": ({"content": None, "refusal": "I cannot help with that."}, "stop", "empty"),

@@ -186,18 +186,15 @@ def quantity(text: str) -> tuple[Fraction, str] | None:
 
 
 def numbers_in(text: str) -> list[str]:
-    """Return the numbers in a text; arithmetic such as `(7 * 36)` is a single one."""
+    """Return the numbers in a text in order; arithmetic such as `(7 * 36)` is a single one."""
     text = unicodedata.normalize("NFKC", text).replace("\u2212", "-")
-    sums: list[str] = []
-
-    def take(match: re.Match[str]) -> str:
-        if not OPERATOR.search(match[0]) or arithmetic.value(match[0]) is None:
-            return match[0]
-        sums.append(match[0])
-        return " ; "
-
-    rest = SUM_IN_TEXT.sub(take, text)
-    return sums + NUMBER_IN_TEXT.findall(rest)
+    numbers: list[str] = []
+    end = 0
+    for match in SUM_IN_TEXT.finditer(text):
+        if OPERATOR.search(match[0]) and arithmetic.value(match[0]) is not None:
+            numbers += [*NUMBER_IN_TEXT.findall(text[end : match.start()]), match[0]]
+            end = match.end()
+    return numbers + NUMBER_IN_TEXT.findall(text[end:])
 
 
 def final_value(text: str) -> str | None:

@@ -5,16 +5,12 @@ that models write around an option.
 """
 
 import re
-import unicodedata
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from operator import itemgetter
 
 from stages.distil.language.answers import (
     FORMULA,
-    NUMBER_IN_TEXT,
-    QUOTES,
-    SUM_IN_TEXT,
     Mention,
     choose_option,
     final_value,
@@ -43,10 +39,15 @@ MANNER = (
 MARK = r"(?:\([a-z]{1,2}\)|\b[a-z][).:])"  # of a lettered option
 
 SENTENCE_END = re.compile(r"(?<=[.!?])\s+|(?<=[。！？])|\n+")
-CLAUSE_END = re.compile(r"[,;:]\s+|[，、；：]")
-NEXT_QUESTION = re.compile(
-    r"^[ \t]*(?:#+[ \t]*)?(?:Q|Question)\b[ \t\d.]*:", re.IGNORECASE | re.MULTILINE
+LIST_MARK = re.compile(  # `1.`, `b)` before the text of a line
+    r"^[ \t]*(?:[a-z]|\d{1,2})[.)](?=[ \t]+\S)", re.IGNORECASE | re.MULTILINE
 )
+CLAUSE_END = re.compile(r"[,;:]\s+|[，、；：]")
+# A line that begins the next question: `Question:`, `Q.`, `### Q2:`, `Question 3`.
+NEXT_QUESTION = re.compile(
+    r"^[ \t#*]*Q(?:uestion)?[ \t]*\d*[ \t*]*(?:[.:]|$)", re.IGNORECASE | re.MULTILINE
+)
+HEADING = re.compile(r"[ \t]*(?:#{1,3}(?!#).*|[-*]*)")  # but not GSM8K's `#### 42`
 
 
 def conclusion(rationale: str, options: Sequence[str]) -> str | None:
@@ -85,6 +86,17 @@ def concludes(
         return None
     results = _results(rationale, units=bool(gold[1]))
     return any(gives(result, answer) for result in results) if results else None
+
+
+def before_next_question(text: str) -> str:
+    """Return a text up to the next question, with its heading, to which a model may go on."""
+    text = text.strip()
+    if not (other := NEXT_QUESTION.search(text, 1)):
+        return text
+    lines = text[: other.start()].rstrip().split("\n")
+    while lines and HEADING.fullmatch(lines[-1]):
+        lines.pop()
+    return "\n".join(lines)
 
 
 def without_conclusion(rationale: str, options: Sequence[str], answer: str) -> str:
@@ -168,7 +180,6 @@ NOT_STATED = re.compile(
 
 def _stated(text: str, options: Sequence[str]) -> list[str]:
     """Return the option that a text states last, or the alternatives among which it leaves it."""
-    text = _before_next_question(text)
     marks: list[tuple[int, re.Match[str], Callable[..., list[str]]]] = []
     marks += [(mark.end(), mark, _introduced) for mark in STATEMENT.finditer(text)]
     marks += [(mark.start(), mark, _judged) for mark in JUDGEMENT.finditer(text)]
@@ -288,33 +299,53 @@ def _lettered(letter: str, options: Sequence[str]) -> str | None:
 # Results of free-form questions
 
 
+NUMBER_WORDS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+INFERENCE = re.compile(
+    r"\b(?:so(?! (?:far|many|much|that)\b)|thus|therefore|hence)\b", re.IGNORECASE
+)
+NUMBER_WORD = re.compile(rf"(?:{'|'.join(NUMBER_WORDS)})\b", re.IGNORECASE)
+
+
 def _results(rationale: str, units: bool) -> list[str]:
     """Return the texts that may give the numeric result of a rationale.
 
-    It is what the rationale marks (`final_value`) or else states last; otherwise what follows the
-    last `=` of its last sentence, or any number there. With `units`, the number that begins a
-    statement does not stand for the whole.
+    It is what the rationale marks (`final_value`) or else the first number that it states last;
+    otherwise any number after the last `=` of the last sentence. A text that goes on without
+    numbers is judged by the last sentence with them, an inference ("So he has 5.") before others.
+    With `units`, the number alone does not stand for the whole statement.
     """
     if value := final_value(rationale):
         return [value]
-    rationale = _before_next_question(rationale)
-    statements = list(STATEMENT.finditer(rationale))[-MOST_STATEMENTS:]
-    for mark in reversed(statements):
-        tail = rationale[mark.end() : mark.end() + LONGEST_STATEMENT].lstrip()
-        if tail := SENTENCE_END.split(tail, maxsplit=1)[0]:
-            return [tail, *([] if units else _first_number(tail))] if re.search(r"\d", tail) else []
-    return numbers_in(_last_sentence(rationale).rpartition("=")[2])
+    for mark in reversed(list(STATEMENT.finditer(rationale))[-MOST_STATEMENTS:]):
+        if stated := _stated_number(rationale, mark):
+            return [stated, *([] if units or FORMULA.search(stated) else _first_number(stated))]
+    *before, last = SENTENCE_END.split(LIST_MARK.sub("", rationale.strip()))
+    before.sort(key=lambda sentence: INFERENCE.search(sentence) is not None)
+    results = (numbers_in(sentence.rpartition("=")[2]) for sentence in [last, *reversed(before)])
+    return next(filter(None, results), [])
+
+
+def _stated_number(text: str, mark: re.Match[str]) -> str | None:
+    """Return the sentence that states a number, if the mark ("The answer is") is no heading.
+
+    A mark on a line of its own is one unless nothing but a quantity follows it on the next line. A
+    word from one to ten is a number if the sentence begins with it and has no digits.
+    """
+    tail = text[mark.end() : mark.end() + LONGEST_STATEMENT].lstrip()
+    if "\n" in mark[0] and quantity(tail.partition("\n")[0]) is None:
+        return None
+    sentence = SENTENCE_END.split(tail, maxsplit=1)[0]
+    if sentence.endswith(":"):
+        return None
+    if re.search(r"\d", sentence):
+        return sentence
+    word = NUMBER_WORD.match(sentence)
+    return f"{NUMBER_WORDS.index(word[0].lower()) + 1}{sentence[word.end() :]}" if word else None
 
 
 def _first_number(text: str) -> list[str]:
-    """Return the number or arithmetic with which a text begins, if it is no equation or formula."""
-    text = unicodedata.normalize("NFKC", text).replace("\u2212", "-").lstrip(QUOTES)
-    if "=" in text or FORMULA.search(text):
-        return []
-    for pattern in (SUM_IN_TEXT, NUMBER_IN_TEXT):
-        if (match := pattern.match(text)) and quantity(match[0]):
-            return [match[0]]
-    return []
+    """Return the first number of a text, after its last `=` if it has one."""
+    return numbers_in(text.rpartition("=")[2])[:1]
 
 
 # Sentences
@@ -322,10 +353,3 @@ def _first_number(text: str) -> list[str]:
 
 def _last_sentence(text: str) -> str:
     return next((s for s in reversed(SENTENCE_END.split(text.strip())) if s.strip()), "")
-
-
-def _before_next_question(text: str) -> str:
-    """Return a text up to the next question, which a model that goes on writes by itself."""
-    text = text.strip()
-    other = NEXT_QUESTION.search(text, 1)
-    return text[: other.start()] if other else text

@@ -4,9 +4,15 @@ import re
 from collections.abc import Sequence
 
 from stages.distil.interface.method import STATUSES
-from stages.distil.language.answers import final_value, normalise
+from stages.distil.language.answers import final_value, normalise, quantity
 from stages.distil.language.appearance import appearance
-from stages.distil.language.conclusions import concludes, conclusion, ends_in_answer
+from stages.distil.language.conclusions import (
+    LIST_MARK,
+    before_next_question,
+    concludes,
+    conclusion,
+    ends_in_answer,
+)
 from stages.distil.language.words import spread
 
 OK, EMPTY, TRUNCATED, REPETITIVE, CONTRADICTS, INCONCLUSIVE, TOO_LONG = STATUSES
@@ -63,11 +69,12 @@ def read_published(
 ) -> tuple[str, str]:
     """Return a published rationale as far as it has whole sentences, and its status.
 
-    Nobody says how its writing ended: it was cut off if it stops in mid-sentence. `answer` and
-    `conclude` are those of `rationale_status`.
+    It ends before the next question, if it goes on to one. Nobody says how its writing ended: it
+    was cut off if it stops in mid-sentence, unless it is a note (not `conclude`), which may have no
+    full stops. `answer` and `conclude` are those of `rationale_status`.
     """
-    text = text.strip()
-    cut = stops_in_mid_sentence(text, options)
+    text = before_next_question(text)
+    cut = conclude and stops_in_mid_sentence(text, options)
     reason = LENGTH if cut else "stop"
     status = rationale_status(text, reason, options, answer, conclude=conclude)
     return whole_sentences(text) if cut else text, status
@@ -76,16 +83,26 @@ def read_published(
 def stops_in_mid_sentence(text: str, options: Sequence[str] = ()) -> bool:
     """Return whether a text goes on after its last complete sentence, without a result.
 
-    The result is marked, or stated in full (`ends_in_answer`). So nothing is said of a text without
-    a complete sentence, such as a note that writes no full stops.
+    The result is marked, or stated in full (`ends_in_answer`), or the equation of the last line. So
+    nothing is said of a text without a complete sentence.
     """
+    text = text.rstrip()
     kept = whole_sentences(text)
-    if not 0 < len(kept) < len(text.rstrip()) or final_value(text) is not None:
+    if not 0 < len(kept) < len(text) or final_value(text) is not None:
         return False
-    return not ends_in_answer(text.rstrip(), options)
+    equal, result = text.rpartition("\n")[2].rpartition("=")[1:]
+    if equal and quantity(result.rstrip(")")) is not None:
+        return False
+    return not ends_in_answer(text, options)
+
+
+# An end, unless it is that of a list's mark: `1.`, `B.` before the text of a line.
+SENTENCE = re.compile(
+    rf"{LIST_MARK.pattern}|([.!?][\"')\]”“’»]*(?=\s|$)|[。！？])", LIST_MARK.flags
+)
 
 
 def whole_sentences(text: str) -> str:
     """Return a truncated text up to the end of its last complete sentence."""
-    ends = [match.end() for match in re.finditer(r"[.!?][\"')\]”“’»]*(?=\s|$)|[。！？]", text)]
+    ends = [match.end() for match in SENTENCE.finditer(text) if match[1]]
     return text[: ends[-1]] if ends else ""

@@ -9,7 +9,7 @@ from stages.distil.interface.catalogue import ProvidedModel
 from stages.distil.interface.errors import UserError
 from stages.distil.interface.method import GOLD
 from stages.distil.interface.parameters import Parameters
-from stages.distil.language.conclusions import conclusion, split_answer
+from stages.distil.language.conclusions import before_next_question, conclusion, split_answer
 from stages.distil.language.quality import CUT_OFF, OK, rationale_status, whole_sentences
 from stages.distil.language.teacher_prompts import Conversation, PromptFile
 from stages.distil.language.thinking import split_thought
@@ -143,7 +143,9 @@ class TeacherTexts:
 
         The gold answer is compared only where it is taught, or shown, as in the pool's questions.
         """
-        thought, text = split_thought(completion.text.strip())
+        thought, written = split_thought(completion.text.strip())
+        text = before_next_question(written)
+        reason = completion.finish_reason if text == written.strip() else "stop"
         answer = None
         if not (forced or self._settings.teacher_forcing):
             text, answer = split_answer(text, example.options)
@@ -151,7 +153,6 @@ class TeacherTexts:
         if thought and self._settings.thinking == "rationale":
             concluded = answer or conclusion(text, example.options)
             text = thought
-        reason = completion.finish_reason
         answered = example.answer if forced or self._gold_labels else None
         status = rationale_status(text, reason, example.options, answered, concluded)
         return whole_sentences(text) if reason in CUT_OFF else text, answer, status
