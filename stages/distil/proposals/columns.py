@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from stages.distil.questions.fields import BadRowError, follow
+from stages.distil.questions.fields import OPTION_FIELD, BadRowError, follow
 
 MOST_COLUMNS = 200
 DEEPEST = 4  # steps of a path
@@ -41,6 +41,8 @@ CONTEXT = (
 )
 ENTAILED = ("hypothesis", "sentence2")
 LISTED = re.compile(r"\s*\[.*\]\s*|[^|]+(?:\|[^|]+)+|[^;]+(?:;[^;]+)+", re.DOTALL)
+SEVERAL = re.compile(r"\b(options|choices|candidates|alternatives)\b")
+SEPARATED = re.compile(r"\S\s*[,\n]\s*\S|\bB\s?[).:]", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -161,7 +163,7 @@ def options(columns: Sequence[Column]) -> list[dict[str, Any]]:
         if not column.mostly(list) or not OPTION_LIST.search(column.name):
             continue
         values = [v for v in column.present if isinstance(v, list)]
-        if not all(isinstance(item, str | int | float) for v in values for item in v):
+        if not all(isinstance(item, str | int | float | None) for v in values for item in v):
             continue
         if sum(len(v) > 1 for v in values) < 0.9 * len(values):
             continue
@@ -217,9 +219,20 @@ def packed_options(columns: Sequence[Column]) -> Column | None:
     """Return a column whose texts seem to hold several options each, which no entry can read."""
     for column in columns:
         if column.is_text and OPTION_LIST.search(column.name):
+            several = SEVERAL.search(column.name)
             texts = [value for value in column.present if isinstance(value, str)]
-            if all(LISTED.fullmatch(text) for text in texts):
+            packed = [t for t in texts if LISTED.fullmatch(t) or several and SEPARATED.search(t)]
+            if len(packed) >= 0.5 * len(texts):
                 return column
+    return None
+
+
+def partial_options(columns: Sequence[Column]) -> Column | None:
+    """Return a column that holds lists of options in some rows only, which no entry can read."""
+    for column in columns:
+        lists = [value for value in column.present if isinstance(value, list) and len(value) > 1]
+        if lists and OPTION_FIELD.search(column.path):
+            return column
     return None
 
 

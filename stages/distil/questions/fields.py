@@ -12,6 +12,7 @@ from stages.distil.interface.catalogue import Fields, Files, Hub
 from stages.distil.interface.errors import UserError
 from stages.distil.language.answers import choose_option, final_value
 from stages.distil.language.appearance import appearance, fold_spaces
+from stages.distil.questions.letters import letter_of
 from stages.distil.storage.examples import Example, Record, Rejected, Unreadable
 
 PATH = re.compile(r"\{([^{}]+)\}")
@@ -270,12 +271,15 @@ def _by_name(key: str, value: Any, fields: Fields, options: list[str]) -> str | 
     if len(set(names)) < len(names):
         raise BadRowError(f"{fields.option_names}: two options have the same name")
     key = appearance(key)
-    return options[names.index(key)] if key in names else None
+    if key not in names and (letter := letter_of(key)):
+        key, names = letter, [letter_of(name) or name for name in names]
+    return options[names.index(key)] if names.count(key) == 1 else None
 
 
 def _by_letter(key: str, value: Any, fields: Fields, options: list[str]) -> str | None:
+    letter = letter_of(key)
     letters = string.ascii_uppercase[: len(options)]
-    return options[letters.index(key.upper())] if len(key) == 1 and key.upper() in letters else None
+    return options[letters.index(letter)] if letter and letter in letters else None
 
 
 def _by_index(key: str, value: Any, fields: Fields, options: list[str]) -> str | None:

@@ -29,6 +29,35 @@ def test_an_answer_is_a_text_a_letter_or_an_index(answer):
     assert example.answer == "Bob"
 
 
+LETTERED = ["(B)", "b.", "B)", "Option B", "option (b)", "**B**", "Answer: B", "choice_b", "[B]"]
+
+
+@pytest.mark.parametrize("answer", LETTERED)
+@pytest.mark.parametrize("fields", [{}, {"answer_is": "letter"}, {"option_names": "keys"}])
+def test_a_letter_may_stand_in_brackets_or_after_a_word(answer, fields):
+    (example,) = read([ROW | {"answer": answer, "keys": ["A", "B", "C"]}], fields=fields)
+    assert isinstance(example, Example), example
+    assert example.answer == "Bob"
+
+
+@pytest.mark.parametrize("answer", ["B+", "B-", "BB", "options", "A or B", "(D)", "-B", "B#"])
+def test_what_is_more_than_a_letter_is_none(answer):
+    (rejected,) = read([ROW | {"answer": answer}])
+    assert rejected.reason == f"answer {answer!r} is not one of the options"
+
+
+def test_names_are_compared_as_written_before_they_are_letters():
+    names = {"keys": ["(a)", "(b)", "(c)"]}
+    assert read([ROW | names | {"answer": "B"}], fields={"option_names": "keys"})[0].answer == "Bob"
+    names = {"keys": ["A", "A.", "C"]}
+    named, unclear = read(
+        [ROW | names | {"answer": "A."}, ROW | names | {"id": "2", "answer": "(A)"}],
+        fields={"option_names": "keys"},
+    )
+    assert named.answer == "Bob"
+    assert unclear.reason == "answer '(A)' is none of the names in keys"
+
+
 BLOOD = ["B", "O", "A", "AB"]
 NUMBERS = ["1", "0", "3", "2"]
 
@@ -39,6 +68,7 @@ NUMBERS = ["1", "0", "3", "2"]
         (NUMBERS, 1, "'1' is '1' by its text and '0' by its index; set answer_is"),
         (NUMBERS, "1", "to text or index"),
         (BLOOD, "A", "'A' is 'A' by its text and 'B' by its letter"),
+        (BLOOD, "A.", "'A.' is 'A' by its text and 'B' by its letter"),
         (["1.0", "0.5", "2.0"], "1", "'1.0' by its text and '0.5' by its index"),
         (["１", "２", "３"], 2, "'２' by its text and '３' by its index"),
     ],
