@@ -8,6 +8,7 @@ import string
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count, takewhile
 from typing import Any
 
 from stages.distil.questions.fields import OPTION_FIELD, BadRowError, follow
@@ -62,6 +63,11 @@ class Column:
     def present(self) -> list[Any]:
         """The values that are there."""
         return [value for value in self.values if value is not None]
+
+    @property
+    def filled(self) -> list[Any]:
+        """The values that are there and not empty."""
+        return [value for value in self.present if value != ""]
 
     def mostly(self, *kinds: type) -> bool:
         """Return whether nine of ten rows have a value, and nearly all values have these types."""
@@ -192,11 +198,14 @@ def _may_name(names: Column, listed: Column) -> bool:
 
 
 def _series(columns: Sequence[Column]) -> list[list[str]]:
-    """Return the paths of options in columns of their own: A, B, C or option_1, option_2."""
-    groups: dict[tuple[str, str], dict[int, str]] = defaultdict(dict)
+    """Return the paths of options in columns of their own: A, B, C or option_1, option_2.
+
+    Cells may be empty, even those of a whole column: other rows may have more options.
+    """
+    groups: dict[tuple[str, str], dict[int, Column]] = defaultdict(dict)
     for column in columns:
         match = re.fullmatch(r"(.*?)([A-Z]|[a-z]|\d{1,2})", column.path)
-        if not match or not column.is_scalar:
+        if not match or (column.filled and not Column(column.path, column.filled).is_scalar):
             continue
         stem = re.sub(r"[^a-z]", "", match[1].rpartition(".")[2].lower())
         parent = match[1].rpartition(".")[0].rpartition(".")[2].lower()
@@ -205,13 +214,14 @@ def _series(columns: Sequence[Column]) -> list[list[str]]:
         mark = match[2]
         place = int(mark) if mark.isdigit() else string.ascii_lowercase.index(mark.lower())
         kind = "0" if mark.isdigit() else "A" if mark.isupper() else "a"
-        groups[match[1], kind][place] = column.path
+        groups[match[1], kind][place] = column
     found = []
-    for (_, kind), paths in groups.items():
-        places = sorted(paths)
-        starts = (0, 1) if kind == "0" else (0,)
-        if len(places) > 1 and places[0] in starts and places[-1] - places[0] == len(places) - 1:
-            found.append([paths[place] for place in places])
+    for (_, kind), group in groups.items():
+        first = 1 if kind == "0" and 0 not in group else 0
+        # Up to the first gap: a column Q beside A, B, C and D is no option.
+        series = [group[n] for n in takewhile(group.__contains__, count(first))]
+        if sum(bool(column.filled) for column in series) > 1:
+            found.append([column.path for column in series])
     return found
 
 

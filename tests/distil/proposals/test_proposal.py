@@ -313,6 +313,89 @@ def test_every_format_is_read(tmp_path, name):
     assert len(examples(proposal.entry)) == COUNT
 
 
+def ragged(number: int) -> dict[str, str]:
+    """Four options in every second row, three in the others, whose answers are among them."""
+    return dict(zip("ABCD", ANIMALS[: 4 - number % 2], strict=False))
+
+
+ANSWERED = {
+    "letter": lambda n: "ABCD"[right(n) % len(ragged(n))],
+    "text": lambda n: ANIMALS[right(n) % len(ragged(n))],
+}
+
+
+@pytest.mark.parametrize("answer_is", ANSWERED)
+@pytest.mark.parametrize("name", ["q.csv", "q.jsonl", "q.parquet"])
+def test_a_column_of_options_may_be_empty_in_many_rows(tmp_path, name, answer_is):
+    empty = "" if name == "q.csv" else None
+    table = rows(
+        lambda n: (
+            {"id": n, "question": asked(n)}
+            | {f"option_{letter}": ragged(n).get(letter, empty) for letter in "ABCDE"}
+            | {"answer": ANSWERED[answer_is](n)}
+        )
+    )
+    proposal = look(write(tmp_path / name, table))
+    assert proposal.choices == []
+    paths = [f"option_{letter}" for letter in "ABCDE"]
+    assert proposal.entry["fields"] == {"options": paths, "answer_is": answer_is}
+    note = f"{COUNT} questions have fewer options than columns: an empty cell is none"
+    assert note in proposal.notes
+    for each in examples(proposal.entry):
+        number = int(each.id)
+        assert each.options == list(ragged(number).values())
+        assert each.answer == ANSWERED["text"](number)
+
+
+def test_an_object_of_options_may_lack_letters(tmp_path):
+    table = rows(
+        lambda n: {
+            "id": n,
+            "question": asked(n),
+            "options": ragged(n),
+            "answer": ANSWERED["letter"](n),
+        }
+    )
+    proposal = look(write(tmp_path / "mine.jsonl", table))
+    assert proposal.entry["fields"] == {
+        "options": ["options.A", "options.B", "options.C", "options.D"],
+        "answer_is": "letter",
+    }
+    for each in examples(proposal.entry):
+        assert each.options == list(ragged(int(each.id)).values())
+
+
+def test_a_row_with_an_empty_cell_between_options_is_refused(tmp_path):
+    table = rows(
+        lambda n: (
+            {"question": asked(n)}
+            | dict(zip("ABCD", ANIMALS, strict=True))
+            | {"answer": "ABCD"[right(n)]}
+        )
+    )
+    table[1]["C"] = ""
+    assert table[1]["answer"] == "D"
+    proposal = look(write(tmp_path / "mine.csv", table))
+    assert proposal.entry["fields"]["options"] == list("ABCD")
+    (bad,) = proposal.reading.bad
+    assert bad.reason == "C: missing or empty, but D is not"
+
+
+def test_another_column_of_a_single_letter_does_not_hide_the_options(tmp_path):
+    table = rows(
+        lambda n: (
+            {"Q": asked(n)} | dict(zip("ABCD", ANIMALS, strict=True)) | {"Answer": "ABCD"[right(n)]}
+        )
+    )
+    assert look(write(tmp_path / "mine.csv", table)).entry["fields"] == {
+        "id": None,
+        "question": "Q",
+        "options": list("ABCD"),
+        "answer": "Answer",
+        "answer_is": "letter",
+    }
+
+
 def test_rows_inside_a_json_file_are_found(tmp_path):
     make, _ = FORMS["text"]
     path = tmp_path / "mine.json"

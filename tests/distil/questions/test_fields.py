@@ -133,6 +133,45 @@ def test_a_row_without_options_among_others_is_refused():
     assert "options, but the first question has none" in read([free, ROW])[1].reason
 
 
+COLUMNS = {"id": "1", "question": "Who?", "A": "Ann", "B": "Bob", "C": "Cy", "D": "Di"}
+
+
+@pytest.mark.parametrize("empty", [None, "", " ", "\u200b", float("nan")], ids=repr)
+@pytest.mark.parametrize(
+    ("answer", "expected"), [("C", "Cy"), (1, "Bob"), ("Ann", "Ann"), ("D", None), (3, None)]
+)
+def test_empty_cells_after_the_last_option_are_no_options(empty, answer, expected):
+    row = COLUMNS | {"D": empty, "E": empty, "answer": answer}
+    (example,) = read([row], fields={"options": ["A", "B", "C", "D", "E"]})
+    if expected is None:
+        assert example.reason == f"answer '{answer}' is not one of the options (empty: D, E)"
+    else:
+        assert (example.options, example.answer) == (["Ann", "Bob", "Cy"], expected)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"C": ""}, "C: missing or empty, but D is not"),
+        ({"A": None, "D": " "}, "A: missing or empty, but C is not"),
+        (dict.fromkeys("ABCD"), "A, B, C, D: missing"),
+        (dict.fromkeys("BCD", ""), "only one option"),
+        ({"D": True}, "options[3]: expected a text, found bool"),
+    ],
+)
+def test_no_letter_shifts_for_an_empty_cell(changes, reason):
+    (row,) = read([COLUMNS | changes | {"answer": "D"}], fields={"options": list("ABCD")})
+    assert isinstance(row, Rejected), row
+    assert row.reason.startswith(reason)
+
+
+def test_a_column_that_no_row_has_costs_the_rows_whose_answer_it_holds():
+    rows = [COLUMNS | {"id": n, "question": f"Who {n}?", "answer": "ABCD"[n]} for n in range(4)]
+    read_rows = read(rows, fields={"options": ["A", "B", "C", "DD"], "answer_is": "letter"})
+    assert [isinstance(row, Example) for row in read_rows] == [True, True, True, False]
+    assert read_rows[3].reason == "answer 'D' is not one of the first 3 letters (empty: DD)"
+
+
 def test_indices_can_start_at_one():
     (example,) = read([ROW | {"answer": 1}], fields={"first_index": 1})
     assert example.answer == "Ann"
