@@ -153,7 +153,8 @@ class Gym(_AnyDataSet):
 class Fields(Settings):
     """The paths of a question's fields in a record, such as `choices.text`.
 
-    A default path may be missing from a record; a path that is set may not.
+    A default path may be missing from a record; a path that is set may not, except the last of
+    several columns of options, whose empty cells are no options.
     """
 
     id: str | None = Field("id", description="null: number the rows")

@@ -8,9 +8,10 @@ import string
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count, takewhile
 from typing import Any
 
-from stages.distil.questions.fields import BadRowError, follow
+from stages.distil.questions.fields import OPTION_FIELD, BadRowError, follow
 
 MOST_COLUMNS = 200
 DEEPEST = 4  # steps of a path
@@ -41,6 +42,8 @@ CONTEXT = (
 )
 ENTAILED = ("hypothesis", "sentence2")
 LISTED = re.compile(r"\s*\[.*\]\s*|[^|]+(?:\|[^|]+)+|[^;]+(?:;[^;]+)+", re.DOTALL)
+SEVERAL = re.compile(r"\b(options|choices|candidates|alternatives)\b")
+SEPARATED = re.compile(r"\S\s*[,\n]\s*\S|\bB\s?[).:]", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,11 @@ class Column:
     def present(self) -> list[Any]:
         """The values that are there."""
         return [value for value in self.values if value is not None]
+
+    @property
+    def filled(self) -> list[Any]:
+        """The values that are there and not empty."""
+        return [value for value in self.present if value != ""]
 
     def mostly(self, *kinds: type) -> bool:
         """Return whether nine of ten rows have a value, and nearly all values have these types."""
@@ -161,7 +169,7 @@ def options(columns: Sequence[Column]) -> list[dict[str, Any]]:
         if not column.mostly(list) or not OPTION_LIST.search(column.name):
             continue
         values = [v for v in column.present if isinstance(v, list)]
-        if not all(isinstance(item, str | int | float) for v in values for item in v):
+        if not all(isinstance(item, str | int | float | None) for v in values for item in v):
             continue
         if sum(len(v) > 1 for v in values) < 0.9 * len(values):
             continue
@@ -190,11 +198,14 @@ def _may_name(names: Column, listed: Column) -> bool:
 
 
 def _series(columns: Sequence[Column]) -> list[list[str]]:
-    """Return the paths of options in columns of their own: A, B, C or option_1, option_2."""
-    groups: dict[tuple[str, str], dict[int, str]] = defaultdict(dict)
+    """Return the paths of options in columns of their own: A, B, C or option_1, option_2.
+
+    Cells may be empty, even those of a whole column: other rows may have more options.
+    """
+    groups: dict[tuple[str, str], dict[int, Column]] = defaultdict(dict)
     for column in columns:
         match = re.fullmatch(r"(.*?)([A-Z]|[a-z]|\d{1,2})", column.path)
-        if not match or not column.is_scalar:
+        if not match or (column.filled and not Column(column.path, column.filled).is_scalar):
             continue
         stem = re.sub(r"[^a-z]", "", match[1].rpartition(".")[2].lower())
         parent = match[1].rpartition(".")[0].rpartition(".")[2].lower()
@@ -203,13 +214,14 @@ def _series(columns: Sequence[Column]) -> list[list[str]]:
         mark = match[2]
         place = int(mark) if mark.isdigit() else string.ascii_lowercase.index(mark.lower())
         kind = "0" if mark.isdigit() else "A" if mark.isupper() else "a"
-        groups[match[1], kind][place] = column.path
+        groups[match[1], kind][place] = column
     found = []
-    for (_, kind), paths in groups.items():
-        places = sorted(paths)
-        starts = (0, 1) if kind == "0" else (0,)
-        if len(places) > 1 and places[0] in starts and places[-1] - places[0] == len(places) - 1:
-            found.append([paths[place] for place in places])
+    for (_, kind), group in groups.items():
+        first = 1 if kind == "0" and 0 not in group else 0
+        # Up to the first gap: a column Q beside A, B, C and D is no option.
+        series = [group[n] for n in takewhile(group.__contains__, count(first))]
+        if sum(bool(column.filled) for column in series) > 1:
+            found.append([column.path for column in series])
     return found
 
 
@@ -217,9 +229,20 @@ def packed_options(columns: Sequence[Column]) -> Column | None:
     """Return a column whose texts seem to hold several options each, which no entry can read."""
     for column in columns:
         if column.is_text and OPTION_LIST.search(column.name):
+            several = SEVERAL.search(column.name)
             texts = [value for value in column.present if isinstance(value, str)]
-            if all(LISTED.fullmatch(text) for text in texts):
+            packed = [t for t in texts if LISTED.fullmatch(t) or several and SEPARATED.search(t)]
+            if len(packed) >= 0.5 * len(texts):
                 return column
+    return None
+
+
+def partial_options(columns: Sequence[Column]) -> Column | None:
+    """Return a column that holds lists of options in some rows only, which no entry can read."""
+    for column in columns:
+        lists = [value for value in column.present if isinstance(value, list) and len(value) > 1]
+        if lists and OPTION_FIELD.search(column.path):
+            return column
     return None
 
 

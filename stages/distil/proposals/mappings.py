@@ -24,6 +24,7 @@ FORMS: list[Mapped] = [
     {},  # rows of several forms
 ]
 SHOWN_COLUMNS = 20
+NO_OPTIONS = "SET=fixed_options=[] if these are no options"
 
 
 class Search:
@@ -58,9 +59,11 @@ class Search:
                 break
         if found[0].share < POSSIBLE:
             reason = found[0].bad[0].reason if found[0].bad else "the questions repeat each other"
+            by_column = isinstance(found[0].fields.get("options"), list)
+            advice = f" ({NO_OPTIONS})" if by_column else ""
             raise self._error(
                 f"the best mapping, {_in_words(found[0].fields)}, reads {found[0].share:.0%} of "
-                f"the rows; the first of the others: {reason}"
+                f"the rows; the first of the others: {reason}{advice}"
             )
         return [self._with_rationales(self._with_id(reading)) for reading in found]
 
@@ -90,10 +93,10 @@ class Search:
                         for column in answers
                         for form in _forms(column, "option_names" in options)
                     )
-        if not any(reading.share >= POSSIBLE for reading in readings):
-            if not own and "fixed_options" not in self._given:
-                self._refuse_packed_options(asked)
-            readings += self._trials.try_out(
+        if not own:  # options that no mapping reads are never given up for others
+            if "fixed_options" not in self._given:
+                self._refuse_unread_options(asked)
+            readings = self._trials.try_out(
                 base | form for column in self._answers(asked)[0] for form in self._classes(column)
             )
         if not readings:
@@ -107,13 +110,20 @@ class Search:
             return list(guesses.answers(self._columns, taken))
         return [[column for column in self._columns if column.path == path] or [Column(path, [])]]
 
-    def _refuse_packed_options(self, asked: list[str]) -> None:
+    def _refuse_unread_options(self, asked: list[str]) -> None:
+        """Raise `UserError` if a column seems to hold options that no mapping can read."""
         free = [column for column in self._columns if column.path not in asked]
         if packed := guesses.packed_options(free):
             raise self._error(
                 f"{packed.path} seems to hold several options in one text, such as "
                 f"{packed.present[0]!r}; write a column for each option, or lists in JSON lines "
-                "(SET=fixed_options=[] if these are no options)"
+                f"({NO_OPTIONS})"
+            )
+        if partial := guesses.partial_options(free):
+            raise self._error(
+                f"{partial.path} seems to hold options, but not a list of two or more texts in "
+                "nearly every row; move the other rows into a file of their own, or rename the "
+                "column if these are no options"
             )
 
     def _classes(self, column: Column) -> list[Mapped]:

@@ -126,6 +126,8 @@ def _notes(reading: Reading, given: Mapped, longer: set[Split], is_open: bool) -
         notes.append("id: null numbers the rows, as no column names each row once")
     if merged := reading.tally["with equal options"]:
         notes.append(f"{merged} questions list an option twice: equal_options makes them one")
+    if fewer := reading.tally["with fewer options"]:
+        notes.append(f"{fewer} questions have fewer options than columns: an empty cell is none")
     if "human" in reading.teachers:
         notes.append(
             "rationales that no teacher's name goes with are people's (human), which need not name "

@@ -5,13 +5,14 @@ import string
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from hashlib import blake2b
-from math import isfinite
+from math import isfinite, isnan
 from typing import Any
 
 from stages.distil.interface.catalogue import Fields, Files, Hub
 from stages.distil.interface.errors import UserError
 from stages.distil.language.answers import choose_option, final_value
 from stages.distil.language.appearance import appearance, fold_spaces
+from stages.distil.questions.letters import letter_of
 from stages.distil.storage.examples import Example, Record, Rejected, Unreadable
 
 PATH = re.compile(r"\{([^{}]+)\}")
@@ -110,14 +111,16 @@ def to_example(
 ) -> tuple[Example, list[str]]:
     """Return a question, and what `prepare` counts of it.
 
-    That is the form of its answer (text, name, letter or index), and whether options were equal,
-    which are one option.
+    That is the form of its answer (text, name, letter or index), whether options were equal, which
+    are one option, and whether columns of options were empty.
     """
     question = _text(_compose(value, fields.question), "question")
     listed = _options(value, fields)
     answer, kind = _answer(value, fields, listed, f"{record.source}, row {record.row}")
     options = list(dict.fromkeys(listed))
     notes = [f"answer by {kind}"] + ["with equal options"] * (len(options) < len(listed))
+    if isinstance(fields.options, list) and len(listed) < len(fields.options):
+        notes.append("with fewer options")
     if fields.id is None:
         row_id = f"{record.split}-{number:06d}"
     else:
@@ -140,7 +143,7 @@ def _options(value: Mapping[str, Any], fields: Fields) -> list[str]:
     if fields.fixed_options:
         return list(fields.fixed_options)
     if isinstance(path, list):
-        raw: Any = [_required(value, option) for option in path]
+        raw: Any = _cells(value, path)
     elif "options" in fields.model_fields_set:
         raw = _required(value, path)
     else:
@@ -165,6 +168,28 @@ def _options(value: Mapping[str, Any], fields: Fields) -> list[str]:
             "two options are equal; set fields.equal_options to merge if they are one option"
         )
     return options
+
+
+def _cells(value: Mapping[str, Any], paths: list[str]) -> list[Any]:
+    """Return the options in columns of their own, without empty cells after the last one.
+
+    Letters, names and indices count the columns, so an empty cell before an option is refused.
+    """
+    cells = [follow(value, path) for path in paths]
+    while cells and _is_empty(cells[-1]):
+        cells.pop()
+    if not cells:
+        raise BadRowError(f"{', '.join(paths)}: missing")
+    for cell, path in zip(cells, paths, strict=False):
+        if _is_empty(cell):
+            raise BadRowError(f"{path}: missing or empty, but {paths[len(cells) - 1]} is not")
+    return cells
+
+
+def _is_empty(cell: Any) -> bool:
+    if isinstance(cell, str):
+        return not appearance(cell)
+    return cell is None or (isinstance(cell, float) and isnan(cell))
 
 
 def _check_options(options: list[str]) -> None:
@@ -229,7 +254,9 @@ def _answer(
         ("index",): f"not an index from {first} to {last}",
     }
     reason = next((v for k, v in expected.items() if k == forms), "not one of the options")
-    raise BadRowError(f"answer {key!r} is {reason}")
+    unused = fields.options[len(options) :] if isinstance(fields.options, list) else []
+    empty = f" (empty: {', '.join(unused)})" if unused else ""
+    raise BadRowError(f"answer {key!r} is {reason}{empty}")
 
 
 def _boolean(key: bool, fields: Fields, options: list[str]) -> str | int:
@@ -270,12 +297,15 @@ def _by_name(key: str, value: Any, fields: Fields, options: list[str]) -> str | 
     if len(set(names)) < len(names):
         raise BadRowError(f"{fields.option_names}: two options have the same name")
     key = appearance(key)
-    return options[names.index(key)] if key in names else None
+    if key not in names and (letter := letter_of(key)):
+        key, names = letter, [letter_of(name) or name for name in names]
+    return options[names.index(key)] if names.count(key) == 1 else None
 
 
 def _by_letter(key: str, value: Any, fields: Fields, options: list[str]) -> str | None:
+    letter = letter_of(key)
     letters = string.ascii_uppercase[: len(options)]
-    return options[letters.index(key.upper())] if len(key) == 1 and key.upper() in letters else None
+    return options[letters.index(letter)] if letter and letter in letters else None
 
 
 def _by_index(key: str, value: Any, fields: Fields, options: list[str]) -> str | None:

@@ -216,6 +216,86 @@ def test_the_fields_of_each_form_are_found(tmp_path, form):
         assert all(each.answer.isdigit() for each in questions)
 
 
+@pytest.mark.parametrize("written", ["({})", "{}.", "{})", "Option {}", "**{}**"])
+def test_letters_are_read_as_people_write_them(tmp_path, written):
+    table = rows(
+        lambda n: {
+            "id": n,
+            "question": asked(n),
+            "choices": ANIMALS,
+            "answer": written.format("ABCD"[right(n)]),
+        }
+    )
+    proposal = look(write(tmp_path / "mine.jsonl", table))
+    assert proposal.choices == []
+    assert proposal.entry["fields"] == {"options": "choices", "answer_is": "letter"}
+    for each in examples(proposal.entry):
+        number = int(each.id)
+        assert (each.options, each.answer) == (ANIMALS, ANIMALS[right(number)])
+
+
+LISTED: dict[str, dict] = {
+    "choices": {"choices": ANIMALS},
+    "question": {"question": {"stem": "Which?", "choices": {"text": ANIMALS}}},
+    "A": dict(zip("ABCD", ANIMALS, strict=True)),
+}
+
+
+@pytest.mark.parametrize("column", LISTED)
+@pytest.mark.parametrize("answers", [["(I)", "(II)"], [f"number {n}" for n in range(COUNT)]])
+def test_options_that_no_answer_names_are_never_given_up(tmp_path, column, answers):
+    table = rows(
+        lambda n: {"question": asked(n)} | LISTED[column] | {"answer": answers[n % len(answers)]}
+    )
+    if column == "question":
+        for n, row in enumerate(table):
+            row["question"] = row["question"] | {"stem": asked(n)}
+    with pytest.raises(UserError) as error:
+        look(write(tmp_path / "mine.jsonl", table))
+    assert f"the first of the others: answer {answers[0]!r} is not" in str(error.value)
+    hint = "(SET=fixed_options=[] if these are no options)"
+    assert (hint in str(error.value)) == (column == "A")
+
+
+def test_columns_that_are_no_options_can_be_named_so(tmp_path):
+    table = rows(lambda n: {"question": asked(n), "a": n, "b": 2, "answer": f"{n + 2} eels"})
+    path = write(tmp_path / "mine.jsonl", table)
+    with pytest.raises(UserError, match="reads 0% of the rows"):
+        look(path)
+    fields = look(path, fixed_options=[]).entry["fields"]
+    assert fields == {"id": None}
+
+
+def test_options_in_some_rows_are_not_given_up(tmp_path):
+    table = rows(
+        lambda n: (
+            {"question": asked(n), "answer": ANIMALS[right(n)]}
+            | ({"choices": ANIMALS} if n % 3 else {})
+        )
+    )
+    with pytest.raises(UserError, match="choices seems to hold options, but not a list of two"):
+        look(write(tmp_path / "mine.jsonl", table))
+
+
+@pytest.mark.parametrize(
+    "options", ["otter, heron", "a ) otter b ) heron", "A. otter\nB. heron", "otter;heron"]
+)
+def test_options_in_one_text_are_not_given_up(tmp_path, options):
+    table = rows(lambda n: {"question": asked(n), "choices": options, "answer": "AB"[n % 2]})
+    table[3]["choices"] = "otter"
+    with pytest.raises(UserError, match="choices seems to hold several options in one text"):
+        look(write(tmp_path / "mine.csv", table))
+
+
+def test_an_option_that_is_null_costs_its_row_alone(tmp_path):
+    make, fields = FORMS["letter"]
+    table = [*rows(make), make(90) | {"choices": ["otter", None, "newt", "vole"]}]
+    proposal = look(write(tmp_path / "mine.jsonl", table))
+    assert proposal.entry["fields"] == fields
+    (bad,) = proposal.reading.bad
+    assert bad.reason == "options[1]: expected a text, found NoneType"
+
+
 @pytest.mark.parametrize("name", ["q.jsonl", "q.json", "q.csv", "q.tsv", "q.parquet", "q.jsonl.gz"])
 def test_every_format_is_read(tmp_path, name):
     table = rows(
@@ -231,6 +311,89 @@ def test_every_format_is_read(tmp_path, name):
         "fields": {"id": None, "options": ["A", "B"], "answer_is": "letter"},
     }
     assert len(examples(proposal.entry)) == COUNT
+
+
+def ragged(number: int) -> dict[str, str]:
+    """Four options in every second row, three in the others, whose answers are among them."""
+    return dict(zip("ABCD", ANIMALS[: 4 - number % 2], strict=False))
+
+
+ANSWERED = {
+    "letter": lambda n: "ABCD"[right(n) % len(ragged(n))],
+    "text": lambda n: ANIMALS[right(n) % len(ragged(n))],
+}
+
+
+@pytest.mark.parametrize("answer_is", ANSWERED)
+@pytest.mark.parametrize("name", ["q.csv", "q.jsonl", "q.parquet"])
+def test_a_column_of_options_may_be_empty_in_many_rows(tmp_path, name, answer_is):
+    empty = "" if name == "q.csv" else None
+    table = rows(
+        lambda n: (
+            {"id": n, "question": asked(n)}
+            | {f"option_{letter}": ragged(n).get(letter, empty) for letter in "ABCDE"}
+            | {"answer": ANSWERED[answer_is](n)}
+        )
+    )
+    proposal = look(write(tmp_path / name, table))
+    assert proposal.choices == []
+    paths = [f"option_{letter}" for letter in "ABCDE"]
+    assert proposal.entry["fields"] == {"options": paths, "answer_is": answer_is}
+    note = f"{COUNT} questions have fewer options than columns: an empty cell is none"
+    assert note in proposal.notes
+    for each in examples(proposal.entry):
+        number = int(each.id)
+        assert each.options == list(ragged(number).values())
+        assert each.answer == ANSWERED["text"](number)
+
+
+def test_an_object_of_options_may_lack_letters(tmp_path):
+    table = rows(
+        lambda n: {
+            "id": n,
+            "question": asked(n),
+            "options": ragged(n),
+            "answer": ANSWERED["letter"](n),
+        }
+    )
+    proposal = look(write(tmp_path / "mine.jsonl", table))
+    assert proposal.entry["fields"] == {
+        "options": ["options.A", "options.B", "options.C", "options.D"],
+        "answer_is": "letter",
+    }
+    for each in examples(proposal.entry):
+        assert each.options == list(ragged(int(each.id)).values())
+
+
+def test_a_row_with_an_empty_cell_between_options_is_refused(tmp_path):
+    table = rows(
+        lambda n: (
+            {"question": asked(n)}
+            | dict(zip("ABCD", ANIMALS, strict=True))
+            | {"answer": "ABCD"[right(n)]}
+        )
+    )
+    table[1]["C"] = ""
+    assert table[1]["answer"] == "D"
+    proposal = look(write(tmp_path / "mine.csv", table))
+    assert proposal.entry["fields"]["options"] == list("ABCD")
+    (bad,) = proposal.reading.bad
+    assert bad.reason == "C: missing or empty, but D is not"
+
+
+def test_another_column_of_a_single_letter_does_not_hide_the_options(tmp_path):
+    table = rows(
+        lambda n: (
+            {"Q": asked(n)} | dict(zip("ABCD", ANIMALS, strict=True)) | {"Answer": "ABCD"[right(n)]}
+        )
+    )
+    assert look(write(tmp_path / "mine.csv", table)).entry["fields"] == {
+        "id": None,
+        "question": "Q",
+        "options": list("ABCD"),
+        "answer": "Answer",
+        "answer_is": "letter",
+    }
 
 
 def test_rows_inside_a_json_file_are_found(tmp_path):

@@ -29,6 +29,35 @@ def test_an_answer_is_a_text_a_letter_or_an_index(answer):
     assert example.answer == "Bob"
 
 
+LETTERED = ["(B)", "b.", "B)", "Option B", "option (b)", "**B**", "Answer: B", "choice_b", "[B]"]
+
+
+@pytest.mark.parametrize("answer", LETTERED)
+@pytest.mark.parametrize("fields", [{}, {"answer_is": "letter"}, {"option_names": "keys"}])
+def test_a_letter_may_stand_in_brackets_or_after_a_word(answer, fields):
+    (example,) = read([ROW | {"answer": answer, "keys": ["A", "B", "C"]}], fields=fields)
+    assert isinstance(example, Example), example
+    assert example.answer == "Bob"
+
+
+@pytest.mark.parametrize("answer", ["B+", "B-", "BB", "options", "A or B", "(D)", "-B", "B#"])
+def test_what_is_more_than_a_letter_is_none(answer):
+    (rejected,) = read([ROW | {"answer": answer}])
+    assert rejected.reason == f"answer {answer!r} is not one of the options"
+
+
+def test_names_are_compared_as_written_before_they_are_letters():
+    names = {"keys": ["(a)", "(b)", "(c)"]}
+    assert read([ROW | names | {"answer": "B"}], fields={"option_names": "keys"})[0].answer == "Bob"
+    names = {"keys": ["A", "A.", "C"]}
+    named, unclear = read(
+        [ROW | names | {"answer": "A."}, ROW | names | {"id": "2", "answer": "(A)"}],
+        fields={"option_names": "keys"},
+    )
+    assert named.answer == "Bob"
+    assert unclear.reason == "answer '(A)' is none of the names in keys"
+
+
 BLOOD = ["B", "O", "A", "AB"]
 NUMBERS = ["1", "0", "3", "2"]
 
@@ -39,6 +68,7 @@ NUMBERS = ["1", "0", "3", "2"]
         (NUMBERS, 1, "'1' is '1' by its text and '0' by its index; set answer_is"),
         (NUMBERS, "1", "to text or index"),
         (BLOOD, "A", "'A' is 'A' by its text and 'B' by its letter"),
+        (BLOOD, "A.", "'A.' is 'A' by its text and 'B' by its letter"),
         (["1.0", "0.5", "2.0"], "1", "'1.0' by its text and '0.5' by its index"),
         (["１", "２", "３"], 2, "'２' by its text and '３' by its index"),
     ],
@@ -101,6 +131,45 @@ def test_a_row_without_options_among_others_is_refused():
     free = {"id": "2", "question": "Who else?", "answer": "Ann"}
     assert "no options, but the first question has options" in read([ROW, free])[1].reason
     assert "options, but the first question has none" in read([free, ROW])[1].reason
+
+
+COLUMNS = {"id": "1", "question": "Who?", "A": "Ann", "B": "Bob", "C": "Cy", "D": "Di"}
+
+
+@pytest.mark.parametrize("empty", [None, "", " ", "\u200b", float("nan")], ids=repr)
+@pytest.mark.parametrize(
+    ("answer", "expected"), [("C", "Cy"), (1, "Bob"), ("Ann", "Ann"), ("D", None), (3, None)]
+)
+def test_empty_cells_after_the_last_option_are_no_options(empty, answer, expected):
+    row = COLUMNS | {"D": empty, "E": empty, "answer": answer}
+    (example,) = read([row], fields={"options": ["A", "B", "C", "D", "E"]})
+    if expected is None:
+        assert example.reason == f"answer '{answer}' is not one of the options (empty: D, E)"
+    else:
+        assert (example.options, example.answer) == (["Ann", "Bob", "Cy"], expected)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"C": ""}, "C: missing or empty, but D is not"),
+        ({"A": None, "D": " "}, "A: missing or empty, but C is not"),
+        (dict.fromkeys("ABCD"), "A, B, C, D: missing"),
+        (dict.fromkeys("BCD", ""), "only one option"),
+        ({"D": True}, "options[3]: expected a text, found bool"),
+    ],
+)
+def test_no_letter_shifts_for_an_empty_cell(changes, reason):
+    (row,) = read([COLUMNS | changes | {"answer": "D"}], fields={"options": list("ABCD")})
+    assert isinstance(row, Rejected), row
+    assert row.reason.startswith(reason)
+
+
+def test_a_column_that_no_row_has_costs_the_rows_whose_answer_it_holds():
+    rows = [COLUMNS | {"id": n, "question": f"Who {n}?", "answer": "ABCD"[n]} for n in range(4)]
+    read_rows = read(rows, fields={"options": ["A", "B", "C", "DD"], "answer_is": "letter"})
+    assert [isinstance(row, Example) for row in read_rows] == [True, True, True, False]
+    assert read_rows[3].reason == "answer 'D' is not one of the first 3 letters (empty: DD)"
 
 
 def test_indices_can_start_at_one():
