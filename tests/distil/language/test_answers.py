@@ -343,9 +343,25 @@ def test_a_rationale_that_need_not_conclude_may_still_contradict():
     def status(text: str) -> str:
         return rationale_status(text, "stop", KIN, "aunt", conclude=False)
 
-    assert status("Bo grew up with Ann's mother's sister's son") == "contradicts"
+    assert status("Bo grew up with Ann's mother's sister's son") == "ok"
+    assert status("an aunt is younger than a mother") == "ok"
+    assert status("so the answer is mother") == "contradicts"
+    assert status("the correct choice is a") == "contradicts"
     assert status("Bo grew up with her son") == "ok"
     assert status("") == "empty"
+
+
+@pytest.mark.parametrize(
+    ("text", "status"),
+    [
+        ("7 pens, 2 of them red", "ok"),
+        ("so 9", "ok"),
+        ("The answer is 9", "contradicts"),
+        ("#### 9", "contradicts"),
+    ],
+)
+def test_a_note_about_a_number_contradicts_only_by_what_it_states(text, status):
+    assert rationale_status(text, "stop", [], "5", conclude=False) == status
 
 
 PALM = {"cqa": 1_500, "esnli": 1_500, "svamp": 800}  # how many of its texts are compared
