@@ -55,8 +55,8 @@ def conclusion(rationale: str, options: Sequence[str], named: bool = True) -> st
 
     It is the result that the rationale marks (`final_value`), else the option that it states last,
     in words or by its letter ("The answer is", "Answer:", "is correct"), else, with `named`, the
-    last one that its last sentence names. Several options that are stated as alternatives are no
-    conclusion.
+    last one that its last sentence names, else that of which its first sentence consists. Several
+    options that are stated as alternatives are no conclusion.
     """
     if not options:
         return None
@@ -68,8 +68,9 @@ def conclusion(rationale: str, options: Sequence[str], named: bool = True) -> st
     if not named:
         return None
     last = _last_sentence(rationale)
-    found = find_options(last, options)
-    return found[-1] if found else _by_letter(THEREFORE.sub("", last), options)
+    if found := find_options(last, options):
+        return found[-1]
+    return _by_letter(THEREFORE.sub("", last), options) or _answered_first(rationale, options)
 
 
 def concludes(
@@ -140,11 +141,7 @@ def ends_in_answer(text: str, options: Sequence[str]) -> bool:
         return False
     if not options:
         return quantity(tail.rpartition("=")[2]) is not None
-    read, named = find_mentions(tail, options)
-    if not named:
-        return LETTER.fullmatch(tail) is not None and _by_letter(tail, options) is not None
-    before, after = read[: named[0].start], read[named[0].end :]
-    return LEAD.fullmatch(before) is not None and not after.strip(")\"'*_”’] \n")
+    return _only(tail, options) is not None
 
 
 def split_answer(text: str, options: Sequence[str]) -> tuple[str, str | None]:
@@ -271,6 +268,23 @@ def _stated_before(head: str, options: Sequence[str]) -> list[str]:
     match = LETTER_AT_END.search(THEREFORE.sub("", head).rstrip())
     option = _lettered(next(filter(None, match.groups())), options) if match else None
     return [option] if option else []
+
+
+def _answered_first(text: str, options: Sequence[str]) -> str | None:
+    """Return the option of which the first sentence consists, if no sentence is another one."""
+    sentences = SENTENCE_END.split(text.strip())
+    first, *others = [_only(sentence.rstrip(".!:"), options) for sentence in sentences]
+    return first if {first, *others} <= {first, None} else None
+
+
+def _only(text: str, options: Sequence[str]) -> str | None:
+    """Return the option of which a text consists, perhaps after its letter, or by its letter."""
+    read, named = find_mentions(text, options)
+    if not named:
+        return _by_letter(text, options) if LETTER.fullmatch(text) else None
+    before, after = read[: named[0].start], read[named[0].end :]
+    only = LEAD.fullmatch(before) and not after.strip(")\"'*_”’] \n")
+    return named[0].option if only else None
 
 
 def _states(clause: str, options: Sequence[str]) -> bool:

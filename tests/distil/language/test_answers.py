@@ -258,6 +258,14 @@ LETTERED = ["mother", "aunt", "niece", "mother-in-law"]
         ("The answer is (c) the sister.", None),
         ("The answer is E.", None),
         ("Options (a), (b) and (c) are wrong.", None),
+        ("Aunt. She is his father's sister.", "aunt"),
+        ("**(b) Aunt**\n\nShe is his father's sister.", "aunt"),
+        ("(d)\n\nShe is his father's sister.", "mother-in-law"),
+        ("The aunt:\nshe is his father's sister.", "aunt"),
+        ("Aunt. She is younger than the niece.", "niece"),  # the last sentence counts
+        ("The aunt is old. She is his father's sister.", None),
+        ("(a) mother\nShe is young.\n(b) aunt\nShe is old.", None),
+        ("She is his father's sister. Aunt. She is old.", None),
     ],
 )
 def test_a_rationale_concludes_by_letter_and_in_what_it_states(text, option):
