@@ -68,7 +68,7 @@ def conclusion(rationale: str, options: Sequence[str], named: bool = True) -> st
     if not named:
         return None
     last = _last_sentence(rationale)
-    if found := find_options(last, options):
+    if found := _named(last, options):
         return found[-1]
     return _by_letter(THEREFORE.sub("", last), options) or _answered_first(rationale, options)
 
@@ -268,6 +268,17 @@ def _stated_before(head: str, options: Sequence[str]) -> list[str]:
     match = LETTER_AT_END.search(THEREFORE.sub("", head).rstrip())
     option = _lettered(next(filter(None, match.groups())), options) if match else None
     return [option] if option else []
+
+
+YES_OR_NO = {"yes", "no", "maybe"}
+
+
+def _named(sentence: str, options: Sequence[str]) -> list[str]:
+    """Return the options that a sentence names; yes and no only if a clause consists of them."""
+    if not YES_OR_NO.issuperset(map(normalise, options)):
+        return find_options(sentence, options)
+    clauses = (THEREFORE.sub("", clause) for clause in CLAUSE_END.split(sentence))
+    return [option for clause in clauses if (option := choose_option(clause, options))]
 
 
 def _answered_first(text: str, options: Sequence[str]) -> str | None:

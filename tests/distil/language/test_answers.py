@@ -272,6 +272,23 @@ def test_a_rationale_concludes_by_letter_and_in_what_it_states(text, option):
     assert conclusion(text, LETTERED) == option
 
 
+@pytest.mark.parametrize(
+    ("text", "option"),
+    [
+        ("The scan shows a clear gain with no harm.", None),
+        ("So yes, no other scan is needed.", "yes"),
+        ("The scan showed nothing, so no.", "no"),
+        ("No, yes-sayers are rare.", "no"),
+        ("Hence: maybe.", "maybe"),
+        ("The scan shows no harm. The answer is yes.", "yes"),
+        ("No. The scan shows some harm.", "no"),
+        ("We cannot say yes or no.", None),
+    ],
+)
+def test_yes_and_no_are_names_only_as_a_clause(text, option):
+    assert conclusion(text, ["yes", "no", "maybe"]) == option
+
+
 def test_letters_are_no_names_where_they_are_options():
     assert conclusion("The answer is A.", ["B", "O", "A", "AB"]) == "A"
     assert conclusion("The answer is C.", ["B", "O", "A", "AB"]) is None
