@@ -164,7 +164,7 @@ def test_a_data_set_may_hold_several_rationales_of_a_teacher(
 @pytest.mark.parametrize("conclude", [False, {"human": False}, {"other": False}, True])
 def test_a_data_sets_rationales_need_not_conclude(tmp_path, write_params, monkeypatch, conclude):
     monkeypatch.chdir(tmp_path)
-    texts = ["It is red.", "It shines like a rose.", "It is blue."]
+    texts = ["It is red.", "It shines like a rose.", "The sky is blue.", "The answer is blue."]
     rows = [question(n, answer="red", rationales={"human": t}) for n, t in enumerate(texts)]
     others = {split: [question(0, split)] for split in ("validation", "test")}
     write_jsonl(tmp_path / "mine", train=rows, **others)
@@ -174,7 +174,8 @@ def test_a_data_sets_rationales_need_not_conclude(tmp_path, write_params, monkey
     rationales(parameters, "human")
     rows = tables.read_table(tables.rationale_table("human"))
     free = conclude in (False, {"human": False})
-    statuses = ["ok", "ok" if free else "inconclusive", "contradicts"]
+    named = ["ok", "ok"] if free else ["inconclusive", "contradicts"]
+    statuses = ["ok", *named, "contradicts"]
     assert [row["status"] for row in rows] == statuses
 
 

@@ -50,12 +50,13 @@ NEXT_QUESTION = re.compile(
 HEADING = re.compile(r"[ \t]*(?:#{1,3}(?!#).*|[-*]*)")  # but not GSM8K's `#### 42`
 
 
-def conclusion(rationale: str, options: Sequence[str]) -> str | None:
+def conclusion(rationale: str, options: Sequence[str], named: bool = True) -> str | None:
     """Return the option that a rationale concludes in.
 
     It is the result that the rationale marks (`final_value`), else the option that it states last,
-    in words or by its letter ("The answer is", "Answer:", "is correct"), else the last one that its
-    last sentence names. Several options that are stated as alternatives are no conclusion.
+    in words or by its letter ("The answer is", "Answer:", "is correct"), else, with `named`, the
+    last one that its last sentence names, else that of which its first sentence consists. Several
+    options that are stated as alternatives are no conclusion.
     """
     if not options:
         return None
@@ -64,27 +65,35 @@ def conclusion(rationale: str, options: Sequence[str]) -> str | None:
             return option
     if stated := _stated(rationale, options):
         return stated[0] if len(stated) == 1 else None
+    if not named:
+        return None
     last = _last_sentence(rationale)
-    named = find_options(last, options)
-    return named[-1] if named else _by_letter(THEREFORE.sub("", last), options)
+    if found := _named(last, options):
+        return found[-1]
+    return _by_letter(THEREFORE.sub("", last), options) or _answered_first(rationale, options)
 
 
 def concludes(
-    rationale: str, options: Sequence[str], answer: str, concluded: str | None = None
+    rationale: str,
+    options: Sequence[str],
+    answer: str,
+    concluded: str | None = None,
+    named: bool = True,
 ) -> bool | None:
     """Return whether a rationale concludes in the answer; None if it concludes in nothing.
 
     `concluded` is an answer that was given along with it. With options, it is the `conclusion`.
+    Without `named`, only a result that it marks or states counts.
     Otherwise the numbers that the rationale gives as its result are compared with an answer that is
     a quantity; another free-form answer need not be named.
     """
     if options or concluded is not None:
-        concluded = concluded or conclusion(rationale, options)
+        concluded = concluded or conclusion(rationale, options, named)
         return None if concluded is None else same(concluded, answer, options)
     gold = quantity(answer)
     if gold is None:
         return None
-    results = _results(rationale, units=bool(gold[1]))
+    results = _results(rationale, bool(gold[1]), named)
     return any(gives(result, answer) for result in results) if results else None
 
 
@@ -132,11 +141,7 @@ def ends_in_answer(text: str, options: Sequence[str]) -> bool:
         return False
     if not options:
         return quantity(tail.rpartition("=")[2]) is not None
-    read, named = find_mentions(tail, options)
-    if not named:
-        return LETTER.fullmatch(tail) is not None and _by_letter(tail, options) is not None
-    before, after = read[: named[0].start], read[named[0].end :]
-    return LEAD.fullmatch(before) is not None and not after.strip(")\"'*_”’] \n")
+    return _only(tail, options) is not None
 
 
 def split_answer(text: str, options: Sequence[str]) -> tuple[str, str | None]:
@@ -265,6 +270,34 @@ def _stated_before(head: str, options: Sequence[str]) -> list[str]:
     return [option] if option else []
 
 
+YES_OR_NO = {"yes", "no", "maybe"}
+
+
+def _named(sentence: str, options: Sequence[str]) -> list[str]:
+    """Return the options that a sentence names; yes and no only if a clause consists of them."""
+    if not YES_OR_NO.issuperset(map(normalise, options)):
+        return find_options(sentence, options)
+    clauses = (THEREFORE.sub("", clause) for clause in CLAUSE_END.split(sentence))
+    return [option for clause in clauses if (option := choose_option(clause, options))]
+
+
+def _answered_first(text: str, options: Sequence[str]) -> str | None:
+    """Return the option of which the first sentence consists, if no sentence is another one."""
+    sentences = SENTENCE_END.split(text.strip())
+    first, *others = [_only(sentence.rstrip(".!:"), options) for sentence in sentences]
+    return first if {first, *others} <= {first, None} else None
+
+
+def _only(text: str, options: Sequence[str]) -> str | None:
+    """Return the option of which a text consists, perhaps after its letter, or by its letter."""
+    read, named = find_mentions(text, options)
+    if not named:
+        return _by_letter(text, options) if LETTER.fullmatch(text) else None
+    before, after = read[: named[0].start], read[named[0].end :]
+    only = LEAD.fullmatch(before) and not after.strip(")\"'*_”’] \n")
+    return named[0].option if only else None
+
+
 def _states(clause: str, options: Sequence[str]) -> bool:
     """Return whether a clause states an option, or a number where there are none."""
     if options:
@@ -306,19 +339,22 @@ INFERENCE = re.compile(
 NUMBER_WORD = re.compile(rf"(?:{'|'.join(NUMBER_WORDS)})\b", re.IGNORECASE)
 
 
-def _results(rationale: str, units: bool) -> list[str]:
+def _results(rationale: str, units: bool, named: bool) -> list[str]:
     """Return the texts that may give the numeric result of a rationale.
 
     It is what the rationale marks (`final_value`) or else the first number that it states last;
     otherwise any number after the last `=` of the last sentence. A text that goes on without
     numbers is judged by the last sentence with them, an inference ("So he has 5.") before others.
-    With `units`, the number alone does not stand for the whole statement.
+    With `units`, the number alone does not stand for the whole statement; without `named`, what is
+    neither marked nor stated does not count.
     """
     if value := final_value(rationale):
         return [value]
     for mark in reversed(list(STATEMENT.finditer(rationale))[-MOST_STATEMENTS:]):
         if stated := _stated_number(rationale, mark):
             return [stated, *([] if units or FORMULA.search(stated) else _first_number(stated))]
+    if not named:
+        return []
     *before, last = SENTENCE_END.split(LIST_MARK.sub("", rationale.strip()))
     before.sort(key=lambda sentence: INFERENCE.search(sentence) is not None)
     results = (numbers_in(sentence.rpartition("=")[2]) for sentence in [last, *reversed(before)])

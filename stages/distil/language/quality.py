@@ -37,7 +37,8 @@ def rationale_status(
     the token limit or a server's filter; `contradicts`: it concludes in another option or number
     than the answer; `inconclusive`: there are options and it concludes in none. `concluded` is the
     answer that the teacher gave along with the rationale; the default is what it concludes in
-    itself (`conclusions.concludes`). Without `conclude`, a rationale that names no option is ok.
+    itself (`conclusions.concludes`). Without `conclude`, only a result that a rationale marks or
+    states contradicts, and one that names no option is ok.
     Without an `answer` nothing contradicts: what is taught as the answer is not known yet.
     """
     if finish_reason == TOO_LONG:
@@ -51,7 +52,7 @@ def rationale_status(
     if answer is None:  # nothing contradicts it
         concluded = concluded or conclusion(rationale, options)
         return OK if concluded or not options or not conclude else INCONCLUSIVE
-    right = concludes(rationale, options, answer, concluded)
+    right = concludes(rationale, options, answer, concluded, named=conclude)
     if right is None:
         return INCONCLUSIVE if options and conclude else OK
     return OK if right else CONTRADICTS

@@ -258,10 +258,35 @@ LETTERED = ["mother", "aunt", "niece", "mother-in-law"]
         ("The answer is (c) the sister.", None),
         ("The answer is E.", None),
         ("Options (a), (b) and (c) are wrong.", None),
+        ("Aunt. She is his father's sister.", "aunt"),
+        ("**(b) Aunt**\n\nShe is his father's sister.", "aunt"),
+        ("(d)\n\nShe is his father's sister.", "mother-in-law"),
+        ("The aunt:\nshe is his father's sister.", "aunt"),
+        ("Aunt. She is younger than the niece.", "niece"),  # the last sentence counts
+        ("The aunt is old. She is his father's sister.", None),
+        ("(a) mother\nShe is young.\n(b) aunt\nShe is old.", None),
+        ("She is his father's sister. Aunt. She is old.", None),
     ],
 )
 def test_a_rationale_concludes_by_letter_and_in_what_it_states(text, option):
     assert conclusion(text, LETTERED) == option
+
+
+@pytest.mark.parametrize(
+    ("text", "option"),
+    [
+        ("The scan shows a clear gain with no harm.", None),
+        ("So yes, no other scan is needed.", "yes"),
+        ("The scan showed nothing, so no.", "no"),
+        ("No, yes-sayers are rare.", "no"),
+        ("Hence: maybe.", "maybe"),
+        ("The scan shows no harm. The answer is yes.", "yes"),
+        ("No. The scan shows some harm.", "no"),
+        ("We cannot say yes or no.", None),
+    ],
+)
+def test_yes_and_no_are_names_only_as_a_clause(text, option):
+    assert conclusion(text, ["yes", "no", "maybe"]) == option
 
 
 def test_letters_are_no_names_where_they_are_options():
@@ -343,9 +368,25 @@ def test_a_rationale_that_need_not_conclude_may_still_contradict():
     def status(text: str) -> str:
         return rationale_status(text, "stop", KIN, "aunt", conclude=False)
 
-    assert status("Bo grew up with Ann's mother's sister's son") == "contradicts"
+    assert status("Bo grew up with Ann's mother's sister's son") == "ok"
+    assert status("an aunt is younger than a mother") == "ok"
+    assert status("so the answer is mother") == "contradicts"
+    assert status("the correct choice is a") == "contradicts"
     assert status("Bo grew up with her son") == "ok"
     assert status("") == "empty"
+
+
+@pytest.mark.parametrize(
+    ("text", "status"),
+    [
+        ("7 pens, 2 of them red", "ok"),
+        ("so 9", "ok"),
+        ("The answer is 9", "contradicts"),
+        ("#### 9", "contradicts"),
+    ],
+)
+def test_a_note_about_a_number_contradicts_only_by_what_it_states(text, status):
+    assert rationale_status(text, "stop", [], "5", conclude=False) == status
 
 
 PALM = {"cqa": 1_500, "esnli": 1_500, "svamp": 800}  # how many of its texts are compared
