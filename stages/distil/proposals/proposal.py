@@ -128,6 +128,8 @@ def _notes(reading: Reading, given: Mapped, longer: set[Split], is_open: bool) -
         notes.append(f"{merged} questions list an option twice: equal_options makes them one")
     if fewer := reading.tally["with fewer options"]:
         notes.append(f"{fewer} questions have fewer options than columns: an empty cell is none")
+    if lettered := reading.tally["with lettered options"]:
+        notes.append(f"{lettered} questions have letters before their options, which are left out")
     if "human" in reading.teachers:
         notes.append(
             "rationales that no teacher's name goes with are people's (human), which need not name "

@@ -12,7 +12,7 @@ from stages.distil.interface.catalogue import Fields, Files, Hub
 from stages.distil.interface.errors import UserError
 from stages.distil.language.answers import choose_option, final_value
 from stages.distil.language.appearance import appearance, fold_spaces
-from stages.distil.questions.letters import letter_of
+from stages.distil.questions.letters import letter_of, split_letter, without_letters
 from stages.distil.storage.examples import Example, Record, Rejected, Unreadable
 
 PATH = re.compile(r"\{([^{}]+)\}")
@@ -112,15 +112,19 @@ def to_example(
     """Return a question, and what `prepare` counts of it.
 
     That is the form of its answer (text, name, letter or index), whether options were equal, which
-    are one option, and whether columns of options were empty.
+    are one option, whether columns of options were empty, and whether letters before the options
+    were left out.
     """
     question = _text(_compose(value, fields.question), "question")
-    listed = _options(value, fields)
+    written = _options(value, fields)
+    listed = without_letters(written)
     answer, kind = _answer(value, fields, listed, f"{record.source}, row {record.row}")
     options = list(dict.fromkeys(listed))
     notes = [f"answer by {kind}"] + ["with equal options"] * (len(options) < len(listed))
     if isinstance(fields.options, list) and len(listed) < len(fields.options):
         notes.append("with fewer options")
+    if listed != written:
+        notes.append("with lettered options")
     if fields.id is None:
         row_id = f"{record.split}-{number:06d}"
     else:
@@ -286,7 +290,13 @@ def _forms(fields: Fields) -> tuple[str, ...]:
 
 
 def _by_text(key: str, value: Any, fields: Fields, options: list[str]) -> str | None:
-    return choose_option(key, list(dict.fromkeys(options)))
+    """Return the option with a text; one with a letter before it must be the option of both."""
+    distinct = list(dict.fromkeys(options))
+    if (option := choose_option(key, distinct)) is not None:
+        return option
+    letter, text = split_letter(key)
+    option = choose_option(text, distinct) if letter else None
+    return option if option == _by_letter(letter, value, fields, options) else None
 
 
 def _by_name(key: str, value: Any, fields: Fields, options: list[str]) -> str | None:

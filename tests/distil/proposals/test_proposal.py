@@ -13,6 +13,7 @@ import pytest
 
 from stages.distil.interface.catalogue import Files
 from stages.distil.interface.errors import UserError
+from stages.distil.language.answers import is_correct
 from stages.distil.proposals.proposal import Proposal, propose
 from stages.distil.questions.reading import read
 from stages.distil.storage.examples import Example
@@ -311,6 +312,44 @@ def test_every_format_is_read(tmp_path, name):
         "fields": {"id": None, "options": ["A", "B"], "answer_is": "letter"},
     }
     assert len(examples(proposal.entry)) == COUNT
+
+
+@pytest.mark.parametrize("written", ["{}. {}", "({}) {}", "{}) {}"])
+@pytest.mark.parametrize("answer_is", ["text", "letter"])
+def test_letters_before_options_are_left_out(tmp_path, written, answer_is):
+    def full(n: int) -> list[str]:
+        named = zip("ABCD", [f"{animal} {n}" for animal in ANIMALS], strict=True)
+        return [written.format(*each) for each in named]
+
+    answers = {"text": lambda n: full(n)[right(n)], "letter": lambda n: "ABCD"[right(n)]}
+    table = rows(
+        lambda n: {
+            "id": n,
+            "question": asked(n),
+            "options": full(n),
+            "answer": answers[answer_is](n),
+        }
+    )
+    proposal = look(write(tmp_path / "mine.jsonl", table))
+    assert proposal.choices == []
+    assert proposal.entry["fields"] == {"answer_is": answer_is}
+    note = f"{COUNT} questions have letters before their options, which are left out"
+    assert note in proposal.notes
+    for each in examples(proposal.entry):
+        number = int(each.id)
+        assert each.options == [f"{animal} {number}" for animal in ANIMALS]
+        assert each.answer == f"{ANIMALS[right(number)]} {number}"
+        assert is_correct(f"The answer is {each.answer}.", vars(each))
+
+
+def test_answers_with_letters_that_are_the_same_options_for_all_lose_them(tmp_path):
+    answers = ["A. wet", "B. dry"]
+    table = rows(lambda n: {"id": n, "question": asked(n), "answer": answers[n % 2]})
+    proposal = look(write(tmp_path / "mine.csv", table))
+    assert proposal.entry["fields"] == {"fixed_options": answers, "answer_is": "text"}
+    for each in examples(proposal.entry):
+        assert each.options == ["wet", "dry"]
+        assert each.answer == ["wet", "dry"][int(each.id) % 2]
 
 
 def ragged(number: int) -> dict[str, str]:

@@ -58,6 +58,69 @@ def test_names_are_compared_as_written_before_they_are_letters():
     assert unclear.reason == "answer '(A)' is none of the names in keys"
 
 
+TEXTS = ["foo 3", "bar 4", "(a) baz"]
+FULL = {
+    "A.": ["A. foo 3", "B. bar 4", "C. (a) baz"],
+    "(a)": ["(a) foo 3", "(b)bar 4", "(c)\u00a0(a) baz"],
+    "A)": ["A) foo 3", "B)bar 4", "c ) (a) baz"],
+}
+
+
+@pytest.mark.parametrize("style", FULL)
+@pytest.mark.parametrize(
+    ("answer", "fields"),
+    [
+        ("bar 4", {}),
+        ("B. bar 4", {"answer_is": "text"}),
+        ("(b) Bar 4.", {"answer_is": "text"}),
+        ("B", {}),
+        ("(B)", {"answer_is": "letter"}),
+        (1, {}),
+        ("two", {"option_names": "names"}),
+    ],
+)
+def test_letters_before_all_options_are_left_out(style, answer, fields):
+    row = ROW | {"options": FULL[style], "answer": answer, "names": ["one", "two", "three"]}
+    (example,) = read([row], fields=fields)
+    assert isinstance(example, Example), example
+    assert (example.options, example.answer) == (TEXTS, "bar 4")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["A. foo", "C. bar"],
+        ["B. foo", "C. bar"],
+        ["B. bar", "A. foo"],
+        ["A. foo", "bar"],
+        ["(A) only", "(B) only"],
+        ["A.", "B. bar"],
+        ["(A)", "(B)"],
+        ["A.D. 79", "B.C. 79"],
+        ["A foo", "B bar"],
+        ["1. foo", "2. bar"],
+    ],
+)
+def test_other_options_keep_their_texts(options):
+    (example,) = read([ROW | {"options": options, "answer": options[0]}])
+    assert (example.options, example.answer) == (options, options[0])
+
+
+def test_a_text_with_the_letter_of_another_option_is_refused():
+    (agrees,) = read([ROW | {"answer": "(B) Bob"}])
+    assert agrees.answer == "Bob"
+    (differs,) = read([ROW | {"answer": "A. Bob"}])
+    assert differs.reason == "answer 'A. Bob' is not one of the options"
+
+
+def test_letters_are_left_out_of_columns_and_fixed_options_too():
+    row = {"id": "1", "question": "Who?", "A": "A) Ann", "B": "B) Bob", "C": "", "answer": "b"}
+    (example,) = read([row], fields={"options": ["A", "B", "C"]})
+    assert (example.options, example.answer) == (["Ann", "Bob"], "Bob")
+    (example,) = read([row], fields={"fixed_options": ["A. sun", "B. rain"], "answer_is": "letter"})
+    assert (example.options, example.answer) == (["sun", "rain"], "rain")
+
+
 BLOOD = ["B", "O", "A", "AB"]
 NUMBERS = ["1", "0", "3", "2"]
 
