@@ -33,8 +33,8 @@ OPENING = r"\s\"'*_“‘(\["  # characters before an option
 CLOSING = r"\"'*_”’)\]"  # and after it
 BE = r"(?:is|was|would be|will be|must be|should be|has to be)"
 MANNER = (
-    r"(?:either|that|only|simply|just|clearly|obviously|definitely|certainly|therefore|thus|indeed|"
-    r"actually|probably|most likely|likely|option|choice|letter)"
+    r"(?:either|that|to be|only|simply|just|clearly|obviously|definitely|certainly|therefore|thus|"
+    r"indeed|actually|probably|most likely|likely|option|choice|letter)"
 )
 MARK = r"(?:\([a-z]{1,2}\)|\b[a-z][).:])"  # of a lettered option
 
@@ -47,7 +47,7 @@ CLAUSE_END = re.compile(r"[,;:]\s+|[，、；：]")
 NEXT_QUESTION = re.compile(
     r"^[ \t#*]*Q(?:uestion)?[ \t]*\d*[ \t*]*(?:[.:]|$)", re.IGNORECASE | re.MULTILINE
 )
-HEADING = re.compile(r"[ \t]*(?:#{1,3}(?!#).*|[-*]*)")  # but not GSM8K's `#### 42`
+HEADING = re.compile(r"\s*(?:#{1,3}(?!#).*|[-*]*\s*)")  # but not GSM8K's `#### 42`
 
 
 def conclusion(rationale: str, options: Sequence[str], named: bool = True) -> str | None:
@@ -83,9 +83,9 @@ def concludes(
     """Return whether a rationale concludes in the answer; None if it concludes in nothing.
 
     `concluded` is an answer that was given along with it. With options, it is the `conclusion`.
-    Without `named`, only a result that it marks or states counts.
     Otherwise the numbers that the rationale gives as its result are compared with an answer that is
-    a quantity; another free-form answer need not be named.
+    a quantity; another free-form answer need not be named. Without `named`, only a result that it
+    marks or states counts.
     """
     if options or concluded is not None:
         concluded = concluded or conclusion(rationale, options, named)
@@ -352,7 +352,8 @@ def _results(rationale: str, units: bool, named: bool) -> list[str]:
         return [value]
     for mark in reversed(list(STATEMENT.finditer(rationale))[-MOST_STATEMENTS:]):
         if stated := _stated_number(rationale, mark):
-            return [stated, *([] if units or FORMULA.search(stated) else _first_number(stated))]
+            first = numbers_in(stated.rpartition("=")[2])[:1]
+            return [stated, *([] if units or FORMULA.search(stated) else first)]
     if not named:
         return []
     *before, last = SENTENCE_END.split(LIST_MARK.sub("", rationale.strip()))
@@ -377,11 +378,6 @@ def _stated_number(text: str, mark: re.Match[str]) -> str | None:
         return sentence
     word = NUMBER_WORD.match(sentence)
     return f"{NUMBER_WORDS.index(word[0].lower()) + 1}{sentence[word.end() :]}" if word else None
-
-
-def _first_number(text: str) -> list[str]:
-    """Return the first number of a text, after its last `=` if it has one."""
-    return numbers_in(text.rpartition("=")[2])[:1]
 
 
 # Sentences

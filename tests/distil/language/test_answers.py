@@ -255,6 +255,8 @@ LETTERED = ["mother", "aunt", "niece", "mother-in-law"]
         ("The answer is (a) or (b).", None),
         ("The answer is either (a) mother or (b) aunt.", None),
         ("The answer is mother, aunt or niece.", None),
+        ("The answer is likely to be mother or aunt.", None),
+        ("The answer is to be aunt, not niece.", "aunt"),
         ("The answer is (c) the sister.", None),
         ("The answer is E.", None),
         ("Options (a), (b) and (c) are wrong.", None),
