@@ -18,7 +18,7 @@ from stages.distil.interface.command import keep_rate, run_stage
 from stages.distil.interface.parameters import Parameters
 from stages.distil.language.answers import is_correct, most_frequent, parse_answer
 from stages.distil.language.appearance import as_text
-from stages.distil.language.quality import OK, STATUSES
+from stages.distil.language.quality import STATUSES
 from stages.distil.storage import tables
 from stages.distil.storage.csv_files import csv_text
 from stages.distil.storage.following import with_questions
@@ -97,7 +97,7 @@ def _taught_rationales(row: dict[str, Any], parameters: Parameters) -> list[tupl
         (rationale["teacher"], rationale["text"])
         for rationale in row["rationales"]
         if rationale["teacher"] in parameters.teachers
-        and (not parameters.student.reasons or rationale["status"] == OK)
+        and parameters.student.teaches(rationale["status"])
     ]
 
 

@@ -31,7 +31,7 @@ MAIN = "methods"  # the figure that compares all methods; metrics.json and cases
 Value = int | float | str | list[str]
 
 
-def label(value: Value) -> float | str | None:
+def label(value: Value | None) -> float | str | None:
     """Return a parameter's value as a figure shows it: a list by its length."""
     return len(value) if isinstance(value, list) else value
 
@@ -138,8 +138,7 @@ def plan(grid: Grid) -> list[Run]:
                     where = f"figure {title}, method {method}"
                     parameters = _apply_changes(changes, original, where)
                     digests[changes] = run_digest(parameters), parameters.data.name
-                shown = None if value is None else label(value)
-                runs.append(Run(title, method, shown, seed, changes, *digests[changes]))
+                runs.append(Run(title, method, label(value), seed, changes, *digests[changes]))
     return runs
 
 

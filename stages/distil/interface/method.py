@@ -224,6 +224,10 @@ class Student(Settings):
         """Whether the student learns to reason before it answers."""
         return self.form == "before_answer"
 
+    def teaches(self, status: str) -> bool:
+        """Return whether an assembled rationale of this status is taught; reasoning must be ok."""
+        return not self.reasons or status == "ok"
+
     @field_validator("direct")
     @classmethod
     def _other_forms_are_direct(cls, direct: bool, given: ValidationInfo) -> bool:

@@ -107,7 +107,6 @@ def count_taught(parameters: Parameters) -> Taught:
     """
     student = parameters.student
     weighted = [t for t in parameters.teachers if parameters.teacher_weight(t)]
-    statuses = ["ok"] if student.reasons else list(STATUSES)
     rationales: Counter[tuple[str, str]] = Counter()
     train = questions = words = 0
     folder = tables.distill_table("train")
@@ -122,7 +121,9 @@ def count_taught(parameters: Parameters) -> Taught:
                 strict=True,
             )
             kept = [
-                (row, (name, s)) for row, name, s in listed if name in weighted and s in statuses
+                (row, (name, s))
+                for row, name, s in listed
+                if name in weighted and student.teaches(s)
             ]
             rationales.update(kind for _, kind in kept)
             with_words = pc.greater(pc.list_value_length(group["saliency"]), 0).to_pylist()
