@@ -25,7 +25,13 @@ from benchmarks.train import train_epoch
 from stages.distil.encoding.samples import Branch, Sample
 from stages.distil.interface.errors import report_errors
 from stages.distil.interface.method import Train
-from stages.distil.models.hardware import activations_fit, pass_tokens, precision, training_bytes
+from stages.distil.models.hardware import (
+    activations_fit,
+    pass_tokens,
+    precision,
+    return_large_memory,
+    training_bytes,
+)
 from stages.distil.models.loading import choose_attention, load_model
 from stages.distil.student.answering import AnswerLengths
 from stages.distil.student.batch import HEAD_BYTES, Collator
@@ -66,6 +72,8 @@ def measure(student: str, tokens: int, form: str, per_step: int = 1) -> dict[str
     settings = Train(epochs=1, learning_rate=1e-5, batch_size=per_step)
     held = training_bytes(model, settings.optimizer, "float32")
     fits = activations_fit(model, length, dtype, held)
+    if form == "parts" and not fits:
+        return_large_memory()
     batch_tokens = pass_tokens("auto", length, model, held)
     objective = tuple((CrossEntropy(teacher), 1.0) for teacher in TEACHERS)
     losses = [loss for loss, _ in objective]

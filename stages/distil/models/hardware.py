@@ -1,5 +1,6 @@
 """The machine's device, its precision, and how many tokens fit in a pass."""
 
+import ctypes
 import math
 import os
 import sys
@@ -18,6 +19,8 @@ if TYPE_CHECKING:  # importing transformers takes seconds
 MEMORY_SHARE = 0.4  # of the GPU memory beside the weights that a pass may fill
 WIDTH = 512  # row length in tokens for which the estimate counts attention
 MOST_TOKENS = 65_536  # per pass; more are not faster
+LARGE = 16 << 20  # bytes of a tensor that gets memory of its own where a pass does not fit
+MALLOPT = {"M_MMAP_MAX": (-4, 65_536), "M_MMAP_THRESHOLD": (-3, LARGE)}  # of glibc's malloc.h
 
 
 def device() -> str:
@@ -119,6 +122,17 @@ def activations_fit(model: "PreTrainedModel", tokens: int, dtype: str, held: int
     wide = getattr(config, "intermediate_size", None) or getattr(config, "d_ff", 4 * hidden)
     token_bytes = layers * (34 * hidden + 8 * wide) * (1 if dtype == "bfloat16" else 2)
     return tokens * token_bytes <= MEMORY_SHARE * (_memory() - held)
+
+
+def return_large_memory() -> None:
+    """Let the memory of large tensors on the CPU go back to the system as soon as they are freed.
+
+    Otherwise it is kept for the next tensors (`stages/python`), which is faster, but no tensor
+    fits into the gaps that shorter-lived ones leave. Only glibc can be told so.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    for option, value in MALLOPT.values() if mallopt else ():
+        mallopt(option, value)
 
 
 def _memory() -> int:

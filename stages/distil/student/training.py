@@ -32,6 +32,7 @@ from stages.distil.models.hardware import (
     activations_fit,
     explain_out_of_memory,
     pass_tokens,
+    return_large_memory,
     training_bytes,
 )
 from stages.distil.models.loading import choose_attention
@@ -437,6 +438,8 @@ def train_student(
     if checkpointing == "auto":
         # Only a sample of its own can be longer than `batch_tokens`, which are chosen to fit.
         checkpointing = not activations_fit(model, data.most_tokens, setup.dtype, held)
+    if checkpointing:
+        return_large_memory()
     collate = Collator(model, tokenizer)
     steps = Steps(data.taught, collate, setup.losses, settings, batch_tokens, seed)
     arguments = resuming.training_arguments(

@@ -1,6 +1,9 @@
 """Device, precision and pass size on machines with GPUs, which are simulated."""
 
+import ctypes
 import os
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -112,6 +115,35 @@ def test_the_state_of_an_optimizer_is_as_large_as_estimated(name, tmp_path):
     optimizer.step()
     state = sum(value.nbytes for value in optimizer.state[weight].values() if value.dim())
     assert 2 * weight.nbytes + state == 64 * 64 * OPTIMIZERS[name].bytes_per_weight(4)
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="needs glibc")
+@pytest.mark.parametrize("returned", [False, True])
+def test_the_memory_of_large_tensors_is_returned_to_the_system(returned):
+    megabytes = 256
+    script = f"""
+import torch
+from stages.distil.models.hardware import return_large_memory
+
+def resident():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * 4096 >> 20
+
+if {returned}:
+    return_large_memory()
+tensor = torch.ones({megabytes} << 18)  # of four bytes
+after = torch.ones(8)  # so that the tensor is not the last block, which could be trimmed
+full = resident()
+del tensor
+print(full - resident())
+"""
+    kept = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "17179869184"}
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, env=os.environ | kept
+    )
+    assert not done.stderr
+    freed = int(done.stdout)
+    assert freed > 0.9 * megabytes if returned else freed < 0.1 * megabytes
 
 
 def test_one_process_sees_one_gpu(gpu, monkeypatch, capsys):
