@@ -20,6 +20,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from stages.distil.interface.errors import report_errors
 from stages.distil.language.words import WORD
 from stages.distil.storage import tables
 
@@ -179,4 +180,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(report_errors("assemble", debug=False, action=main))

@@ -32,6 +32,7 @@ from ruamel.yaml import YAML
 from benchmarks.loopback import PROJECT, Node, loopback
 from benchmarks.rationales import prepare_folder, write_parameters
 from stages.distil.attribution.teacher import load_teacher
+from stages.distil.interface.errors import report_errors
 from stages.distil.teachers.selection import load_backend
 
 KEYS = {"rationales": "", "saliency": "_saliency"}  # the ends of the keys of each stage
@@ -206,4 +207,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(report_errors("cluster", debug=False, action=main))

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.scale import INPUTS, PROJECT, measure, parameters
+from stages.distil.interface.errors import report_errors
 from stages.distil.storage import tables
 
 
@@ -86,4 +87,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(report_errors("encode", debug=False, action=main))

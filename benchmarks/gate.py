@@ -16,6 +16,7 @@ from fractions import Fraction
 from pathlib import Path
 
 from stages.distil.interface.catalogue import Files
+from stages.distil.interface.errors import report_errors
 from stages.distil.interface.parameters import load_parameters
 from stages.distil.language.quality import OK, STATUSES, read_published
 from stages.distil.questions.reading import read
@@ -110,4 +111,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(report_errors("gate", debug=False, action=main))

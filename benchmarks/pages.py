@@ -12,6 +12,8 @@ import time
 
 import torch
 
+from stages.distil.interface.errors import report_errors
+
 ROWS, COLUMNS, MATRICES, TOKENS = 1536, 576, 160, 48  # 283 MB in bfloat16
 PASSES = 20
 SETTINGS = ("GLIBC_TUNABLES", "MALLOC_TOP_PAD_", "THP_MEM_ALLOC_ENABLE")
@@ -65,4 +67,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(report_errors("pages", debug=False, action=main))

@@ -24,6 +24,8 @@ from unittest.mock import patch
 
 from ruamel.yaml import YAML
 
+from stages.distil.interface.errors import report_errors
+
 PROJECT = Path(__file__).parent.parent
 REQUESTS = Path("requests.json")
 
@@ -212,4 +214,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(report_errors("rationales", debug=False, action=main))

@@ -12,6 +12,7 @@ these takes most of the hour that the benchmark needs on 2 cores.
 
 import argparse
 import json
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,6 +30,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from stages.distil.attribution.attributor import Attributor
 from stages.distil.attribution.prompts import Prompt, encode_prompt
+from stages.distil.interface.errors import report_errors
 from stages.distil.interface.method import Saliency
 from stages.distil.interface.parameters import load_parameters
 from stages.distil.language.chat import Chat
@@ -211,4 +213,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(report_errors("saliency", debug=False, action=main))

@@ -24,6 +24,7 @@ from unittest.mock import patch
 from ruamel.yaml import YAML
 
 from benchmarks.assemble import TEACHERS, draw_tables
+from stages.distil.interface.errors import report_errors
 from stages.distil.interface.parameters import Parameters
 from stages.distil.storage import tables
 from stages.distil.teachers.backend import Completion, Request
@@ -224,4 +225,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(report_errors("scale", debug=False, action=main))

@@ -21,6 +21,7 @@ from itertools import islice
 import openai
 from transformers import pipeline
 
+from stages.distil.interface.errors import report_errors
 from stages.distil.interface.parameters import load_parameters
 from stages.distil.language.student_prompts import question_text
 from stages.distil.storage import tables
@@ -89,4 +90,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(report_errors("serving", debug=False, action=main))

@@ -13,6 +13,7 @@ share of computed tokens that are not padding.
 import argparse
 import json
 import resource
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -31,6 +32,7 @@ from transformers import (
 
 from stages.distil.encoding.encoder import Encoder
 from stages.distil.encoding.samples import Sample, fit_targets, of_tasks, separate_tasks
+from stages.distil.interface.errors import report_errors
 from stages.distil.interface.method import ANSWER, SALIENCY, Student, Train
 from stages.distil.language.student_prompts import question_text
 from stages.distil.language.words import find_words
@@ -199,4 +201,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(report_errors("train", debug=False, action=main))

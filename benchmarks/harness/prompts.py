@@ -8,6 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from stages.distil.interface.errors import report_errors
 from stages.distil.interface.method import ANSWER, REASONING
 from stages.distil.interface.parameters import load_parameters
 from stages.distil.language.student_prompts import (
@@ -48,4 +49,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(report_errors("prompts", debug=False, action=main))

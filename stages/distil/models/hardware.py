@@ -130,9 +130,10 @@ def return_large_memory() -> None:
     Otherwise it is kept for the next tensors (`stages/python`), which is faster, but no tensor
     fits into the gaps that shorter-lived ones leave. Only glibc can be told so.
     """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    for option, value in MALLOPT.values() if mallopt else ():
-        mallopt(option, value)
+    library = ctypes.CDLL(None)
+    if hasattr(library, "mallopt"):
+        for option, value in MALLOPT.values():
+            library.mallopt(option, value)
 
 
 def _memory() -> int:
