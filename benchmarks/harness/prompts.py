@@ -3,6 +3,7 @@
 Run by `make harness`; it prints the tasks, one for each way in which the student answers.
 """
 
+import sys
 from pathlib import Path
 
 import pyarrow as pa
