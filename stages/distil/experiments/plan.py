@@ -18,6 +18,7 @@ from typing import Any
 from pydantic import Field, model_validator
 
 from stages.distil.experiments.recipe import apply_changes, flat
+from stages.distil.interface.catalogue import determining_fields
 from stages.distil.interface.errors import UserError
 from stages.distil.interface.parameters import Parameters
 from stages.distil.interface.paths import PARAMETERS
@@ -26,6 +27,7 @@ from stages.distil.questions.reading import data_set_content
 from stages.distil.storage import versions
 from stages.distil.weights.folders import model_content
 
+DATA = "data set"  # no model can have this name
 MAIN = "methods"  # the figure that compares all methods; metrics.json and cases.md are about it
 
 Value = int | float | str | list[str]
@@ -189,12 +191,15 @@ def run_digest(parameters: Parameters) -> str:
         mode="json", exclude={"cluster", "models", "datasets"}, exclude_defaults=True
     )
     values["train"]["seed"] = parameters.training_seed
-    values["models"] = {
-        name: parameters.models[name].model_dump(mode="json", exclude_defaults=True)
-        for name in parameters.used_models
-    }
-    values["data set"] = parameters.data_set.model_dump(mode="json", exclude_defaults=True)
-    if files := _files(parameters):
+    files = _files(parameters)
+    values["models"] = {n: determining_fields(parameters.models[n]) for n in parameters.used_models}
+    values[DATA] = parameters.data_set.model_dump(mode="json", exclude_defaults=True)
+    for name in files:  # a folder is known by its content, wherever it lies
+        if name == DATA:
+            values[DATA].pop("folder")
+        else:
+            values["models"][name].pop("path")
+    if files:
         values["files"] = files
     digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode())
     prompts = parameters.rationales.prompts.model_dump().values()
@@ -211,7 +216,7 @@ def _files(parameters: Parameters) -> dict[str, dict[str, str]]:
     """
     found = {}
     with suppress(UserError):
-        found["data set"] = data_set_content(parameters.data_set)
+        found[DATA] = data_set_content(parameters.data_set)
     for name in sorted(parameters.used_models):
         with suppress(UserError):
             found[name] = model_content(parameters.models[name])

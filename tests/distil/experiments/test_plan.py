@@ -183,5 +183,17 @@ def test_a_run_is_identified_by_the_content_of_its_files(project):
 
     before = digests()
     assert digests() == before
-    write_jsonl(project / "mine", train=[question(1)])
+    shutil.copytree(project / "mine", project / "moved")
+    mine[0] = mine[0].replace("folder: mine", "folder: moved")
+    assert digests() == before
+    write_jsonl(project / "moved", train=[question(1)])
     assert not digests() & before
+
+
+def test_a_run_is_identified_by_the_model_of_a_server_not_by_its_address(project):
+    def digest(port: int, model: str) -> str:
+        entry = f"{{source: server, url: 'http://127.0.0.1:{port}/v1', model: {model}}}"
+        changes = [f"+models.mine={entry}", "teachers=[mine]", "saliency.weight=0"]
+        return plan.plan(grid(changes=changes))[0].digest
+
+    assert digest(8000, "small") == digest(8001, "small") != digest(8000, "large")
