@@ -196,4 +196,4 @@ def test_a_run_is_identified_by_the_model_of_a_server_not_by_its_address(project
         changes = [f"+models.mine={entry}", "teachers=[mine]", "saliency.weight=0"]
         return plan.plan(grid(changes=changes))[0].digest
 
-    assert digest(8000, "small") == digest(8001, "small") != digest(8000, "large")
+    assert digest(8000, "medium") == digest(8001, "medium") != digest(8000, "large")
