@@ -1,7 +1,7 @@
 #!/bin/sh
 # Train on two machines of a Slurm cluster with four GPUs each, from a project folder that both see:
 #   sbatch --wait configs/slurm.sh && .venv/bin/dvc commit --force train && .venv/bin/dvc repro
-# torchrun starts a process a GPU; `dvc commit` records what they wrote.
+# torchrun starts one process per GPU; `dvc commit` records what they wrote.
 #SBATCH --nodes=2
 #SBATCH --ntasks-per-node=1
 #SBATCH --gpus-per-node=4
