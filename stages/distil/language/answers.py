@@ -32,6 +32,8 @@ NUMBER_IN_TEXT = re.compile(rf"(?<![\w.,/-])[-+]?[$€£]?(?:{DIGITS})(?:/\d+)?(
 SUM_IN_TEXT = re.compile(r"(?<![\w.,/^*-])[-+(\d.$€£][-+*/^×÷()\d .,$€£]{0,198}[\d)](?![\w/-])")
 OPERATOR = re.compile(r"[\d)]\s*[-+*/^×÷]")
 
+# Thousands as LaTeX separates them: `1{,}000`, `1\,000`, `1,\!000`.
+LATEX_COMMA = re.compile(r"(?<=\d)(?:\{,\}|\\,|,\\!)(?=\d{3}(?!\d))", re.ASCII)
 NOT_RAISED = re.compile(r"[^\u00b2\u00b3\u00b9\u2070-\u209f]+")
 ARTICLE = re.compile(r"^(a|an|the) ")
 QUOTES = " \t\"'`*_“”„‘’«»"
@@ -155,7 +157,8 @@ def _number(text: str) -> Decimal | None:
 
 
 def _plain(text: str) -> str:
-    """Return a text with plain digits, signs and slashes; raised digits (`10²`) stay raised."""
+    """Return a text with plain digits, commas, signs and slashes; `10²` stays raised."""
+    text = LATEX_COMMA.sub(",", text)
     plain = NOT_RAISED.sub(lambda match: unicodedata.normalize("NFKC", match[0]), text)
     return plain.replace("\u2212", "-").replace("\u2044", "/")
 
@@ -187,7 +190,7 @@ def quantity(text: str) -> tuple[Fraction, str] | None:
 
 def numbers_in(text: str) -> list[str]:
     """Return the numbers in a text in order; arithmetic such as `(7 * 36)` is a single one."""
-    text = unicodedata.normalize("NFKC", text).replace("\u2212", "-")
+    text = LATEX_COMMA.sub(",", unicodedata.normalize("NFKC", text).replace("\u2212", "-"))
     numbers: list[str] = []
     end = 0
     for match in SUM_IN_TEXT.finditer(text):
@@ -236,6 +239,7 @@ def find_options(text: str, options: Sequence[str]) -> list[str]:
 
 def find_mentions(text: str, options: Sequence[str]) -> tuple[str, list[Mention]]:
     """Return the form of the text in which options were looked for, and where it names them."""
+    text = LATEX_COMMA.sub(",", text)
     values = [_number(option) for option in options]
     by_value = {v: o for v, o in zip(values, options, strict=True) if v is not None}
     if len(by_value) < sum(value is not None for value in values):

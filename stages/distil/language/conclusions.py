@@ -6,8 +6,11 @@ that models write around an option.
 
 import re
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from itertools import pairwise
 from operator import itemgetter
+
+import regex
 
 from stages.distil.language.answers import (
     FORMULA,
@@ -37,6 +40,7 @@ MANNER = (
     r"indeed|actually|probably|most likely|likely|option|choice|letter)"
 )
 MARK = r"(?:\([a-z]{1,2}\)|\b[a-z][).:])"  # of a lettered option
+CALLED = r"(?:(?:the\s+)?(?:option|choice|letter)\b[\s\"'*_“‘:]*)?"  # before a letter: `Option B`
 
 SENTENCE_END = re.compile(r"(?<=[.!?])\s+|(?<=[。！？])|\n+")
 LIST_MARK = re.compile(  # `1.`, `b)` before the text of a line
@@ -67,7 +71,7 @@ def conclusion(rationale: str, options: Sequence[str], named: bool = True) -> st
         return stated[0] if len(stated) == 1 else None
     if not named:
         return None
-    last = _last_sentence(rationale)
+    last = _last_sentence(rationale, options)
     if found := _named(last, options):
         return found[-1]
     return _by_letter(THEREFORE.sub("", last), options) or _answered_first(rationale, options)
@@ -117,8 +121,11 @@ def without_conclusion(rationale: str, options: Sequence[str], answer: str) -> s
     as an empty text.
     """
     text = rationale.strip()
-    sentence = max((e.end() for e in SENTENCE_END.finditer(text) if e.end() < len(text)), default=0)
-    starts = [sentence, *(end.end() for end in CLAUSE_END.finditer(text, sentence))]
+    ends = (end.end() for end in _sentence_end(tuple(options)).finditer(text))
+    sentence = max((end for end in ends if end < len(text)), default=0)
+    clauses = (end.end() for end in CLAUSE_END.finditer(text, sentence))
+    marks = [mark.span() for mark in STATEMENT.finditer(text, sentence)]  # as in "Answer:"
+    starts = [sentence, *(c for c in clauses if not any(s < c <= e for s, e in marks))]
     stating = (
         start for start, end in pairwise([*starts, len(text)]) if _states(text[start:end], options)
     )
@@ -200,21 +207,21 @@ def _stated(text: str, options: Sequence[str]) -> list[str]:
 def _introduced(text: str, mark: re.Match[str], options: Sequence[str]) -> list[str]:
     """Return what the sentence states after its introduction ("The answer is")."""
     tail = text[mark.end() : mark.end() + LONGEST_STATEMENT].lstrip()
-    return _stated_after(SENTENCE_END.split(tail, maxsplit=1)[0], options)
+    return _stated_after(_sentences(tail, options)[0], options)
 
 
 def _judged(text: str, mark: re.Match[str], options: Sequence[str]) -> list[str]:
     """Return what the clause names before its judgement ("is correct")."""
-    tail = SENTENCE_END.split(text[mark.end() : mark.end() + LONGEST_STATEMENT])[0]
+    tail = _sentences(text[mark.end() : mark.end() + LONGEST_STATEMENT], options)[0]
     if "would" in mark[0] and re.search(r"\bif\b", tail, re.IGNORECASE):
         return []
-    head = SENTENCE_END.split(text[max(0, mark.start() - LONGEST_STATEMENT) : mark.start()])[-1]
-    return _stated_before(CLAUSE_END.split(head)[-1], options)
+    head = text[max(0, mark.start() - LONGEST_STATEMENT) : mark.start()]
+    return _stated_before(CLAUSE_END.split(_sentences(head, options)[-1])[-1], options)
 
 
 # What may stand between a statement's introduction and the option: `: **(b) the`.
 LEAD = re.compile(
-    rf"[{OPENING}:-]*(?:{MARK})?[{OPENING}:-]*(?:that\s+)?(?:(?:the|a|an|to|in|at|on)\s+)?"
+    rf"[{OPENING}:-]*{CALLED}(?:{MARK})?[{OPENING}:-]*(?:that\s+)?(?:(?:the|a|an|to|in|at|on)\s+)?"
     r"[\"'*_“‘(\[]*",
     re.IGNORECASE,
 )
@@ -283,7 +290,7 @@ def _named(sentence: str, options: Sequence[str]) -> list[str]:
 
 def _answered_first(text: str, options: Sequence[str]) -> str | None:
     """Return the option of which the first sentence consists, if no sentence is another one."""
-    sentences = SENTENCE_END.split(text.strip())
+    sentences = _sentences(text.strip(), options)
     first, *others = [_only(sentence.rstrip(".!:"), options) for sentence in sentences]
     return first if {first, *others} <= {first, None} else None
 
@@ -309,7 +316,7 @@ def _states(clause: str, options: Sequence[str]) -> bool:
 
 # A letter at the beginning that stands for itself: the text ends there, or goes on with a reason.
 LETTER = re.compile(
-    r"[\s\"'*_“‘\[]*(?:\(([a-z]{1,2})\)|([a-z])\)?)[\"'*_”’\]]*"
+    rf"[\s\"'*_“‘\[]*{CALLED}(?:\(([a-z]{{1,2}})\)|([a-z])\)?)[\"'*_”’\]]*"
     r"(?:\s*$|\s*[.;:!?\n]|,(?!\s*(?:(?:or|and)\s+)?\(?[a-z]\b)|\s+[-–—]\s"
     r"|\s+(?:because|since|as|for)\b)",
     re.IGNORECASE,
@@ -323,10 +330,16 @@ def _by_letter(text: str, options: Sequence[str]) -> str | None:
 
 
 def _lettered(letter: str, options: Sequence[str]) -> str | None:
-    """Return the option with a letter; None if options are letters themselves."""
+    """Return the option with a letter; None if options are letters themselves.
+
+    The letter is that of its place or its own, as in `b) aunt`; None if these are two options.
+    """
     if any(len(option := normalise(each)) == 1 and option.isalpha() for each in options):
         return None
-    return dict(zip(letters(len(options)), options, strict=True)).get(letter.casefold())
+    own = re.compile(rf"\(?{letter}[).:]\s", re.IGNORECASE)
+    places = zip(letters(len(options)), options, strict=True)
+    named = {each for place, each in places if place == letter.casefold() or own.match(each)}
+    return named.pop() if len(named) == 1 else None
 
 
 # Results of free-form questions
@@ -383,5 +396,21 @@ def _stated_number(text: str, mark: re.Match[str]) -> str | None:
 # Sentences
 
 
-def _last_sentence(text: str) -> str:
-    return next((s for s in reversed(SENTENCE_END.split(text.strip())) if s.strip()), "")
+@lru_cache
+def _sentence_end(options: tuple[str, ...]) -> re.Pattern[str] | regex.Pattern[str]:
+    """Return the pattern of what ends a sentence, but not inside an option such as `St. Louis`."""
+    inside = [option.split() for option in options if SENTENCE_END.search(option)]
+    if not inside:
+        return SENTENCE_END
+    names = "|".join(r"\s+".join(map(regex.escape, words)) for words in inside)
+    pattern = rf"{SENTENCE_END.pattern}|(?<!\w)(?:{names})(*SKIP)(*FAIL)"
+    return regex.compile(pattern, regex.IGNORECASE | regex.VERSION1)
+
+
+def _sentences(text: str, options: Sequence[str]) -> list[str]:
+    """Return the sentences of a text; there is at least one, perhaps empty."""
+    return _sentence_end(tuple(options)).split(text)
+
+
+def _last_sentence(text: str, options: Sequence[str]) -> str:
+    return next((s for s in reversed(_sentences(text.strip(), options)) if s.strip()), "")

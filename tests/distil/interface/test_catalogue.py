@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 
 from stages.distil.interface.parameters import load_parameters
-from stages.distil.questions import files
+from stages.distil.questions import files, reading
 from stages.distil.questions.fields import QuestionReader
 from stages.distil.storage.examples import Example, Record
 from tests.conftest import PARAMS
@@ -207,6 +207,34 @@ def test_two_teachers_in_one_string_are_told_apart(tmp_path):
         "flan-t5-xl": ["Fog is wet. Thus, the answer is (a) a marsh"],
         "llama2-7b": ["Let's think step by step. Marshes are wet."],
     }
+
+
+@pytest.mark.parametrize(
+    ("name", "prefix", "ending"),
+    [
+        ("step-by-step-cqa", "cqa", "So the answer is (a) jar."),
+        ("step-by-step-svamp", "svamp", "The answer is (8 / 2)."),
+    ],
+)
+def test_a_clone_of_distilling_step_by_step_is_read(tmp_path, name, prefix, ending):
+    """Each of twelve train questions has a file of texts of its own: 10 and 11 come last."""
+    entry = load_parameters(PARAMS).datasets[name].model_copy(update={"folder": tmp_path})
+    key = "input" if prefix == "svamp" else "question"
+    rows = [LAYOUTS[name][0] | {"id": f"{n}", key: f"{n}?"} for n in range(14)]
+    (tmp_path / "llm").mkdir()
+    for split, part in {"train": rows[:12], "test": rows[12:]}.items():
+        lines = "".join(json.dumps(row) + "\n" for row in part)
+        (tmp_path / f"{prefix}_{split}.json").write_text(lines)
+    for n in range(12):
+        text = f"It is {n}. {ending}\n\nQ: What else?\nA: It is 9."
+        (tmp_path / f"llm/train_CoT_{n}.json").write_text(json.dumps([text]))
+    (tmp_path / "llm/test_CoT_0.json").write_text(json.dumps(["It is so."] * 2))
+    found = list(reading.read(entry.model_copy(update={"hold_out": 2}), 0, 1_000, Counter()))
+    assert Counter(row.split for row in found) == {"train": 10, "validation": 2, "test": 2}
+    for example in found:
+        number = example.question.removesuffix("?")
+        written = {"palm-540b": [f"It is {number}. {ending}"]}
+        assert example.rationales == ({} if example.split == "test" else written)
 
 
 def test_every_data_set_of_the_papers_is_tested():

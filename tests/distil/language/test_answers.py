@@ -174,6 +174,8 @@ def test_a_stated_answer_needs_no_full_stop(text, cut):
     [
         ("Bo is old. The answer is B.", "Bo is old."),
         ("Bo is old, so the answer is aunt; the niece is younger.", "Bo is old"),
+        ("Bo is old. Answer: aunt.", "Bo is old."),
+        ("Bo is old. Answer: Option C", "Bo is old."),
         (
             "Ann is Bo's aunt, Bo is Cy's son, so Ann is the niece of Cy.",
             "Ann is Bo's aunt, Bo is Cy's son",
@@ -212,6 +214,8 @@ def test_the_conclusion_without_options_names_the_answer():
         ("So she is the niece.", "So she is the niece.", "niece"),
         ("So. Answer: cousin", "So.", None),
         ("So. Answer: (c)", "So.", "aunt"),
+        ("So. Answer: Option C", "So.", "aunt"),
+        ("So.\n**Answer: option (c)**", "So.", "aunt"),
         ("I cannot tell.", "I cannot tell.", None),
         ("Answer:", "", None),
     ],
@@ -242,6 +246,14 @@ LETTERED = ["mother", "aunt", "niece", "mother-in-law"]
         ("Final answer:\n\n(B) aunt", "aunt"),
         ("The answer is (b).\nExplanation:\nThe mother is older.", "aunt"),
         (r"So $\boxed{B}$", "aunt"),
+        ("Answer: Option B", "aunt"),
+        ("The answer is option (b)", "aunt"),
+        ("The answer is **Option B**.", "aunt"),
+        ("The answer is the option (b), since she is old.", "aunt"),
+        ("The answer is: Option (c): mother.", "mother"),  # the words count
+        (r"So \boxed{\text{Option B}}", "aunt"),
+        ("The answer is option (b) or (c).", None),
+        ("The answer is an option.", None),
         ("The answer is B, not A.", "aunt"),
         ("The answer is B because the niece is younger.", "aunt"),
         ("The answer is a mother.", "mother"),
@@ -291,6 +303,39 @@ def test_yes_and_no_are_names_only_as_a_clause(text, option):
     assert conclusion(text, ["yes", "no", "maybe"]) == option
 
 
+LISTED = ["1. tea", "2. milk", "3. St. Louis"]
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "option"),
+    [
+        ("The answer is 2. milk.", LISTED, "2. milk"),
+        ("It is 2. milk, not 1. tea.", LISTED, "2. milk"),
+        ("Tea is hot.\n1. tea", LISTED, "1. tea"),
+        ("1. Tea is the best choice.", LISTED, "1. tea"),
+        ("The answer is 3. st.\nlouis. It is warm.", LISTED, "3. St. Louis"),
+        ("The answer is (b).", LISTED, "2. milk"),
+        ("The answer is 2. Then drink.", LISTED, None),
+        ("So it is no. 2. A milk.", LISTED, None),
+        ("The answer is St. Louis.", ["Paris", "St. Louis"], "St. Louis"),
+        ("She is in St. Louis. So she is here.", ["Paris", "St. Louis"], None),
+        ("答案是。红。茶。", ["红。茶", "牛乳"], "红。茶"),
+        ("The answer is a) milk.", ["b) tea", "a) milk"], "a) milk"),
+        ("The answer is (b) tea.", ["b) tea", "a) milk"], "b) tea"),
+        ("The answer is (b).", ["b) tea", "a) milk"], None),  # by its place or by its own letter?
+        ("The answer is (b).", ["a) milk", "b) tea"], "b) tea"),
+        ("The answer is y.", ["x) tea", "y) milk"], "y) milk"),
+    ],
+)
+def test_an_option_may_begin_like_a_list_or_hold_a_full_stop(text, options, option):
+    assert conclusion(text, options) == option
+
+
+def test_the_end_of_a_sentence_inside_an_option_is_none_for_the_clauses_either():
+    text = "She flew east. So she is in St. Louis."
+    assert without_conclusion(text, ["Paris", "St. Louis"], "St. Louis") == "She flew east."
+
+
 def test_letters_are_no_names_where_they_are_options():
     assert conclusion("The answer is A.", ["B", "O", "A", "AB"]) == "A"
     assert conclusion("The answer is C.", ["B", "O", "A", "AB"]) is None
@@ -313,6 +358,13 @@ def test_letters_are_no_names_where_they_are_options():
         ("In 16 shirts there are 2 minutes.", "2", "ok"),
         ("She has 9.\n#### 8", "9", "contradicts"),
         (r"So $\boxed{\frac{84}{2}}$.", "42", "ok"),
+        (r"So $\boxed{1{,}000}$.", "1000", "ok"),
+        (r"So $\boxed{1{,}000}$.", "1", "contradicts"),
+        (r"The answer is $12{,}345{,}000.50$.", "12345000.5", "ok"),
+        (r"So it is 400 + 600 = 1\,000.", "1000", "ok"),
+        (r"The answer is 1,\!000 apples.", "1,000 apples", "ok"),
+        ("The answer is 1,000.", r"1{,}000", "ok"),
+        (r"So it is one of {1{,}2}.", "12", "contradicts"),
         ("The answer is 42 since 84 / 2 is 42.", "42", "ok"),
         ("The answer is 5 pears.", "5 apples", "contradicts"),
         ("The answer is (3 * x).", "3", "contradicts"),
@@ -547,6 +599,8 @@ def test_in_the_shared_sets_the_gold_text_is_right_and_no_other(name):
         ("The answer is -5.", ["5", "-5"], "-5"),
         ("The answer is 5.", ["-5", "3"], None),
         ("The answer is 1,000.", ["1", "1000"], "1000"),
+        (r"The answer is $1{,}000$.", ["1", "1000", "0"], "1000"),
+        (r"Hence \boxed{1{,}000}.", ["1", "1,000", "0"], "1,000"),
         ("The pH of water is 7.", ["1.6", "7.0"], "7.0"),
         ("It is 3.5 m, so 3.", ["3", "5"], "3"),
         ("So it is version 1.2.", ["1", "2"], None),
