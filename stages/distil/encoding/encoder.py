@@ -11,7 +11,6 @@ from stages.distil.encoding.samples import SOFT_LABELS, Branch, Sample, Window, 
 from stages.distil.interface.errors import UserError
 from stages.distil.interface.method import ANSWER, REASONING, SALIENCY, Student
 from stages.distil.language.control_tokens import added_tokens
-from stages.distil.language.quality import OK
 from stages.distil.language.student_prompts import (
     ANSWER_TASK,
     REASONING_TASK,
@@ -104,6 +103,7 @@ class Encoder:
         self._encoder_decoder = config.is_encoder_decoder
         self._head, tail = added_tokens(tokenizer)
         self._tail = tail if self._encoder_decoder else []  # a decoder's text goes on
+        self._settings = settings
         self._prompt = settings.prompt
         self._shared = settings.shared_context
         self._after_answer = settings.form == "after_answer"
@@ -178,11 +178,12 @@ class Encoder:
         """Yield each target of a row."""
         yield _Text(ANSWER, ANSWER_TASK, row["answer"])
         for rationale in row["rationales"]:
-            if not (asks := self._rationale_tasks.get(rationale["teacher"])):
+            asks = self._rationale_tasks.get(rationale["teacher"])
+            if not asks or not self._settings.teaches(rationale["status"]):
                 continue
             if not self._reasons:
                 yield _Text(rationale["teacher"], asks, rationale["text"])
-            elif rationale["status"] == OK:  # others may lead to another answer, or to none
+            else:
                 reasoning = reasoning_text(rationale["text"])
                 text = f"{reasoning} {row['answer']}"
                 yield _Text(rationale["teacher"], asks, text, reasoning=reasoning)

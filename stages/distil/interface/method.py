@@ -225,7 +225,10 @@ class Student(Settings):
         return self.form == "before_answer"
 
     def teaches(self, status: str) -> bool:
-        """Return whether an assembled rationale of this status is taught; reasoning must be ok."""
+        """Return whether an assembled rationale of this status is taught.
+
+        What an answer follows must be `ok`: others may lead to another answer, or to none.
+        """
         return not self.reasons or status == "ok"
 
     @field_validator("direct")
