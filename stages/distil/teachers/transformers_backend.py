@@ -9,12 +9,13 @@ import torch
 from torch.nn import functional
 
 from stages.distil.language.chat import Chat
+from stages.distil.language.quality import LENGTH, TOO_LONG
 from stages.distil.models.batching import by_length, of_one_length, pad
 from stages.distil.models.generation import end_tokens, generate, logits_at
 from stages.distil.models.hardware import explain_out_of_memory, pass_tokens
 from stages.distil.models.layers import carries_state, context_length
 from stages.distil.models.loading import load_model
-from stages.distil.teachers.backend import TOO_LONG, Completion, Request
+from stages.distil.teachers.backend import Completion, Request
 
 IN_FLIGHT = 512  # requests that are sorted by length and batched together
 BATCH_TOKENS = 8192  # per batch on a CPU: rows × (longest prompt + longest text)
@@ -147,10 +148,8 @@ class Generator:
             text = opening + self._chat.with_marks(text, written)
             if (cut := self._ends.cut(text)) is not None:
                 text, stopped = cut, True
-            yield (
-                request,
-                Completion(text, "stop" if stopped else "length", len(tokens), len(written)),
-            )
+            reason = "stop" if stopped else LENGTH
+            yield request, Completion(text, reason, len(tokens), len(written))
 
 
 def _batches(encoded: list[EncodedPrompt], budget: int) -> Iterator[list[EncodedPrompt]]:

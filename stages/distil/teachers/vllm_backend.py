@@ -10,10 +10,11 @@ import psutil
 
 from stages.distil.interface.errors import UserError
 from stages.distil.language.chat import Chat
+from stages.distil.language.quality import TOO_LONG
 from stages.distil.models.generation import missing_ends
 from stages.distil.models.hardware import device
 from stages.distil.models.layers import context_length
-from stages.distil.teachers.backend import TOO_LONG, Completion, Request
+from stages.distil.teachers.backend import Completion, Request
 from stages.distil.weights.architecture import check_model, load_config
 from stages.distil.weights.folders import count_parameters
 
