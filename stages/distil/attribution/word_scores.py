@@ -7,7 +7,7 @@ import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property, partial
-from itertools import chain, islice, starmap
+from itertools import chain, starmap
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ from stages.distil.language.answers import same
 from stages.distil.language.chat import Chat
 from stages.distil.language.conclusions import without_conclusion
 from stages.distil.language.teacher_prompts import PromptFile
+from stages.distil.models.batching import in_parts
 from stages.distil.models.generation import missing_ends
 from stages.distil.models.hardware import precision
 from stages.distil.storage.examples import Example
@@ -127,7 +128,7 @@ class WordScores:
         with tqdm(
             total=total, desc="saliency", unit="row", file=sys.stderr, disable=on_cluster
         ) as progress:
-            for window in self._windows(examples()):
+            for window in in_parts(self._readings(examples()), WINDOW):
                 chosen = self._choose(window)
                 progress.update(len(window) - len(chosen))
                 prompts = self._prompts(chosen)
@@ -140,7 +141,7 @@ class WordScores:
         """Have a cluster compute what the store lacks; predictions come first, if they count."""
 
         def questions(window: list[Reading]) -> Iterator[Batch]:
-            return map(self._questions, _groups(window))
+            return map(self._questions, in_parts(window, PREDICTED_TOGETHER))
 
         def prompts(window: list[Reading]) -> Iterator[Batch]:
             chosen = self._choose(window)
@@ -151,7 +152,7 @@ class WordScores:
             passes["saliency"] = prompts
         for label, batches in passes.items():
             with tqdm(total=total, desc=label, unit="row", file=sys.stderr) as progress:
-                windows = self._windows(examples())
+                windows = in_parts(self._readings(examples()), WINDOW)
                 missing = self._missing(chain.from_iterable(map(batches, windows)), progress)
                 if first := next(missing, None):
                     for batch, result in self._pool.complete(chain([first], missing)):
@@ -165,11 +166,6 @@ class WordScores:
             else:
                 self._store.hits += 1
                 progress.update(len(batch.ids))
-
-    def _windows(self, examples: Iterable[Example]) -> Iterator[list[Reading]]:
-        remaining = self._readings(examples)
-        while window := list(islice(remaining, WINDOW)):
-            yield window
 
     def _readings(self, examples: Iterable[Example]) -> Iterator[Reading]:
         """Yield what the teacher reads of each question, with a rationale if its words count.
@@ -252,7 +248,7 @@ class WordScores:
         if not self._predicts:
             return [(reading, reading[0].answer) for reading in readings]
         chosen: Targets = []
-        for group in _groups(readings):
+        for group in in_parts(readings, PREDICTED_TOGETHER):
             predictions = self._result(self._questions(group))
             for reading, prediction in zip(group, predictions, strict=True):
                 example = reading[0]
@@ -288,8 +284,3 @@ class WordScores:
         conversation = self._wording.conversation(example)
         of = self._settings.of
         return encode_prompt(self._chat, conversation, example, label, rationale, of)
-
-
-def _groups(readings: Sequence[Reading]) -> Iterator[Sequence[Reading]]:
-    for start in range(0, len(readings), PREDICTED_TOGETHER):
-        yield readings[start : start + PREDICTED_TOGETHER]

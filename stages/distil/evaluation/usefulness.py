@@ -11,7 +11,6 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,7 @@ from stages.distil.interface.parameters import Parameters
 from stages.distil.language.conclusions import without_conclusion
 from stages.distil.language.quality import OK
 from stages.distil.language.student_prompts import rationale_task, student_context, text_before
+from stages.distil.models.batching import in_parts
 from stages.distil.models.hardware import precision
 from stages.distil.models.loading import load_model
 from stages.distil.storage import tables, versions
@@ -88,7 +88,7 @@ class Scorer:
         with tqdm(
             total=total, desc=f"{self._teacher}: usefulness", unit="rationale", file=sys.stderr
         ) as bar:
-            while batch := list(islice(train, BATCH)):
+            for batch in in_parts(train, BATCH):
                 asked, texts = [], []
                 for row in batch:
                     while example is not None and example.id != row["id"]:

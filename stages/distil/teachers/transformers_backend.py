@@ -1,7 +1,6 @@
 """Teachers on transformers' `generate`: for encoder-decoder models such as FLAN-T5."""
 
 from collections.abc import Iterable, Iterator
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ from torch.nn import functional
 
 from stages.distil.language.chat import Chat
 from stages.distil.language.quality import LENGTH, TOO_LONG
-from stages.distil.models.batching import by_length, of_one_length, pad
+from stages.distil.models.batching import by_length, in_parts, of_one_length, pad
 from stages.distil.models.generation import end_tokens, generate, logits_at
 from stages.distil.models.hardware import explain_out_of_memory, pass_tokens
 from stages.distil.models.layers import carries_state, context_length
@@ -53,8 +52,7 @@ class Generator:
 
     def complete(self, requests: Iterable[Request]) -> Iterator[tuple[Request, Completion]]:
         """Yield each request with its completion, short prompts first among IN_FLIGHT requests."""
-        remaining = iter(requests)
-        while window := list(islice(remaining, IN_FLIGHT)):
+        for window in in_parts(requests, IN_FLIGHT):
             encoded: list[EncodedPrompt] = []
             replies: list[EncodedReply] = []
             for request in window:
