@@ -5,10 +5,10 @@ from pathlib import Path
 from stages.distil.interface.command import run_stage
 from stages.distil.interface.parameters import Parameters
 from stages.distil.storage import tables
+from stages.distil.storage.examples import SPLITS
 from stages.distil.storage.lengths import read_lengths
 
 LENGTHS = Path("results/lengths.csv")
-SPLITS = ("train", "validation", "test")
 
 
 def card(parameters: Parameters) -> None:

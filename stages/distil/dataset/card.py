@@ -8,6 +8,7 @@ from stages.distil.interface.catalogue import Hub
 from stages.distil.interface.escaping import for_markdown
 from stages.distil.interface.parameters import Parameters
 from stages.distil.storage import tables
+from stages.distil.storage.examples import SPLITS
 from stages.distil.storage.lengths import Lengths
 
 MOST_CLASSES = 20  # different answers; with more, the card counts positions among the options
@@ -16,13 +17,12 @@ MOST_CLASSES = 20  # different answers; with more, the card counts positions amo
 def describe(parameters: Parameters, lengths: dict[str, Lengths]) -> str:
     """Return the card as Markdown, with the front matter that `datasets` reads."""
     settings = parameters.data_set
-    splits = ("train", "validation", "test")
     configs = "".join(
-        f"  - split: {split}\n    path: distill/{split}/*.parquet\n" for split in splits
+        f"  - split: {split}\n    path: distill/{split}/*.parquet\n" for split in SPLITS
     )
     rows = {
         s: _select_one(f"SELECT count(*) FROM '{tables.distill_table(s)}/*.parquet'")
-        for s in splits
+        for s in SPLITS
     }
     licence = for_markdown(settings.licence or "not stated")
     origin: str = settings.source
@@ -34,7 +34,7 @@ def describe(parameters: Parameters, lengths: dict[str, Lengths]) -> str:
         f"Licence: {licence}.\n",
         "## Questions\n\n"
         + _table(["split", "questions"], [[s, f"{n:,}"] for s, n in rows.items()]),
-        "## Answers\n\n" + _answers(splits),
+        "## Answers\n\n" + _answers(),
         "## Train targets\n\n" + _targets(parameters, rows["train"]),
         "## Lengths\n\nTokens of the student, in train questions and their targets.\n\n"
         + _table(
@@ -55,7 +55,7 @@ def describe(parameters: Parameters, lengths: dict[str, Lengths]) -> str:
     return "\n".join(parts)
 
 
-def _answers(splits: tuple[str, ...]) -> str:
+def _answers() -> str:
     """Return the share of each answer or, if there are many, of each position in the options."""
     folder = tables.distill_table("train")
     distinct = _select_one(f"SELECT count(DISTINCT answer) FROM '{folder}/*.parquet'")
@@ -64,7 +64,7 @@ def _answers(splits: tuple[str, ...]) -> str:
     else:
         column, name = "list_position(options, answer)", "place of the answer among the options"
     shares: dict[Any, dict[str, float]] = {}
-    for split in splits:
+    for split in SPLITS:
         source = f"'{tables.distill_table(split)}/*.parquet'"
         counts = duckdb.execute(
             f"SELECT {column} AS kind, count(*) / sum(count(*)) OVER () FROM {source} GROUP BY kind"
@@ -74,10 +74,10 @@ def _answers(splits: tuple[str, ...]) -> str:
     if set(shares) <= {None, 0}:
         return f"Free-form; {distinct:,} different answers in train.\n"
     rows = [
-        [str(kind), *(f"{100 * by_split.get(split, 0):.1f} %" for split in splits)]
+        [str(kind), *(f"{100 * by_split.get(split, 0):.1f} %" for split in SPLITS)]
         for kind, by_split in sorted(shares.items(), key=lambda item: str(item[0]))
     ]
-    return _table([name, *splits], rows)
+    return _table([name, *SPLITS], rows)
 
 
 def _targets(parameters: Parameters, total: int) -> str:

@@ -39,11 +39,11 @@ from stages.distil.encoding.samples import (
 from stages.distil.interface.method import REASONING, Student
 from stages.distil.storage import tables
 from stages.distil.storage.content import file_digest
+from stages.distil.storage.examples import SPLITS
 from stages.distil.weights.architecture import load_config, load_tokenizer
 from stages.distil.weights.checking import refuse_quantised
 from stages.distil.weights.folders import whole_folder
 
-TRAIN, VALIDATION, TEST = SPLITS = ("train", "validation", "test")
 WINDOW = tables.ENCODED / "window.json"
 PART = 1024  # questions of a record batch; a process encodes them at once
 PARTS = 8  # at least, for each process: starting one takes as long
@@ -165,7 +165,7 @@ def read_taught(window: Window, tasks: Container[str] | None = None) -> EncodedR
         samples = list(map(_to_sample, row["samples"]))
         return samples if tasks is None else fit_targets(of_tasks(samples, tasks), window)
 
-    return EncodedRows(TRAIN, read)
+    return EncodedRows("train", read)
 
 
 def read_asked(split: str) -> EncodedRows[Asked]:
@@ -180,7 +180,7 @@ def read_asked(split: str) -> EncodedRows[Asked]:
 
 def digest() -> str:
     """Return a digest of everything that a training reads."""
-    return " ".join(map(file_digest, (encoded_file(TRAIN), encoded_file(VALIDATION), WINDOW)))
+    return " ".join(map(file_digest, (encoded_file("train"), encoded_file("validation"), WINDOW)))
 
 
 @dataclass
@@ -236,7 +236,7 @@ class _PartEncoder:
         rows = group.slice(part.start, part.size).to_pylist()
         report = Report({part.split: Limits()})
         limits = report.limits[part.split]
-        if part.split == TRAIN:
+        if part.split == "train":
             encoded, schema = self._taught(rows, limits, report.lengths), TAUGHT_ROW
         else:
             encoded, schema = self._asked(rows, limits), ASKED_ROW
@@ -312,7 +312,7 @@ def encode_splits(job: Job, processes: int | None = None) -> tuple[Report, Windo
         tqdm(total=questions, desc="encode", unit="question", file=sys.stderr) as bar,
     ):
         for split, of_split in parts.items():
-            schema = TAUGHT_ROW if split == TRAIN else ASKED_ROW
+            schema = TAUGHT_ROW if split == "train" else ASKED_ROW
             with pa.ipc.new_stream(str(folder / encoded_file(split).name), schema) as file:
                 for batch, report in encode(of_split):
                     file.write_batch(batch)

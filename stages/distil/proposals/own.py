@@ -20,7 +20,8 @@ from stages.distil.interface.paths import PARAMETERS, read_text
 from stages.distil.interface.settings import check_settings
 from stages.distil.proposals.proposal import Proposal, propose
 from stages.distil.proposals.splits import NAMES
-from stages.distil.proposals.trials import ORDER, Mapped, Reading
+from stages.distil.proposals.trials import Mapped, Reading
+from stages.distil.questions.reading import ORDER
 from stages.distil.storage.examples import Example
 from stages.distil.storage.tables import write_text
 

@@ -13,6 +13,7 @@ from stages.distil.questions.sampling import choose_subset
 from stages.distil.storage.content import content
 from stages.distil.storage.examples import Example, Rejected
 
+ORDER: tuple[Split, ...] = ("test", "validation", "train")  # in which splits are read
 HELD_OUT: tuple[Split, ...] = ("test", "validation")  # a larger validation keeps the test
 
 
@@ -49,7 +50,7 @@ def _parts(
     """
     if not any(map(settings.held_out, HELD_OUT)) and settings.sizes == FileSizes():
         return None
-    ids: dict[Split, list[str]] = {"test": [], "validation": [], "train": []}
+    ids: dict[Split, list[str]] = {split: [] for split in ORDER}
     for split, row in _rows(settings, max_characters, Counter()):
         if isinstance(row, Example):
             ids[split].append(row.id)
@@ -78,8 +79,7 @@ def _rows(
     """Yield every row, with the split that it is read from."""
     reader = QuestionReader(settings, max_characters, tally)
     source = files if isinstance(settings, Files) else hub
-    order: tuple[Split, ...] = ("test", "validation", "train")
-    for split in order:
+    for split in ORDER:
         if not settings.held_out(split):
             yield from ((split, row) for row in reader.accept(source.read(settings, split)))
 

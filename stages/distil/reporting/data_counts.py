@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from stages.distil.storage import tables
+from stages.distil.storage.examples import SPLITS
 
 KINDS = 20  # of rejected rows
 PAIRS = 5  # of near copies
@@ -46,7 +47,7 @@ class DataCounts:
 def count_data() -> DataCounts:
     """Count the questions, rejected rows and near copies; memory holds a block of each table."""
     counts = tables.count_examples()
-    order = [name for name in ("train", "validation", "test") if name in counts]
+    order = [name for name in SPLITS if name in counts]
     order += sorted(set(counts) - set(order))
     copies, closest = _near_copies()
     return DataCounts({name: counts[name] for name in order}, _rejected(), copies, closest)

@@ -3,8 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-POOL = "pool"  # solved questions for prompts, separate from the three splits
-SPLITS = ("train", "validation", "test", POOL)
+SPLITS = ("train", "validation", "test")
+POOL = "pool"  # solved questions for prompts, separate from the splits
 
 
 @dataclass(frozen=True)
