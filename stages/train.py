@@ -190,7 +190,7 @@ def _save(student: "StudentModel", parameters: Parameters) -> None:
 
     from stages.distil.student.export import configure_inference
     from stages.distil.weights.architecture import check_finite
-    from stages.distil.weights.folders import STUDENT, save_model, whole_folder
+    from stages.distil.weights.folders import STUDENT, save_model
 
     model, tokenizer, _ = student
     if parameters.student.lora_rank:
@@ -200,7 +200,7 @@ def _save(student: "StudentModel", parameters: Parameters) -> None:
     configure_inference(model, tokenizer, settings, max_tokens)
     model = model.to(torch.bfloat16)
     check_finite(model.named_parameters(), STUDENT, "lower train.learning_rate")
-    with whole_folder(STUDENT) as target:
+    with tables.whole_folder(STUDENT) as target:
         save_model(model, tokenizer, target)
 
 

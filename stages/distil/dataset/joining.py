@@ -22,7 +22,6 @@ from stages.distil.language.conclusions import concludes
 from stages.distil.language.quality import CONTRADICTS, OK
 from stages.distil.language.words import option_spans, salient_words
 from stages.distil.storage.following import PLACE, Follower, ahead
-from stages.distil.storage.rationales import usefulness_table
 from stages.distil.storage.tables import (
     DISTILL,
     EXAMPLES,
@@ -32,6 +31,7 @@ from stages.distil.storage.tables import (
     USEFULNESS,
     rationale_table,
     scan_row_groups,
+    usefulness_table,
     with_scores,
 )
 

@@ -42,7 +42,6 @@ from stages.distil.storage.content import file_digest
 from stages.distil.storage.examples import SPLITS
 from stages.distil.weights.architecture import load_config, load_tokenizer
 from stages.distil.weights.checking import refuse_quantised
-from stages.distil.weights.folders import whole_folder
 
 WINDOW = tables.ENCODED / "window.json"
 PART = 1024  # questions of a record batch; a process encodes them at once
@@ -307,7 +306,7 @@ def encode_splits(job: Job, processes: int | None = None) -> tuple[Report, Windo
     total = Report({split: Limits() for split in SPLITS})
     questions = sum(part.size for each in parts.values() for part in each)
     with (
-        whole_folder(tables.ENCODED) as folder,
+        tables.whole_folder(tables.ENCODED) as folder,
         _mapping(encoder, job, processes) as encode,
         tqdm(total=questions, desc="encode", unit="question", file=sys.stderr) as bar,
     ):

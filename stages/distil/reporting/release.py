@@ -32,7 +32,8 @@ from stages.distil.language.student_prompts import (
     text_before,
 )
 from stages.distil.storage.result_files import read_metrics
-from stages.distil.weights.folders import RELEASE, STUDENT, whole_folder
+from stages.distil.storage.tables import whole_folder
+from stages.distil.weights.folders import RELEASE, STUDENT
 
 EXAMPLE = ("Which of these is a metal?", ["iron", "oak", "glass"])
 HF = ".venv/bin/hf"

@@ -27,7 +27,6 @@ from stages.distil.language.student_prompts import (
     reasoning_text,
 )
 from stages.distil.storage import tables
-from stages.distil.weights.folders import whole_folder
 
 EXPORT = Path("data/export")
 Row = dict[str, Any]  # of `distill`
@@ -115,7 +114,7 @@ def export(form: str, per: str, parameters: Parameters) -> None:
     for split in splits:
         tables.check_exists(tables.distill_table(split))
     counts: dict[str, Counter[str]] = {}
-    with whole_folder(EXPORT) as folder:
+    with tables.whole_folder(EXPORT) as folder:
         for split, targets in splits.items():
             counts[split] = Counter()
             with (folder / f"{split}.jsonl").open("w", encoding="utf-8") as file:

@@ -3,7 +3,6 @@
 from collections.abc import Collection, Iterable, Iterator
 from itertools import groupby
 from operator import itemgetter
-from pathlib import Path
 
 from stages.distil.interface.errors import UserError
 from stages.distil.storage.examples import Example
@@ -14,11 +13,6 @@ from stages.distil.storage.tables import (
     scan_row_groups,
     write_text,
 )
-
-
-def usefulness_table(teacher: str) -> Path:
-    """Return the path of the usefulness of a teacher's rationales."""
-    return USEFULNESS / f"{teacher}.parquet"
 
 
 def make_folders(teachers: Collection[str]) -> None:

@@ -207,27 +207,19 @@ def write_shards(folder: Path, batches: Iterable[pa.Table], schema: pa.Schema) -
 
     The folder appears under its name when everything is written. Memory holds one batch.
     """
-    staging = folder.with_name(folder.name + ".tmp")
-    shutil.rmtree(staging, ignore_errors=True)
-    staging.mkdir(parents=True)
     total = 0
-    try:
-        with ExitStack() as files:
-            file = files.enter_context(_writer(staging / "00000.parquet", schema))
-            for batch in batches:
-                while len(batch):
-                    if total and total % SHARD == 0:
-                        files.close()
-                        path = staging / f"{total // SHARD:05d}.parquet"
-                        file = files.enter_context(_writer(path, schema))
-                    part = batch.slice(0, SHARD - total % SHARD)
-                    file.write_table(part)
-                    total += len(part)
-                    batch = batch.slice(len(part))
-        shutil.rmtree(folder, ignore_errors=True)
-        staging.rename(folder)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
+    with whole_folder(folder) as staging, ExitStack() as files:
+        file = files.enter_context(_writer(staging / "00000.parquet", schema))
+        for batch in batches:
+            while len(batch):
+                if total and total % SHARD == 0:
+                    files.close()
+                    path = staging / f"{total // SHARD:05d}.parquet"
+                    file = files.enter_context(_writer(path, schema))
+                part = batch.slice(0, SHARD - total % SHARD)
+                file.write_table(part)
+                total += len(part)
+                batch = batch.slice(len(part))
     return total
 
 
@@ -382,9 +374,28 @@ def write_text(path: Path, text: str) -> None:
         temporary.replace(path)
 
 
+@contextmanager
+def whole_folder(target: Path) -> Iterator[Path]:
+    """Yield an empty folder that replaces the target on success and is removed on failure."""
+    staging = target.with_name(f"{target.name}.tmp")
+    shutil.rmtree(staging, ignore_errors=True)
+    staging.mkdir(parents=True)
+    try:
+        yield staging
+        shutil.rmtree(target, ignore_errors=True)
+        os.replace(staging, target)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
 def rationale_table(teacher: str) -> Path:
     """Return the path of a teacher's rationales."""
     return RATIONALES / f"{teacher}.parquet"
+
+
+def usefulness_table(teacher: str) -> Path:
+    """Return the path of the usefulness of a teacher's rationales."""
+    return USEFULNESS / f"{teacher}.parquet"
 
 
 def distill_table(split: str) -> Path:

@@ -1,8 +1,6 @@
-"""A model's folder: its path, atomic creation, and identification of its weights."""
+"""A model's folder: its path, writing it, and identification of its weights."""
 
 import hashlib
-import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,20 +24,6 @@ RELEASE = MODELS / "release"  # the student with its card
 def model_folder(name: str) -> Path:
     """Return the folder of a fetched model."""
     return MODELS / name
-
-
-@contextmanager
-def whole_folder(target: Path) -> Iterator[Path]:
-    """Yield an empty folder that replaces the target on success and is removed on failure."""
-    staging = target.with_name(f"{target.name}.tmp")
-    shutil.rmtree(staging, ignore_errors=True)
-    staging.mkdir(parents=True)
-    try:
-        yield staging
-        shutil.rmtree(target, ignore_errors=True)
-        os.replace(staging, target)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
 
 
 def count_parameters(folder: Path) -> int:
