@@ -198,9 +198,7 @@ def _voted(answers: Sequence[str], question: "Asked") -> dict[str, Any]:
 
 
 def _predicted(column: str) -> Iterator[Any]:
-    """Yield a column of the predictions."""
-    for group in tables.scan_row_groups(tables.PREDICTIONS, [column]):
-        yield from group[column].to_pylist()
+    return tables.scan_column(tables.PREDICTIONS, column)
 
 
 def _student_metrics(parameters: Parameters) -> dict[str, Any]:
@@ -239,9 +237,7 @@ def _way_metrics(way: str = "") -> dict[str, Any]:
 def _teacher_metrics(name: str, student_size: int) -> dict[str, Any]:
     """Return the statuses of a teacher's rationales, its accuracy and, if known, its size."""
     path = tables.rationale_table(name)
-    counts: Counter[str] = Counter()
-    for group in tables.scan_row_groups(path, ["status"]):
-        counts.update(group["status"].to_pylist())
+    counts = Counter(tables.scan_column(path, "status"))
     metrics: dict[str, Any] = {"rationales": {status: counts[status] for status in STATUSES}}
     if size := int(tables.read_metadata(path).get("parameters", 0)):
         metrics |= {"parameters": size, "student_share": round(student_size / size, 6)}

@@ -159,8 +159,7 @@ def _choose_train(parameters: Parameters) -> set[int] | None:
     data = parameters.data
     if data.fraction == 1 and not data.limit:
         return None
-    groups = tables.scan_row_groups(PARTS / "train.parquet", ["id"])
-    ids = [name for group in groups for name in group["id"].to_pylist()]
+    ids = list(tables.scan_column(PARTS / "train.parquet", "id"))
     return choose_subset(ids, data.fraction, data.limit, parameters.seed)
 
 

@@ -5,6 +5,7 @@ import re
 from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any
 
 import pyarrow as pa
@@ -86,15 +87,9 @@ def _rejected() -> list[Rejected]:
 
 def _near_copies() -> tuple[dict[str, int], list[tuple[str, float, str, str]]]:
     """Return how many questions of each split are near copies, and the most similar pairs."""
-    copies: Counter[str] = Counter()
-    closest: list[tuple[float, int, Row]] = []
+    copies = Counter(tables.scan_column(tables.NEAR_COPIES, "split"))
     rows = tables.scan_table(tables.NEAR_COPIES, tables.SCHEMAS[tables.NEAR_COPIES])
-    for number, row in enumerate(rows):
-        copies[row["split"]] += 1
-        heapq.heappush(closest, (row["similarity"], -number, row))
-        if len(closest) > PAIRS:
-            heapq.heappop(closest)
-    pairs = [row for *_, row in sorted(closest, reverse=True)]
+    pairs = heapq.nlargest(PAIRS, rows, key=itemgetter("similarity"))  # the first of a tie
     keys = {(row["split"], row["id"]) for row in pairs}
     texts = read_questions(keys | {("train", row["train_id"]) for row in pairs})
     return dict(sorted(copies.items())), [

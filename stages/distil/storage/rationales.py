@@ -4,8 +4,8 @@ from collections.abc import Collection, Iterable, Iterator
 from itertools import groupby
 from operator import itemgetter
 
-from stages.distil.interface.errors import UserError
 from stages.distil.storage.examples import Example
+from stages.distil.storage.following import out_of_order
 from stages.distil.storage.tables import (
     RATIONALES,
     USEFULNESS,
@@ -48,7 +48,4 @@ def accepted_rationales(
             name, rows = next(by_id, (None, iter(())))
         yield example, text
     if name is not None:
-        raise UserError(
-            f"{path}: row {name!r} belongs to no question, or is not in the order of the "
-            "questions; delete the table and run `dvc repro`"
-        )
+        raise out_of_order(path, name)

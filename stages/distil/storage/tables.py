@@ -288,6 +288,12 @@ def scan_row_groups(
                 yield group if pc.all(in_split).as_py() else group.filter(in_split)
 
 
+def scan_column(path: Path, column: str) -> Iterator[Any]:
+    """Yield the values of a column of a file; memory holds those of one row group."""
+    for group in scan_row_groups(path, [column]):
+        yield from group[column].to_pylist()
+
+
 def scan_table(
     path: Path, expected: pa.Schema | None = None, step: int = 1
 ) -> Iterator[dict[str, Any]]:
@@ -359,10 +365,7 @@ def example_row(example: Example) -> dict[str, Any]:
 
 def count_examples() -> Counter[str]:
     """Return the number of questions of each split."""
-    counts: Counter[str] = Counter()
-    for group in scan_row_groups(EXAMPLES, ["split"]):
-        counts.update(group["split"].to_pylist())
-    return counts
+    return Counter(scan_column(EXAMPLES, "split"))
 
 
 def write_text(path: Path, text: str) -> None:
