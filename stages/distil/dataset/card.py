@@ -1,5 +1,6 @@
 """The data card: what the assembled data set contains, in numbers."""
 
+from collections import Counter
 from typing import Any
 
 import duckdb
@@ -8,9 +9,10 @@ from stages.distil.interface.catalogue import Hub
 from stages.distil.interface.escaping import for_markdown
 from stages.distil.interface.parameters import Parameters
 from stages.distil.storage import tables
-from stages.distil.storage.examples import SPLITS
+from stages.distil.storage.examples import SPLITS, kind_of
 from stages.distil.storage.lengths import Lengths
 
+MOST_KINDS = 50  # of rejected rows
 MOST_CLASSES = 20  # different answers; with more, the card counts positions among the options
 
 
@@ -117,14 +119,11 @@ def _near_copies(rows: dict[str, int]) -> str:
 
 
 def _rejected() -> str:
-    # Reasons that differ only in a value (an id, a number) are one kind.
-    counts = duckdb.execute(
-        "SELECT regexp_replace(reason, '''[^'']*''|[0-9][0-9,]*', '…', 'g') AS kind, count(*) AS n "
-        f"FROM '{tables.REJECTED}' GROUP BY kind ORDER BY n DESC, kind LIMIT 50"
-    ).fetchall()
+    counts = Counter(map(kind_of, tables.scan_column(tables.REJECTED, "reason")))
     if not counts:
         return "None.\n"
-    return _table(["reason", "rows"], [[kind, f"{n:,}"] for kind, n in counts])
+    most = sorted(counts.items(), key=lambda kind: (-kind[1], kind[0]))[:MOST_KINDS]
+    return _table(["reason", "rows"], [[kind, f"{n:,}"] for kind, n in most])
 
 
 def _table(header: list[str], rows: list[list[str]]) -> str:

@@ -1,7 +1,6 @@
 """What the report says of the questions: how many, which rows were rejected, and near copies."""
 
 import heapq
-import re
 from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -12,12 +11,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from stages.distil.storage import tables
-from stages.distil.storage.examples import SPLITS
+from stages.distil.storage.examples import SPLITS, kind_of
 
 KINDS = 20  # of rejected rows
 PAIRS = 5  # of near copies
 EXCERPT = 300  # characters of a rejected row
-VALUE = re.compile(r"'[^']*'|[0-9][0-9,]*")  # reasons that differ only in a value are one kind
 
 Row = dict[str, Any]
 
@@ -75,7 +73,7 @@ def _rejected() -> list[Rejected]:
     counts: Counter[str] = Counter()
     first: dict[str, Row] = {}
     for row in tables.scan_table(tables.REJECTED, tables.SCHEMAS[tables.REJECTED]):
-        kind = VALUE.sub("…", row["reason"])
+        kind = kind_of(row["reason"])
         counts[kind] += 1
         if kind not in first:
             text = row["text"]
