@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from stages.distil.interface.catalogue import Files, RationaleFiles, Split
 from stages.distil.interface.errors import UserError, one_line
-from stages.distil.interface.paths import locate
+from stages.distil.interface.paths import locate, locate_folder
 from stages.distil.questions import delimited
 from stages.distil.storage.examples import Record, Unreadable
 
@@ -106,9 +106,7 @@ def find_files(settings: Files, split: Split) -> list[Path]:
 
     Their paths begin with the folder as it is written in the settings.
     """
-    folder = locate(settings.folder)
-    if not folder.is_dir():
-        raise UserError(f"{settings.folder}: no such folder; set datasets.*.folder")
+    locate_folder(settings.folder, "datasets.*.folder")
     declared = settings.splits.get(split)
     patterns = [declared] if isinstance(declared, str) else declared
     if patterns is None:

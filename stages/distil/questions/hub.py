@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from stages.distil.interface.catalogue import Hub
 from stages.distil.interface.errors import UserError, one_line
-from stages.distil.interface.paths import locate
+from stages.distil.interface.paths import locate, locate_folder
 from stages.distil.questions.files import read_columns
 from stages.distil.storage.examples import Record
 
@@ -24,8 +24,8 @@ CACHE = Path(".cache/datasets")  # one folder per revision: `datasets` would reu
 def read(settings: Hub, split: str) -> Iterator[Record]:
     """Yield the records of a split in order; class labels stay numbers."""
     name = settings.id or str(settings.folder)
-    if settings.folder is not None and not locate(settings.folder).is_dir():
-        raise UserError(f"{settings.folder}: no such folder; set datasets.*.folder")
+    if settings.folder is not None:
+        locate_folder(settings.folder, "datasets.*.folder")
     part = getattr(settings.splits, split)
     rows = _load(settings, name, part)
     for number in range(len(rows)):

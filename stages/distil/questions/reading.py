@@ -5,8 +5,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from stages.distil.interface.catalogue import Files, FileSizes, Gym, Hub, Kinship, Split
-from stages.distil.interface.errors import UserError
-from stages.distil.interface.paths import locate
+from stages.distil.interface.paths import locate, locate_folder
 from stages.distil.questions import files, gym, hub, kinship
 from stages.distil.questions.fields import QuestionReader
 from stages.distil.questions.sampling import choose_subset
@@ -91,9 +90,7 @@ def data_set_content(settings: Kinship | Gym | Files | Hub) -> dict[str, str]:
     """
     if isinstance(settings, Kinship | Gym) or settings.folder is None:
         return {}
-    folder = locate(settings.folder)
-    if not folder.is_dir():
-        raise UserError(f"{settings.folder}: no such folder; set datasets.*.folder")
+    folder = locate_folder(settings.folder, "datasets.*.folder")
     if isinstance(settings, Files):
         return content(folder, map(locate, files.own_files(settings)))
     return content(folder, (file for file in sorted(folder.rglob("*")) if file.is_file()))

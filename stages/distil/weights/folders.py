@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from stages.distil.interface.catalogue import FolderModel, Model
 from stages.distil.interface.errors import UserError, one_line
-from stages.distil.interface.paths import locate
+from stages.distil.interface.paths import locate_folder
 from stages.distil.storage.content import content, file_digest
 
 if TYPE_CHECKING:  # importing transformers takes seconds
@@ -76,9 +76,7 @@ def model_content(source: Model) -> dict[str, str]:
     """
     if not isinstance(source, FolderModel):
         return {}
-    folder = locate(source.path)
-    if not folder.is_dir():
-        raise UserError(f"{source.path}: no such folder; set models.*.path")
+    folder = locate_folder(source.path, "models.*.path")
     return content(folder, (file for file in sorted(folder.iterdir()) if file.is_file()))
 
 
