@@ -13,6 +13,7 @@ from pathlib import Path
 
 from stages.distil.interface.errors import one_line, report_errors
 from stages.distil.interface.parameters import Parameters, load_parameters
+from stages.distil.interface.paths import PARAMETERS
 from stages.distil.interface.processes import (
     end_on_signals,
     end_with_dvc,
@@ -40,7 +41,7 @@ def run_stage(
     if item:
         given = item_of_dvc(name)
         parser.add_argument(f"--{item[0]}", default=given, required=not given, help=item[1])
-    parser.add_argument("--params", default="params.yaml", help="parameter file (%(default)s)")
+    parser.add_argument("--params", default=PARAMETERS, help="parameter file (%(default)s)")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     arguments = parser.parse_args()
     quiet_libraries(arguments.debug)

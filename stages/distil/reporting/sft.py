@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from stages.distil.interface.errors import UserError, report_errors
 from stages.distil.interface.method import ANSWER, REASONING, SALIENCY
 from stages.distil.interface.parameters import Parameters, load_parameters
+from stages.distil.interface.paths import PARAMETERS
 from stages.distil.language.quality import OK
 from stages.distil.language.student_prompts import (
     ANSWER_TASK,
@@ -173,7 +174,7 @@ def main() -> None:
     )
     parser.add_argument("--form", default="messages", help=" or ".join(FORMS))
     parser.add_argument("--per", default="target", help=f"a line per {' or '.join(LINES)}")
-    parser.add_argument("--params", default="params.yaml", help="parameter file (%(default)s)")
+    parser.add_argument("--params", default=PARAMETERS, help="parameter file (%(default)s)")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     given = parser.parse_args()
     sys.exit(
