@@ -23,7 +23,6 @@ if TYPE_CHECKING:  # importing torch takes seconds
     from stages.distil.student.losses import Loss
     from stages.distil.student.training import Curves
 
-CURVES = Path("results/train")
 SPEED = Path("results/times/train")  # not a DVC output: times differ between runs
 EXPLAINED = "a rationale that leads to the label (status ok), which teaches reasoning"
 LAUNCHED = "TRAIN_LAUNCHED"  # environment variable set in the processes that `launch` starts
@@ -83,7 +82,7 @@ def _open_curves(files: ExitStack) -> "Curves":
     from stages.distil.student.training import Curves
 
     lives = []
-    for folder in (CURVES, SPEED):
+    for folder in (tables.TRAINING, SPEED):
         shutil.rmtree(folder, ignore_errors=True)
         live = Live(str(folder), save_dvc_exp=False, dvcyaml=None, monitor_system=False)
         lives.append(files.enter_context(live))

@@ -23,7 +23,6 @@ from stages.distil.storage.csv_files import TableRows, csv_text
 
 WORKSPACE = "workspace"
 RESAMPLES = 9_999
-TRAINING = Path("results/train/metrics.json")
 CHANGED = Path("results/changed.csv")
 SHOWN = 5  # changed questions that are printed
 
@@ -116,7 +115,8 @@ def read_training(revision: str) -> dict[str, str]:
     """Return the epoch that a run kept and the steps that it took, as a table's metadata."""
     from dvc.api import DVCFileSystem
 
-    summary = json.loads(DVCFileSystem(rev=revision).read_text(str(TRAINING)))
+    file = tables.TRAINING / "metrics.json"
+    summary = json.loads(DVCFileSystem(rev=revision).read_text(str(file)))
     return {"epoch": str(summary["best_epoch"]), "steps": str(summary["step"])}
 
 

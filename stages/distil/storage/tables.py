@@ -30,6 +30,7 @@ ENCODED = Path("data/encoded")  # the same as one student's tokens
 LENGTHS = ENCODED / "lengths.parquet"
 PREDICTIONS = Path("results/predictions.parquet")
 METRICS = Path("results/metrics.json")
+TRAINING = Path("results/train")  # curves and summary of the training
 FIGURES = Path("results/figures")  # one folder per scale of `make figures`
 DATA_SETS = "data.json"  # in such a folder: the data sets of each figure's runs
 CARD = Path("data/README.md")  # the data card; `datasets` reads it too

@@ -14,10 +14,10 @@ from stages.distil.experiments.queue import dvc, set_params
 from stages.distil.experiments.recipe import Recipe
 from stages.distil.interface.errors import UserError, report_errors
 from stages.distil.interface.parameters import Parameters
+from stages.distil.interface.paths import LOCK, PARAMETERS
 from stages.distil.interface.settings import check_settings, load_settings
-from stages.distil.storage.tables import METRICS
+from stages.distil.storage.tables import METRICS, TRAINING
 from stages.distil.verification.verify import (
-    LOCK,
     committed_text,
     compare_locks,
     compare_losses,
@@ -27,7 +27,7 @@ from stages.distil.verification.verify import (
 
 PROFILE = Path("configs/check.yaml")
 REFERENCE = Path("results/check")  # the results that a run is compared with
-LOSSES = Path("results/train/plots/metrics/loss/total.tsv")
+LOSSES = TRAINING / "plots/metrics/loss/total.tsv"
 COMPARED = (LOCK, METRICS, LOSSES)
 EXPERIMENT = "check"
 TARGET = "evaluate"
@@ -48,7 +48,7 @@ def read_results() -> dict[Path, str]:
 
     files = DVCFileSystem(rev=EXPERIMENT)
     texts = {path: files.read_text(str(path)) for path in COMPARED}
-    values = YAML(typ="safe", pure=True).load(files.read_text("params.yaml"))
+    values = YAML(typ="safe", pure=True).load(files.read_text(str(PARAMETERS)))
     texts[LOCK] = profile_stages(texts[LOCK], check_settings(values, Parameters, PROFILE))
     return texts
 
