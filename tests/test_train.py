@@ -488,12 +488,7 @@ def test_two_checkpoints_are_kept_and_one_is_enough(prepared, tiny_model, monkey
 
 
 def results() -> list:
-    return [
-        digest(STUDENT),
-        digest(TRAINING),
-        curve("loss/total"),
-        curve("validation/accuracy"),
-    ]
+    return [digest(STUDENT), digest(TRAINING), curve("loss/total"), curve("validation/accuracy")]
 
 
 def interrupt(parameters, saved: int) -> None:

@@ -151,12 +151,16 @@ def own_files(settings: Files) -> list[Path]:
     return sorted(paths, key=lambda path: path.as_posix())
 
 
-def _read_file(path: Path, split: Split, rows: str | None) -> Iterator[Record]:
+def format_of(path: Path) -> str:
+    """Return a file's suffix in lower case, without that of a compression; empty if it has none."""
     suffixes = [suffix.lower() for suffix in path.suffixes]
-    compression = COMPRESSIONS.get(suffixes[-1]) if suffixes else None
-    if compression:
+    if suffixes and suffixes[-1] in COMPRESSIONS:
         suffixes.pop()
-    kind = suffixes[-1] if suffixes else ""
+    return suffixes[-1] if suffixes else ""
+
+
+def _read_file(path: Path, split: Split, rows: str | None) -> Iterator[Record]:
+    kind, compression = format_of(path), COMPRESSIONS.get(path.suffix.lower())
     if kind not in FORMATS:
         raise UserError(
             f"{path}: unknown format {kind or path.name!r}; expected {', '.join(FORMATS)}, "
