@@ -154,11 +154,12 @@ class Attributor:
 
     def batches(self, prompts: Sequence[Prompt]) -> Iterator[list[int]]:
         """Yield the indices of the prompts to score together, longest first, by token budget."""
-        passes = {"integrated_gradients": self._settings.steps}.get(self._settings.method, 1)
-        return by_length(
-            [self._length(p) for p in prompts],
-            0 if self._settings.method == "occlusion" else self.batch_tokens // passes,
-        )
+        budget = self.batch_tokens
+        if self._settings.method == "integrated_gradients":
+            budget //= self._settings.steps  # each prompt is read so many times
+        elif self._settings.method == "occlusion":
+            budget = 0  # a batch of its own for each prompt
+        return by_length([self._length(p) for p in prompts], budget)
 
     def key(self, identity: str, prompts: Sequence[Prompt]) -> bytes:
         """Return a digest of everything that determines a batch's scores, bit for bit.
