@@ -4,14 +4,13 @@ The page is served on 127.0.0.1 alone. Text from models and data sets is escaped
 policy lets a browser fetch nothing from elsewhere.
 """
 
-import argparse
 import os
 import sys
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stages.distil.interface.command import quiet_libraries
+from stages.distil.interface.command import command_line, quiet_libraries
 from stages.distil.interface.errors import UserError, one_line, report_errors
 from stages.distil.interface.escaping import html_templates
 from stages.distil.language.answers import is_correct
@@ -165,10 +164,7 @@ def run() -> None:
 
 def main() -> int:
     """Parse the command line, run, and return the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="stages/python -m stages.distil.demo.page", description=__doc__
-    )
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    parser = command_line("stages/python -m stages.distil.demo.page", __doc__)
     debug = parser.parse_args().debug
     quiet_libraries(debug)
     return report_errors("try", debug, run)

@@ -1,6 +1,5 @@
 """Propose the entry of your own data set and write it into params.yaml: `make own DATA=FILE`."""
 
-import argparse
 import io
 import json
 import re
@@ -12,6 +11,7 @@ from typing import Any
 from ruamel.yaml import YAML, YAMLError
 
 from stages.distil.interface.catalogue import Fields, Files
+from stages.distil.interface.command import command_line
 from stages.distil.interface.errors import UserError, report_errors
 from stages.distil.interface.escaping import for_terminal
 from stages.distil.interface.messages import unknown_name
@@ -232,14 +232,11 @@ def _show_next(name: str, proposal: Proposal, parameters: Parameters) -> None:
 
 def main() -> int:
     """Parse the command line, run, and return the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m stages.distil.proposals.own", description=__doc__
-    )
+    parser = command_line("python -m stages.distil.proposals.own", __doc__)
     parser.add_argument("data", help="a file, or a folder with files of train, validation and test")
     parser.add_argument("--entry", default="", help="its name; that of the file by default")
     parser.add_argument("--set", default="", help="fields that you know, as in answer=label2")
     parser.add_argument("--yes", action="store_true", help="write the entry without asking")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     given = parser.parse_args()
     return report_errors(
         "own", given.debug, lambda: own(given.data, given.entry, given.set, given.yes)

@@ -5,7 +5,6 @@ TRL, axolotl and LLaMA-Factory read them. The lines suit any student: `student.f
 columns are there to choose lines by, or to weigh them.
 """
 
-import argparse
 import json
 import sys
 from collections import Counter
@@ -13,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from stages.distil.interface.command import command_line
 from stages.distil.interface.errors import UserError, report_errors
 from stages.distil.interface.method import ANSWER, REASONING, SALIENCY
 from stages.distil.interface.parameters import Parameters, load_parameters
@@ -169,13 +169,10 @@ def _taught(
 
 def main() -> None:
     """Run from the command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m stages.distil.reporting.sft", description=__doc__
-    )
+    parser = command_line("python -m stages.distil.reporting.sft", __doc__)
     parser.add_argument("--form", default="messages", help=" or ".join(FORMS))
     parser.add_argument("--per", default="target", help=f"a line per {' or '.join(LINES)}")
     parser.add_argument("--params", default=PARAMETERS, help="parameter file (%(default)s)")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     given = parser.parse_args()
     sys.exit(
         report_errors(

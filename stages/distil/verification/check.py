@@ -3,7 +3,6 @@
 The run is a DVC experiment in its own folder; it changes no file of the workspace.
 """
 
-import argparse
 import io
 import sys
 from pathlib import Path
@@ -12,6 +11,7 @@ from ruamel.yaml import YAML
 
 from stages.distil.experiments.queue import dvc, set_params
 from stages.distil.experiments.recipe import Recipe
+from stages.distil.interface.command import command_line
 from stages.distil.interface.errors import UserError, report_errors
 from stages.distil.interface.parameters import Parameters
 from stages.distil.interface.paths import LOCK, PARAMETERS
@@ -103,11 +103,8 @@ def check(keep: bool) -> None:
 
 def main() -> None:
     """Run from the command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m stages.distil.verification.check", description=__doc__
-    )
+    parser = command_line("python -m stages.distil.verification.check", __doc__)
     parser.add_argument("--keep", action="store_true", help=f"replace {REFERENCE}, do not compare")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     chosen = parser.parse_args()
     sys.exit(report_errors("check", chosen.debug, lambda: check(chosen.keep)))
 
