@@ -16,7 +16,7 @@ def encode(parameters: Parameters) -> None:
     for split in SPLITS:
         tables.check_exists(tables.distill_table(split))
     # Importing transformers takes seconds, so a missing input is reported first.
-    from stages.distil.encoding.files import Job, encode_splits
+    from stages.distil.encoding.writing import Job, encode_splits
     from stages.distil.weights.folders import model_folder
 
     student, evaluate = parameters.student, parameters.evaluate
