@@ -144,7 +144,7 @@ def read_asked(split: str) -> EncodedRows[Asked]:
     return EncodedRows(split, read)
 
 
-def digest() -> str:
+def training_digest() -> str:
     """Return a digest of everything that a training reads."""
     return " ".join(map(file_digest, (encoded_file("train"), encoded_file("validation"), WINDOW)))
 

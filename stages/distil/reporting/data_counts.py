@@ -21,7 +21,7 @@ Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Rejected:
+class RejectedKind:
     """A kind of rejected rows: its reason without values, how many rows, and the first one."""
 
     reason: str
@@ -38,7 +38,7 @@ class DataCounts:
     """
 
     splits: dict[str, int]
-    rejected: list[Rejected]
+    rejected: list[RejectedKind]
     copies: dict[str, int]
     closest: list[tuple[str, float, str, str]]
 
@@ -68,7 +68,7 @@ def read_questions(keys: Collection[tuple[str, str]]) -> dict[tuple[str, str], R
     return rows
 
 
-def _rejected() -> list[Rejected]:
+def _rejected() -> list[RejectedKind]:
     """Return the most frequent kinds of rejected rows."""
     counts: Counter[str] = Counter()
     first: dict[str, Row] = {}
@@ -80,7 +80,7 @@ def _rejected() -> list[Rejected]:
             shortened = text if len(text) <= EXCERPT else text[:EXCERPT] + "…"
             first[kind] = row | {"text": shortened}
     order = sorted(counts, key=lambda kind: (-counts[kind], kind))[:KINDS]
-    return [Rejected(kind, counts[kind], first[kind]) for kind in order]
+    return [RejectedKind(kind, counts[kind], first[kind]) for kind in order]
 
 
 def _near_copies() -> tuple[dict[str, int], list[tuple[str, float, str, str]]]:

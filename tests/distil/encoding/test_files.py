@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from stages.distil.encoding import files, writing
-from stages.distil.encoding.files import digest, read_asked, read_taught, read_window
+from stages.distil.encoding.files import read_asked, read_taught, read_window, training_digest
 from stages.distil.encoding.writing import Job, encode_splits
 from stages.distil.interface.errors import UserError
 from stages.distil.interface.method import Student
@@ -136,21 +136,21 @@ def test_lengths_are_counted_kind_by_kind(encode, tiny_model):
 
 def test_the_digest_is_that_of_what_a_training_reads(encode, tiny_model):
     encode(tiny_model)
-    first = digest()
+    first = training_digest()
     changed = [ROWS[0] | {"answer": "red"}, *ROWS[1:]]
     write_distill("test", changed)
     job = Job(tiny_model, Student(model="tiny"), tuple(TEACHERS), MAX_TOKENS, REASONED)
     encode_splits(job, 1)
-    assert digest() == first
+    assert training_digest() == first
     for split in ("train", "validation"):
         write_distill(split, changed)
         encode_splits(job, 1)
-        assert digest() != first
+        assert training_digest() != first
         write_distill(split, SCORED, scores=True)
     encode_splits(job, 1)
-    assert digest() == first
+    assert training_digest() == first
     tables.write_text(files.WINDOW, json.dumps(asdict(read_window()) | {"limit": 9}))
-    assert digest() != first
+    assert training_digest() != first
 
 
 def test_what_is_missing_is_reported(tmp_path, monkeypatch):
