@@ -10,6 +10,7 @@ from pathlib import Path
 from statistics import mean
 from typing import TYPE_CHECKING, Any
 
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from stages.distil.evaluation.salient_words import kept_mass, overlap, scan_scored
@@ -117,18 +118,10 @@ def _answer(student: "StudentModel", window: "Window", parameters: Parameters) -
     settings, shared = parameters.evaluate, parameters.student.shared_context
     reasons, directly = parameters.student.reasons, parameters.student.direct
     longest = settings.reasoning_tokens
-    schema = tables.SCHEMAS[tables.PREDICTIONS]
-    for fields, present in (
-        (tables.REASONED, reasons),
-        (tables.DIRECT, reasons and directly),
-        (tables.VOTED, reasons and settings.samples),
-    ):
-        for field in fields if present else []:
-            schema = schema.append(field)
     seconds = 0.0
     questions = zip(tables.scan_examples("test"), read_asked("test"), strict=True)
     with ExitStack() as stack:
-        table = stack.enter_context(tables.TableWriter(tables.PREDICTIONS, schema))
+        table = stack.enter_context(tables.TableWriter(tables.PREDICTIONS, _columns(parameters)))
         if reasons:
             stored = StoredReasoning(student, digest(STUDENT), window, longest)
             reasoning = stack.enter_context(stored)
@@ -161,6 +154,16 @@ def _answer(student: "StudentModel", window: "Window", parameters: Parameters) -
                 row = {"id": example.id, "question": example.question, "options": example.options}
                 table.write(row | {"answer": example.answer} | given)
     return None if reasons and reasoning.resumed else seconds
+
+
+def _columns(parameters: Parameters) -> pa.Schema:
+    """Return the schema of the predictions, which has each way in which the student answers."""
+    columns = list(tables.SCHEMAS[tables.PREDICTIONS])
+    if parameters.student.reasons:
+        columns += tables.REASONED
+        columns += tables.DIRECT if parameters.student.direct else []
+        columns += tables.VOTED if parameters.evaluate.samples else []
+    return pa.schema(columns)
 
 
 def _direct_columns(written: str, scores: list[float], question: "Asked") -> dict[str, Any]:
