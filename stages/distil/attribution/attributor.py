@@ -41,6 +41,19 @@ from stages.distil.models.layers import attention_span
 from stages.distil.models.loading import choose_attention, compute_layers_twice
 from stages.distil.storage import versions
 
+BATCH_TOKENS = 1024  # of a pass on a CPU
+TOLERANCE = 1e-4  # of the logits' norm in float32
+ROUNDED_TOLERANCE = 0.2  # in 16 bits
+# Of a model whose code cannot read what a batch is.
+MODEL_ERRORS = (
+    AttributeError,
+    LookupError,
+    NotImplementedError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+
 
 @dataclass(frozen=True)
 class Scores:
@@ -166,7 +179,7 @@ class Attributor:
 
         `identity` identifies the model and its precision.
         """
-        settings = self._settings.model_dump(include=set(KEY_SETTINGS))
+        settings = self._settings.model_dump(include={"method", "steps"})
         settings["batch_tokens"] = self.batch_tokens
         common = [versions.ATTRIBUTION, identity, settings, len(self.shared)]
         if self._padded_after(prompts):  # before, they were padded like others
@@ -412,16 +425,3 @@ METHODS: dict[str, Callable[[Attributor, _Layout], tuple[Tensor, Sequence[float 
     "saliency": Attributor._saliency,
     "integrated_gradients": Attributor._integrated_gradients,
 }
-BATCH_TOKENS = 1024  # of a pass on a CPU
-TOLERANCE = 1e-4  # of the logits' norm in float32
-ROUNDED_TOLERANCE = 0.2  # in 16 bits
-# Of a model whose code cannot read what a batch is.
-MODEL_ERRORS = (
-    AttributeError,
-    LookupError,
-    NotImplementedError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-)
-KEY_SETTINGS = ("method", "steps")
