@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from stages.distil.interface.command import command_line, quiet_libraries
 from stages.distil.interface.errors import UserError, one_line, report_errors
-from stages.distil.interface.escaping import html_templates
+from stages.distil.interface.escaping import cut, html_templates
 from stages.distil.language.answers import is_correct
 from stages.distil.language.appearance import as_text
 from stages.distil.storage import tables
@@ -113,8 +113,7 @@ def build(page: Page) -> Any:
 
 
 def _label(number: int, example: Example) -> str:
-    text = " ".join(example.question.split())
-    return f"{number + 1}. {text if len(text) <= LABEL else f'{text[:LABEL]} …'}"
+    return f"{number + 1}. {cut(' '.join(example.question.split()), LABEL)}"
 
 
 def serve(blocks: Any, wait: bool = True) -> str:
