@@ -54,7 +54,7 @@ def evaluate(parameters: Parameters) -> None:
     window = read_window()
     seconds = _answer(student, window, parameters)
     reasons = parameters.student.reasons
-    rows = tables.scan_table(tables.distill_table("train"), tables.SCHEMAS[tables.DISTILL])
+    rows = tables.scan_table(tables.distill_table("train"))
     taught = zip(read_taught(window), rows, strict=True)
     explained = [
         Explained(samples, row["saliency"], _taught_rationales(row, parameters))

@@ -95,7 +95,7 @@ def _read_questions(parameters: Parameters, rejected: tables.TableWriter) -> Rea
 
 
 def _part(split: str) -> Iterator[dict[str, Any]]:
-    return tables.scan_table(PARTS / f"{split}.parquet")
+    return tables.scan_table(PARTS / f"{split}.parquet", tables.SCHEMAS[tables.EXAMPLES])
 
 
 def _remove_near_copies(copies: NearCopies, read: Read, rejected: tables.TableWriter) -> None:

@@ -99,7 +99,7 @@ def read_predictions(name: str) -> TableRows:
         with TemporaryDirectory() as folder:
             copy = Path(folder) / tables.PREDICTIONS.name
             DVCFileSystem(rev=name).get_file(str(tables.PREDICTIONS), str(copy))
-            return list(tables.scan_table(copy))
+            return list(tables.scan_table(copy, tables.SCHEMAS[tables.PREDICTIONS]))
     except FileNotFoundError:
         raise UserError(
             f"{name}: {tables.PREDICTIONS} is not in DVC's cache; run `dvc pull`, or repeat the run"

@@ -72,7 +72,7 @@ def _rejected() -> list[RejectedKind]:
     """Return the most frequent kinds of rejected rows."""
     counts: Counter[str] = Counter()
     first: dict[str, Row] = {}
-    for row in tables.scan_table(tables.REJECTED, tables.SCHEMAS[tables.REJECTED]):
+    for row in tables.scan_table(tables.REJECTED):
         kind = kind_of(row["reason"])
         counts[kind] += 1
         if kind not in first:
@@ -86,7 +86,7 @@ def _rejected() -> list[RejectedKind]:
 def _near_copies() -> tuple[dict[str, int], list[tuple[str, float, str, str]]]:
     """Return how many questions of each split are near copies, and the most similar pairs."""
     copies = Counter(tables.scan_column(tables.NEAR_COPIES, "split"))
-    rows = tables.scan_table(tables.NEAR_COPIES, tables.SCHEMAS[tables.NEAR_COPIES])
+    rows = tables.scan_table(tables.NEAR_COPIES)
     pairs = heapq.nlargest(PAIRS, rows, key=itemgetter("similarity"))  # the first of a tie
     keys = {(row["split"], row["id"]) for row in pairs}
     texts = read_questions(keys | {("train", row["train_id"]) for row in pairs})

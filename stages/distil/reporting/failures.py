@@ -60,12 +60,11 @@ def find_failures(classes: Collection[str]) -> Failures:
 
     Memory holds one block of predictions, and counts.
     """
-    copies = tables.scan_table(tables.NEAR_COPIES, tables.SCHEMAS[tables.NEAR_COPIES])
+    copies = tables.scan_table(tables.NEAR_COPIES)
     copied = {row["id"] for row in copies if row["split"] == "test"}
     tally = _Tally()
     confident: list[tuple[float, int, Row]] = []
-    rows = tables.scan_table(tables.PREDICTIONS, tables.SCHEMAS[tables.PREDICTIONS])
-    for number, row in enumerate(rows):
+    for number, row in enumerate(tables.scan_table(tables.PREDICTIONS)):
         _count(tally, row, classes)
         tally.copies[row["id"] in copied, row["correct"]] += 1
         sure = confidence(row)

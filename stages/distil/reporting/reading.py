@@ -59,8 +59,7 @@ def read_results(parameters: Parameters) -> Results:
     Raises `UserError` if a stage has not run.
     """
     metrics = read_metrics()
-    schema = tables.SCHEMAS[tables.PREDICTIONS]
-    predictions = list(islice(tables.scan_table(tables.PREDICTIONS, schema), ANSWERED))
+    predictions = list(islice(tables.scan_table(tables.PREDICTIONS), ANSWERED))
     failures = find_failures(metrics["student"].get("classes", {}))
     scored = next((_first(block, TAUGHT) for block in scan_scored()), NOTHING_SCORED)
     answered = [row["id"] for row in predictions + failures.confident]

@@ -157,7 +157,7 @@ def _taught(
     Raises `UserError` if the data set has rationales of other teachers than the parameters.
     """
     folder = tables.distill_table(split)
-    for row in tables.scan_table(folder, tables.SCHEMAS[tables.DISTILL]):
+    for row in tables.scan_table(folder):
         for rationale in row["rationales"]:
             if rationale["teacher"] not in parameters.teachers:
                 raise UserError(

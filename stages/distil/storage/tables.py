@@ -236,7 +236,7 @@ def read_table(path: Path) -> list[dict[str, Any]]:
 
     Raises `UserError` if it is missing or its columns are not the declared ones.
     """
-    return list(scan_table(path, _schema_of(path)))
+    return list(scan_table(path))
 
 
 def open_table(path: Path) -> pq.ParquetFile:
@@ -295,24 +295,20 @@ def scan_column(path: Path, column: str) -> Iterator[Any]:
         yield from group[column].to_pylist()
 
 
-def scan_table(
-    path: Path, expected: pa.Schema | None = None, step: int = 1
-) -> Iterator[dict[str, Any]]:
-    """Yield every `step`-th row of a table, a file or a folder of them; memory holds one batch.
+def scan_table(path: Path, schema: pa.Schema | None = None) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a table, a file or a folder of them; memory holds one row group.
 
-    Raises `UserError` if it is missing or its columns are not the expected ones.
+    The schema defaults to the one declared for it. Raises `UserError` if the table is missing or
+    its columns are others.
     """
-    start = 0  # the next row that is yielded, counted in the row group that is read next
+    expected = (schema or _schema_of(path)).names
     for file in _files(path):
         with open_table(file) as rows:
             columns = rows.schema_arrow.names
-            declared = [name for name in columns if name not in OPTIONAL]
-            if expected is not None and declared != expected.names:
-                raise _other_columns(file, expected.names, columns)
+            if [name for name in columns if name not in OPTIONAL] != expected:
+                raise _other_columns(file, expected, columns)
             for number in range(rows.num_row_groups):
-                group = _read_group(rows, file, number, columns)
-                yield from group[start::step].to_pylist()
-                start = (start - len(group)) % step
+                yield from _read_group(rows, file, number, columns).to_pylist()
 
 
 def row_groups(path: Path) -> list[tuple[Path, int, int]]:
@@ -349,7 +345,7 @@ def read_examples(*splits: str) -> list[Example]:
 
 def scan_examples(*splits: str) -> Iterator[Example]:
     """Yield the questions of the named splits, or of all splits; memory holds one batch."""
-    for row in scan_table(EXAMPLES, SCHEMAS[EXAMPLES]):
+    for row in scan_table(EXAMPLES):
         if not splits or row["split"] in splits:
             texts: dict[str, list[str]] = {}
             for rationale in row["rationales"]:
