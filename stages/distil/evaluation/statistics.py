@@ -8,9 +8,9 @@ from statistics import NormalDist
 FEWEST = 4  # questions per class, on average
 
 
-def wilson_interval(right: int, total: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Return the score interval of a proportion (Wilson, JASA 1927)."""
-    z = NormalDist().inv_cdf((1 + confidence) / 2)
+def wilson_interval(right: int, total: int) -> tuple[float, float]:
+    """Return the 95 % score interval of a proportion (Wilson, JASA 1927)."""
+    z = NormalDist().inv_cdf(0.975)
     share, spread = right / total, z * z / total
     middle = share + spread / 2
     half = z * sqrt(share * (1 - share) / total + spread / total / 4)

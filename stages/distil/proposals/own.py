@@ -97,8 +97,7 @@ def _given(settings: str) -> Mapped:
 
 def _show(name: str, proposal: Proposal, parameters: Parameters) -> None:
     """Print the entry, what it reads and refuses, and what the user should know."""
-    print("datasets:")
-    print(for_terminal(_yaml({name: proposal.entry}, indent=2), lines=True), end="")
+    print(for_terminal(_yaml({"datasets": {name: proposal.entry}}), lines=True), end="")
     _show_counts(proposal.reading)
     for number, question in enumerate(proposal.reading.questions, start=1):
         _show_question(number, question)
@@ -153,12 +152,12 @@ def _shown(text: str) -> str:
     return f"{line[: LONGEST_SHOWN // 2]} … {line[-LONGEST_SHOWN // 2 :]}"
 
 
-def _yaml(value: Any, indent: int = 0) -> str:
+def _yaml(value: Any) -> str:
     yaml = YAML()
     yaml.width = WIDTH
     stream = io.StringIO()
     yaml.dump(value, stream)
-    return "".join(f"{' ' * indent}{line}" for line in stream.getvalue().splitlines(keepends=True))
+    return stream.getvalue()
 
 
 def _show_choices(given: dict[str, str], settings: str, proposal: Proposal) -> None:

@@ -126,7 +126,7 @@ def _write_in_turns(
     student: StudentModel,
     prompts: Sequence[Sample],
     max_tokens: int,
-    sampling: Sampling | None = None,
+    sampling: Sampling | None,
 ) -> list[list[int]]:
     """Return the tokens of long texts, without end-of-text.
 
