@@ -9,7 +9,6 @@ import hashlib
 import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -150,8 +149,7 @@ class Scorer:
             return
         texts = self._encoder.answers([row["rationales"][0]["text"] for row in rows])
         for prompt, text in zip(self._encoder.prompts(rows, REASONING), texts, strict=True):
-            [branch] = prompt.branches
-            yield replace(prompt, branches=[replace(branch, task=self._teacher, target=text)])
+            yield prompt.with_branch(task=self._teacher, target=text)
 
     def _gains(self, rows: Sequence[tuple[dict[str, str], str]]) -> list[float | None]:
         """Return log p(answer | question, rationale) − log p(answer | question) of each row.
