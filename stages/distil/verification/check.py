@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ruamel.yaml import YAML
 
-from stages.distil.experiments.queue import dvc, set_params
+from stages.distil.experiments.queue import TARGET, dvc, set_params
 from stages.distil.experiments.recipe import Recipe
 from stages.distil.interface.command import command_line
 from stages.distil.interface.errors import UserError, report_errors
@@ -30,7 +30,6 @@ REFERENCE = Path("results/check")  # the results that a run is compared with
 LOSSES = TRAINING / "plots/metrics/loss/total.tsv"
 COMPARED = (LOCK, METRICS, LOSSES)
 EXPERIMENT = "check"
-TARGET = "evaluate"
 NOT_RUN = ("card", "report")
 
 
