@@ -233,7 +233,7 @@ def _way_metrics(way: str = "") -> dict[str, Any]:
         for options, scores, answer in zip(*columns, strict=True)
         if options
     )
-    by_option = {"by_option": score(preferred.elements())} if preferred else {}
+    by_option = {"by_option": score(preferred)} if preferred else {}
     return score(_predicted(f"{way}correct")) | by_option
 
 
@@ -245,9 +245,9 @@ def _teacher_metrics(name: str, student_size: int) -> dict[str, Any]:
     if size := int(tables.read_metadata(path).get("parameters", 0)):
         metrics |= {"parameters": size, "student_share": round(student_size / size, 6)}
     if answered := Counter(_own_answers(path, "test")):
-        metrics |= score(answered.elements())
+        metrics |= score(answered)
     if reasoned := Counter(_own_answers(path, "train")):  # without teacher forcing
-        metrics["train"] = score(reasoned.elements())
+        metrics["train"] = score(reasoned)
     return metrics
 
 
