@@ -237,7 +237,7 @@ def _json(stream: io.BufferedReader, path: Path, rows: str | None) -> Iterator[F
             f"{path}: its {where} is not a list of rows; set datasets.*.rows to the list's path"
         )
     for number, row in enumerate(value, start=1):
-        yield number, _json_text(row), row, ""
+        yield number, json_text(row), row, ""
 
 
 def _read_whole(stream: IO[bytes], path: Path, advice: str) -> bytes:
@@ -265,11 +265,12 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any] | Unreadable:
         return value
     keys = [key for key, _ in pairs]
     key = next(key for key in keys if keys.count(key) > 1)
-    text = ", ".join(f"{_json_text(key)}: {_json_text(field)}" for key, field in pairs)
+    text = ", ".join(f"{json_text(key)}: {json_text(field)}" for key, field in pairs)
     return Unreadable(f"key {key!r} occurs twice in an object", f"{{{text}}}")
 
 
-def _json_text(value: Any) -> str:
+def json_text(value: Any) -> str:
+    """Return a value as JSON, for people; what JSON does not know is written as its text."""
     if isinstance(value, Unreadable):
         return str(value)
     return json.dumps(value, default=str, ensure_ascii=False)
@@ -295,7 +296,7 @@ def _parquet(stream: pa.NativeFile, path: Path) -> Iterator[FileRow]:
         for batch in file.iter_batches(BATCH):
             for row in _batch_rows(batch):
                 number += 1
-                yield number, _json_text(row), row, ""
+                yield number, json_text(row), row, ""
 
 
 def _batch_rows(batch: pa.RecordBatch) -> Iterable[dict[str, Any]]:

@@ -3,7 +3,6 @@
 Code that comes with a data set is never run.
 """
 
-import json
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -15,7 +14,7 @@ import pyarrow as pa
 from stages.distil.interface.catalogue import Hub
 from stages.distil.interface.errors import UserError, one_line
 from stages.distil.interface.paths import locate, locate_folder
-from stages.distil.questions.files import read_columns
+from stages.distil.questions.files import json_text, read_columns
 from stages.distil.storage.examples import Record
 
 CACHE = Path(".cache/datasets")  # one folder per revision: `datasets` would reuse another revision
@@ -35,8 +34,7 @@ def read(settings: Hub, split: str) -> Iterator[Record]:
             value = read_columns(
                 {column: partial(rows[column].__getitem__, number) for column in rows.column_names}
             )
-        text = json.dumps(value, default=str, ensure_ascii=False)
-        yield Record(split, f"{name} {part}", number + 1, text, value)
+        yield Record(split, f"{name} {part}", number + 1, json_text(value), value)
 
 
 def _load(settings: Hub, name: str, part: str) -> Any:
