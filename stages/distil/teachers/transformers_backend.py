@@ -15,12 +15,12 @@ from stages.distil.models.hardware import explain_out_of_memory, pass_tokens
 from stages.distil.models.layers import carries_state, context_length
 from stages.distil.models.loading import load_model
 from stages.distil.teachers.backend import Completion, Request
+from stages.distil.weights.architecture import UNLIMITED
 
 IN_FLIGHT = 512  # requests that are sorted by length and batched together
 BATCH_TOKENS = 8192  # per batch on a CPU: rows × (longest prompt + longest text)
 EncodedPrompt = tuple[Request, list[int], str]  # its prompt's tokens, and a thought's mark
 EncodedReply = tuple[Request, list[int], list[int]]  # the tokens of its prompt and of its reply
-UNLIMITED = 10**9  # tokenizers without a limit declare one above this
 
 
 class Generator:
