@@ -338,15 +338,15 @@ def _read_group(file: pq.ParquetFile, path: Path, number: int, columns: Sequence
     return group
 
 
-def read_examples(*splits: str) -> list[Example]:
-    """Read the questions of the named splits, or of all splits."""
-    return list(scan_examples(*splits))
+def read_examples(split: str) -> list[Example]:
+    """Read the questions of a split."""
+    return list(scan_examples(split))
 
 
-def scan_examples(*splits: str) -> Iterator[Example]:
-    """Yield the questions of the named splits, or of all splits; memory holds one batch."""
-    for row in scan_table(EXAMPLES):
-        if not splits or row["split"] in splits:
+def scan_examples(split: str) -> Iterator[Example]:
+    """Yield the questions of a split; memory holds one row group."""
+    for group in scan_row_groups(EXAMPLES, SCHEMAS[EXAMPLES].names, split):
+        for row in group.to_pylist():
             texts: dict[str, list[str]] = {}
             for rationale in row["rationales"]:
                 texts.setdefault(rationale["teacher"], []).append(rationale["text"])
