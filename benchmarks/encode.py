@@ -33,7 +33,7 @@ def encode(processes: int) -> dict[str, Any]:
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:processes])
     import time
 
-    from stages.distil.encoding.files import Job, encode_splits
+    from stages.distil.encoding.writing import Job, encode_splits
     from stages.distil.weights.folders import model_folder
 
     settings = parameters()

@@ -5,9 +5,10 @@ from pathlib import Path
 from stages.distil.interface.command import run_stage
 from stages.distil.interface.parameters import Parameters
 from stages.distil.storage import tables
+from stages.distil.storage.examples import SPLITS
+from stages.distil.storage.lengths import read_lengths
 
 LENGTHS = Path("results/lengths.csv")
-SPLITS = ("train", "validation", "test")
 
 
 def card(parameters: Parameters) -> None:
@@ -15,7 +16,7 @@ def card(parameters: Parameters) -> None:
     written = (tables.LENGTHS, tables.NEAR_COPIES, tables.REJECTED)
     for path in (*map(tables.distill_table, SPLITS), *written):
         tables.check_exists(path)
-    from stages.distil.dataset.card import describe, read_lengths
+    from stages.distil.dataset.card import describe
 
     lengths = read_lengths()
     tables.write_text(tables.CARD, describe(parameters, lengths))

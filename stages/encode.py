@@ -5,6 +5,7 @@ import sys
 from stages.distil.interface.command import run_stage
 from stages.distil.interface.parameters import Parameters
 from stages.distil.storage import tables
+from stages.distil.storage.examples import SPLITS
 
 
 def encode(parameters: Parameters) -> None:
@@ -12,10 +13,10 @@ def encode(parameters: Parameters) -> None:
 
     Every target is encoded, whatever its weight in the loss, so that another weight trains alone.
     """
-    for split in ("train", "validation", "test"):
+    for split in SPLITS:
         tables.check_exists(tables.distill_table(split))
     # Importing transformers takes seconds, so a missing input is reported first.
-    from stages.distil.encoding.files import Job, encode_splits
+    from stages.distil.encoding.writing import Job, encode_splits
     from stages.distil.weights.folders import model_folder
 
     student, evaluate = parameters.student, parameters.evaluate

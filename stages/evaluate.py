@@ -10,6 +10,7 @@ from pathlib import Path
 from statistics import mean
 from typing import TYPE_CHECKING, Any
 
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from stages.distil.evaluation.salient_words import kept_mass, overlap, scan_scored
@@ -53,7 +54,7 @@ def evaluate(parameters: Parameters) -> None:
     window = read_window()
     seconds = _answer(student, window, parameters)
     reasons = parameters.student.reasons
-    rows = tables.scan_table(tables.distill_table("train"), tables.SCHEMAS[tables.DISTILL])
+    rows = tables.scan_table(tables.distill_table("train"))
     taught = zip(read_taught(window), rows, strict=True)
     explained = [
         Explained(samples, row["saliency"], _taught_rationales(row, parameters))
@@ -117,18 +118,10 @@ def _answer(student: "StudentModel", window: "Window", parameters: Parameters) -
     settings, shared = parameters.evaluate, parameters.student.shared_context
     reasons, directly = parameters.student.reasons, parameters.student.direct
     longest = settings.reasoning_tokens
-    schema = tables.SCHEMAS[tables.PREDICTIONS]
-    for fields, present in (
-        (tables.REASONED, reasons),
-        (tables.DIRECT, reasons and directly),
-        (tables.VOTED, reasons and settings.samples),
-    ):
-        for field in fields if present else []:
-            schema = schema.append(field)
     seconds = 0.0
     questions = zip(tables.scan_examples("test"), read_asked("test"), strict=True)
     with ExitStack() as stack:
-        table = stack.enter_context(tables.TableWriter(tables.PREDICTIONS, schema))
+        table = stack.enter_context(tables.TableWriter(tables.PREDICTIONS, _columns(parameters)))
         if reasons:
             stored = StoredReasoning(student, digest(STUDENT), window, longest)
             reasoning = stack.enter_context(stored)
@@ -161,6 +154,16 @@ def _answer(student: "StudentModel", window: "Window", parameters: Parameters) -
                 row = {"id": example.id, "question": example.question, "options": example.options}
                 table.write(row | {"answer": example.answer} | given)
     return None if reasons and reasoning.resumed else seconds
+
+
+def _columns(parameters: Parameters) -> pa.Schema:
+    """Return the schema of the predictions, which has each way in which the student answers."""
+    columns = list(tables.SCHEMAS[tables.PREDICTIONS])
+    if parameters.student.reasons:
+        columns += tables.REASONED
+        columns += tables.DIRECT if parameters.student.direct else []
+        columns += tables.VOTED if parameters.evaluate.samples else []
+    return pa.schema(columns)
 
 
 def _direct_columns(written: str, scores: list[float], question: "Asked") -> dict[str, Any]:
@@ -198,9 +201,7 @@ def _voted(answers: Sequence[str], question: "Asked") -> dict[str, Any]:
 
 
 def _predicted(column: str) -> Iterator[Any]:
-    """Yield a column of the predictions."""
-    for group in tables.scan_row_groups(tables.PREDICTIONS, [column]):
-        yield from group[column].to_pylist()
+    return tables.scan_column(tables.PREDICTIONS, column)
 
 
 def _student_metrics(parameters: Parameters) -> dict[str, Any]:
@@ -232,23 +233,21 @@ def _way_metrics(way: str = "") -> dict[str, Any]:
         for options, scores, answer in zip(*columns, strict=True)
         if options
     )
-    by_option = {"by_option": score(preferred.elements())} if preferred else {}
+    by_option = {"by_option": score(preferred)} if preferred else {}
     return score(_predicted(f"{way}correct")) | by_option
 
 
 def _teacher_metrics(name: str, student_size: int) -> dict[str, Any]:
     """Return the statuses of a teacher's rationales, its accuracy and, if known, its size."""
     path = tables.rationale_table(name)
-    counts: Counter[str] = Counter()
-    for group in tables.scan_row_groups(path, ["status"]):
-        counts.update(group["status"].to_pylist())
+    counts = Counter(tables.scan_column(path, "status"))
     metrics: dict[str, Any] = {"rationales": {status: counts[status] for status in STATUSES}}
     if size := int(tables.read_metadata(path).get("parameters", 0)):
         metrics |= {"parameters": size, "student_share": round(student_size / size, 6)}
     if answered := Counter(_own_answers(path, "test")):
-        metrics |= score(answered.elements())
+        metrics |= score(answered)
     if reasoned := Counter(_own_answers(path, "train")):  # without teacher forcing
-        metrics["train"] = score(reasoned.elements())
+        metrics["train"] = score(reasoned)
     return metrics
 
 

@@ -5,13 +5,13 @@ import json
 from stages.distil.interface.command import run_stage
 from stages.distil.interface.parameters import Parameters
 from stages.distil.storage import tables
-from stages.distil.weights.folders import ADAPTER, model_folder, whole_folder
+from stages.distil.weights.folders import ADAPTER, model_folder
 
 
 def finetune(parameters: Parameters) -> None:
     """Write the folder of the low-rank matrices; without tuning it stays empty."""
     settings = parameters.saliency.finetune
-    with whole_folder(ADAPTER) as folder:
+    with tables.whole_folder(ADAPTER) as folder:
         if not settings.epochs:
             print("saliency.finetune.epochs is 0: the teacher is not tuned")
             return

@@ -30,7 +30,7 @@ PARTS = Path(".cache/prepare")  # a table per split, as splits are read in anoth
 class Read:
     """What was read: questions of each split, rows by what became of them, the first bad row."""
 
-    sizes: dict[str, int] = field(default_factory=lambda: dict.fromkeys(SPLITS, 0))
+    sizes: dict[str, int] = field(default_factory=lambda: dict.fromkeys((*SPLITS, POOL), 0))
     tally: Counter[str] = field(default_factory=Counter)
     first_error: str = ""
 
@@ -76,7 +76,7 @@ def _read_questions(parameters: Parameters, rejected: tables.TableWriter) -> Rea
             split: stack.enter_context(
                 tables.TableWriter(PARTS / f"{split}.parquet", tables.SCHEMAS[tables.EXAMPLES])
             )
-            for split in SPLITS
+            for split in read.sizes
         }
         longest = parameters.data.max_characters
         rows = reading.read(parameters.data_set, parameters.seed, longest, read.tally)
@@ -95,7 +95,7 @@ def _read_questions(parameters: Parameters, rejected: tables.TableWriter) -> Rea
 
 
 def _part(split: str) -> Iterator[dict[str, Any]]:
-    return tables.scan_table(PARTS / f"{split}.parquet")
+    return tables.scan_table(PARTS / f"{split}.parquet", tables.SCHEMAS[tables.EXAMPLES])
 
 
 def _remove_near_copies(copies: NearCopies, read: Read, rejected: tables.TableWriter) -> None:
@@ -130,7 +130,7 @@ def _write_questions(
     train question that has it.
     """
     nearest: dict[int, tuple[float, str]] = {}
-    for split in SPLITS:
+    for split in (*SPLITS, POOL):
         for index, example in enumerate(_part(split)):
             if split != "train":
                 examples.write(example)
@@ -159,8 +159,7 @@ def _choose_train(parameters: Parameters) -> set[int] | None:
     data = parameters.data
     if data.fraction == 1 and not data.limit:
         return None
-    groups = tables.scan_row_groups(PARTS / "train.parquet", ["id"])
-    ids = [name for group in groups for name in group["id"].to_pylist()]
+    ids = list(tables.scan_column(PARTS / "train.parquet", "id"))
     return choose_subset(ids, data.fraction, data.limit, parameters.seed)
 
 
@@ -186,7 +185,7 @@ def _check_counts(parameters: Parameters, read: Read) -> None:
             f"{read.first_error} ({rejected} bad rows of {total}; fix them, or raise "
             "data.max_rejected to skip them)"
         )
-    for split in ("train", "validation", "test"):
+    for split in SPLITS:
         if not read.sizes[split]:
             kinds = [kind for kind in ("left out by where", "repeated", "rejected") if tally[kind]]
             notes = ", ".join(f"{tally[kind]} {kind}" for kind in kinds)

@@ -8,13 +8,12 @@ from stages.distil.reporting.page import page
 from stages.distil.reporting.reading import read_results
 from stages.distil.storage import tables
 
-TRAINING = Path("results/train")
 REPORT = Path("results/report.html")
 
 
 def report(parameters: Parameters) -> None:
     """Write the page."""
-    results = read_results(parameters, TRAINING)
+    results = read_results(parameters)
     tables.write_text(REPORT, page(parameters, results))
 
 

@@ -21,9 +21,8 @@ if TYPE_CHECKING:  # importing torch takes seconds
     from stages.distil.encoding.samples import Sample
     from stages.distil.student.answering import StudentModel
     from stages.distil.student.losses import Loss
-    from stages.distil.student.training import Curves
+    from stages.distil.student.training import CurveWriter
 
-CURVES = Path("results/train")
 SPEED = Path("results/times/train")  # not a DVC output: times differ between runs
 EXPLAINED = "a rationale that leads to the label (status ok), which teaches reasoning"
 LAUNCHED = "TRAIN_LAUNCHED"  # environment variable set in the processes that `launch` starts
@@ -76,22 +75,22 @@ def _load_student(parameters: Parameters) -> "StudentModel":
     return StudentModel(model, tokenizer, precision(dtype))
 
 
-def _open_curves(files: ExitStack) -> "Curves":
+def _open_curves(files: ExitStack) -> "CurveWriter":
     """Start new files of curves in place of the old ones; `files` closes them."""
     from dvclive import Live
 
-    from stages.distil.student.training import Curves
+    from stages.distil.student.training import CurveWriter
 
     lives = []
-    for folder in (CURVES, SPEED):
+    for folder in (tables.TRAINING, SPEED):
         shutil.rmtree(folder, ignore_errors=True)
         live = Live(str(folder), save_dvc_exp=False, dvcyaml=None, monitor_system=False)
         lives.append(files.enter_context(live))
-    return Curves(*lives)
+    return CurveWriter(*lives)
 
 
 def _teach(
-    student: "StudentModel", parameters: Parameters, curves: "Curves | None"
+    student: "StudentModel", parameters: Parameters, curves: "CurveWriter | None"
 ) -> tuple[int, float, dict[str, Any] | None, dict[str, int]]:
     """Train the student, or measure it if there is nothing to train.
 
@@ -100,7 +99,12 @@ def _teach(
     """
     from torch.utils.data import Subset
 
-    from stages.distil.encoding.files import digest, read_asked, read_taught, read_window
+    from stages.distil.encoding.files import (
+        read_asked,
+        read_taught,
+        read_window,
+        training_digest,
+    )
     from stages.distil.encoding.samples import SOFT_LABELS
     from stages.distil.models.hardware import device
     from stages.distil.student.answering import AnswerLengths, count_correct
@@ -147,7 +151,7 @@ def _teach(
         print(f"{found.explained:,} of {len(taught):,} train questions have {EXPLAINED}")
     if len(found.numbers) < len(taught):
         taught = Subset(taught, found.numbers)
-    data = TrainingData(taught, asked, window, found.longest, found.most_tokens, digest())
+    data = TrainingData(taught, asked, window, found.longest, found.most_tokens, training_digest())
     return *train_student(student, data, setup, curves), too_long
 
 
@@ -190,7 +194,7 @@ def _save(student: "StudentModel", parameters: Parameters) -> None:
 
     from stages.distil.student.export import configure_inference
     from stages.distil.weights.architecture import check_finite
-    from stages.distil.weights.folders import STUDENT, save_model, whole_folder
+    from stages.distil.weights.folders import STUDENT, save_model
 
     model, tokenizer, _ = student
     if parameters.student.lora_rank:
@@ -200,7 +204,7 @@ def _save(student: "StudentModel", parameters: Parameters) -> None:
     configure_inference(model, tokenizer, settings, max_tokens)
     model = model.to(torch.bfloat16)
     check_finite(model.named_parameters(), STUDENT, "lower train.learning_rate")
-    with whole_folder(STUDENT) as target:
+    with tables.whole_folder(STUDENT) as target:
         save_model(model, tokenizer, target)
 
 

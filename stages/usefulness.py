@@ -6,7 +6,6 @@ from statistics import mean
 from stages.distil.interface.command import run_stage
 from stages.distil.interface.parameters import Parameters
 from stages.distil.storage import tables
-from stages.distil.storage.rationales import usefulness_table
 
 
 def usefulness(parameters: Parameters, teacher: str) -> None:
@@ -14,7 +13,7 @@ def usefulness(parameters: Parameters, teacher: str) -> None:
     tables.check_exists(tables.rationale_table(teacher))
     choose = parameters.assemble.choose
     if not parameters.assemble.reads_rationales:
-        tables.write_table(usefulness_table(teacher), [])
+        tables.write_table(tables.usefulness_table(teacher), [])
         print(f"{teacher}: not measured, which assemble.choose: {choose} does not need")
         return
     from stages.distil.evaluation.usefulness import COLUMNS, STORE, Scorer  # takes seconds
@@ -23,7 +22,7 @@ def usefulness(parameters: Parameters, teacher: str) -> None:
     values = []
     with Store(STORE, "usefulness", COLUMNS) as store:
         try:
-            with tables.TableWriter(usefulness_table(teacher)) as table:
+            with tables.TableWriter(tables.usefulness_table(teacher)) as table:
                 for row in Scorer(parameters, teacher, store).rows():
                     table.write(row)
                     if row["usefulness"] is not None:

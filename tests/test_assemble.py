@@ -20,7 +20,6 @@ from stages.distil.interface.parameters import load_parameters
 from stages.distil.language.student_prompts import question_text
 from stages.distil.language.words import WORD
 from stages.distil.storage import tables
-from stages.distil.storage.rationales import usefulness_table
 from tests.conftest import ROOT
 from tests.distil.language.test_words import plain_top_words
 
@@ -384,7 +383,7 @@ def write_usefulness(rows: dict[str, list[dict]]) -> dict[tuple[str, str, int], 
                 value = None if row["id"].endswith("3") else value
                 worth[row["id"], teacher, row["sample"]] = value
                 table.append({"id": row["id"], "sample": row["sample"], "usefulness": value})
-        tables.write_table(usefulness_table(teacher), table)
+        tables.write_table(tables.usefulness_table(teacher), table)
     return worth
 
 

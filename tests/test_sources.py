@@ -2,7 +2,6 @@
 
 from stages.distil.interface.parameters import load_parameters
 from stages.distil.storage import tables
-from stages.distil.storage.rationales import usefulness_table
 from stages.sources import sources
 
 FOLDERS = (tables.RATIONALES, tables.USEFULNESS)
@@ -16,7 +15,7 @@ def test_the_teachers_folders_hold_the_tables_of_teachers_alone(
     parameters = load_parameters(write_params(changes))
     for teacher in ("one", "former"):
         tables.write_table(tables.rationale_table(teacher), [])
-        tables.write_table(usefulness_table(teacher), [])
+        tables.write_table(tables.usefulness_table(teacher), [])
     (tables.RATIONALES / "notes.txt").write_text("of a person")
     kept = tables.rationale_table("one").read_bytes()
     sources(parameters)

@@ -24,13 +24,14 @@ from stages.distil.interface.parameters import load_parameters
 from stages.distil.models.loading import load_model
 from stages.distil.models.lora import round_frozen
 from stages.distil.storage import tables
+from stages.distil.storage.tables import TRAINING
 from stages.distil.student import training
 from stages.distil.student.losses import MutualInformation
 from stages.distil.student.training import CHECKPOINTS, DistillationTrainer
 from stages.distil.weights.folders import STUDENT, digest
 from stages.encode import encode
 from stages.evaluate import _voted, evaluate
-from stages.train import CURVES, SPEED, launch, train
+from stages.train import SPEED, launch, train
 from tests.conftest import BARE, PARAMS, ROOT
 from tests.students import write_distill
 from tests.warm_python import interpreter
@@ -99,7 +100,7 @@ def weights() -> dict[str, torch.Tensor]:
 
 
 def curve(name: str) -> list[float]:
-    return pandas.read_csv(CURVES / f"plots/metrics/{name}.tsv", sep="\t").iloc[:, 1].tolist()
+    return pandas.read_csv(TRAINING / f"plots/metrics/{name}.tsv", sep="\t").iloc[:, 1].tolist()
 
 
 @pytest.mark.parametrize(
@@ -124,9 +125,9 @@ def test_the_student_learns_the_tasks_with_a_weight(prepared, family, changes):
     if changes.get("alpha") != 0.0:
         expected |= {"one", "saliency"} | ({"two"} if "alpha" not in changes else set())
     expected |= {"reasoned_answer"} if "train__reasoned_answer" in changes else set()
-    assert {file.stem for file in (CURVES / "plots/metrics/loss").iterdir()} == expected
+    assert {file.stem for file in (TRAINING / "plots/metrics/loss").iterdir()} == expected
     assert len(curve("validation/accuracy")) == 4
-    summary = json.loads((CURVES / "metrics.json").read_text())
+    summary = json.loads((TRAINING / "metrics.json").read_text())
     assert 1 <= summary["best_epoch"] <= 4
     assert summary["too_long"] == {"cut": 0}
     assert not CHECKPOINTS.exists()
@@ -196,14 +197,14 @@ def test_what_differs_between_runs_is_not_among_the_results(prepared, tiny_model
     train(prepared(tiny_model))
     speeds = {file.stem: file for file in (SPEED / "plots/metrics").iterdir()}
     assert set(speeds) == {"tokens_per_second", "peak_memory_gb"}
-    steps = pandas.read_csv(CURVES / "plots/metrics/loss/total.tsv", sep="\t")["step"].tolist()
+    steps = pandas.read_csv(TRAINING / "plots/metrics/loss/total.tsv", sep="\t")["step"].tolist()
     for name, file in speeds.items():
         written = pandas.read_csv(file, sep="\t")
         assert written["step"].tolist() == steps
         assert (written[name] > 0).all()
-    drawn = {file.parent.name for file in CURVES.rglob("*.tsv")}
+    drawn = {file.parent.name for file in TRAINING.rglob("*.tsv")}
     assert drawn == {"loss", "validation"}
-    texts = [file.read_text() for file in CURVES.rglob("*") if file.is_file()]
+    texts = [file.read_text() for file in TRAINING.rglob("*") if file.is_file()]
     assert not any("tokens_per_second" in text or "memory" in text for text in texts)
 
 
@@ -227,7 +228,7 @@ def test_a_teacher_that_was_left_out_has_no_curve(prepared, tiny_model):
     """Every odd question has a rationale of `two`; a single, even question has none."""
     parameters = prepared(tiny_model, rows=1, train__epochs=1)
     train(parameters)
-    drawn = {file.stem for file in (CURVES / "plots/metrics/loss").iterdir()}
+    drawn = {file.stem for file in (TRAINING / "plots/metrics/loss").iterdir()}
     assert drawn == {"total", "answer", "one"}  # nor has question 0 salient words
 
 
@@ -303,7 +304,7 @@ def test_without_epochs_the_student_is_unchanged(prepared, tiny_model):
     before = dict(load_model(tiny_model, "bfloat16")[0].named_parameters())
     for name, weight in weights().items():
         torch.testing.assert_close(weight, before[name].float(), rtol=0, atol=0)
-    assert json.loads((CURVES / "metrics.json").read_text())["best_epoch"] == 0
+    assert json.loads((TRAINING / "metrics.json").read_text())["best_epoch"] == 0
 
 
 def test_as_many_validation_questions_are_asked_as_are_set(prepared, tiny_model, monkeypatch):
@@ -338,10 +339,10 @@ def test_as_many_steps_as_epochs_have_give_the_same_bytes(prepared, family):
 
 def test_a_training_by_steps_ends_within_an_epoch(prepared, tiny_model, capsys):
     train(prepared(tiny_model, train__epochs=None, train__max_steps=7))
-    steps = pandas.read_csv(CURVES / "plots/metrics/validation/accuracy.tsv", sep="\t")["step"]
+    steps = pandas.read_csv(TRAINING / "plots/metrics/validation/accuracy.tsv", sep="\t")["step"]
     assert steps.tolist() == [3, 6, 7]
     assert "epoch 3: validation accuracy" in capsys.readouterr().err
-    summary = json.loads((CURVES / "metrics.json").read_text())
+    summary = json.loads((TRAINING / "metrics.json").read_text())
     assert (summary["step"], 1 <= summary["best_epoch"] <= 3) == (7, True)
 
 
@@ -487,7 +488,7 @@ def test_two_checkpoints_are_kept_and_one_is_enough(prepared, tiny_model, monkey
 
 
 def results() -> list:
-    return [digest(STUDENT), digest(CURVES), curve("loss/total"), curve("validation/accuracy")]
+    return [digest(STUDENT), digest(TRAINING), curve("loss/total"), curve("validation/accuracy")]
 
 
 def interrupt(parameters, saved: int) -> None:
@@ -637,7 +638,7 @@ def test_questions_that_are_too_long_are_counted(prepared, tiny_model, capsys):
     parameters = prepared(tiny_model, student__context=75, train__epochs=1)
     capsys.readouterr()
     train(parameters)
-    assert json.loads((CURVES / "metrics.json").read_text())["too_long"]["cut"] > 0
+    assert json.loads((TRAINING / "metrics.json").read_text())["too_long"]["cut"] > 0
     assert "longer than 75 tokens: {'cut': " in capsys.readouterr().err
 
 
@@ -1021,7 +1022,7 @@ def test_a_student_that_only_reasons_learns_the_questions_with_a_rationale(
     train(parameters)
     told = f"{ROWS // 2} of {ROWS} train questions have a rationale that leads to the label"
     assert told in capsys.readouterr().out
-    assert not (CURVES / "plots/metrics/loss/answer.tsv").exists()
+    assert not (TRAINING / "plots/metrics/loss/answer.tsv").exists()
     assert curve("loss/two")[-1] < curve("loss/two")[0] / 10
     model, tokenizer = load_model(STUDENT, "float32")
     template = tokenizer.chat_template

@@ -21,7 +21,6 @@ from stages.distil.language.quality import rationale_status
 from stages.distil.questions.reading import read
 from stages.distil.questions.sampling import choose_subset
 from stages.distil.storage import tables, versions
-from stages.distil.storage.rationales import usefulness_table
 from stages.distil.student.answering import generate_answers
 from stages.distil.teachers.backend import Request
 from stages.distil.teachers.transformers_backend import Generator
@@ -138,7 +137,7 @@ def test_attribution(check_pin, request):
 def test_usefulness(check_pin, scoring, tiny_model):
     parameters, _ = written("best", scoring, tiny_model)
     usefulness(parameters, "tiny")
-    rows = tables.read_table(usefulness_table("tiny"))
+    rows = tables.read_table(tables.usefulness_table("tiny"))
     check_pin("USEFULNESS", [row["usefulness"] for row in rows])
 
 

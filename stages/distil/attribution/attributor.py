@@ -41,6 +41,19 @@ from stages.distil.models.layers import attention_span
 from stages.distil.models.loading import choose_attention, compute_layers_twice
 from stages.distil.storage import versions
 
+BATCH_TOKENS = 1024  # of a pass on a CPU
+TOLERANCE = 1e-4  # of the logits' norm in float32
+ROUNDED_TOLERANCE = 0.2  # in 16 bits
+# Of a model whose code cannot read what a batch is.
+MODEL_ERRORS = (
+    AttributeError,
+    LookupError,
+    NotImplementedError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+
 
 @dataclass(frozen=True)
 class Scores:
@@ -154,18 +167,19 @@ class Attributor:
 
     def batches(self, prompts: Sequence[Prompt]) -> Iterator[list[int]]:
         """Yield the indices of the prompts to score together, longest first, by token budget."""
-        passes = {"integrated_gradients": self._settings.steps}.get(self._settings.method, 1)
-        return by_length(
-            [self._length(p) for p in prompts],
-            0 if self._settings.method == "occlusion" else self.batch_tokens // passes,
-        )
+        budget = self.batch_tokens
+        if self._settings.method == "integrated_gradients":
+            budget //= self._settings.steps  # each prompt is read so many times
+        elif self._settings.method == "occlusion":
+            budget = 0  # a batch of its own for each prompt
+        return by_length([self._length(p) for p in prompts], budget)
 
     def key(self, identity: str, prompts: Sequence[Prompt]) -> bytes:
         """Return a digest of everything that determines a batch's scores, bit for bit.
 
         `identity` identifies the model and its precision.
         """
-        settings = self._settings.model_dump(include=set(KEY_SETTINGS))
+        settings = self._settings.model_dump(include={"method", "steps"})
         settings["batch_tokens"] = self.batch_tokens
         common = [versions.ATTRIBUTION, identity, settings, len(self.shared)]
         if self._padded_after(prompts):  # before, they were padded like others
@@ -411,16 +425,3 @@ METHODS: dict[str, Callable[[Attributor, _Layout], tuple[Tensor, Sequence[float 
     "saliency": Attributor._saliency,
     "integrated_gradients": Attributor._integrated_gradients,
 }
-BATCH_TOKENS = 1024  # of a pass on a CPU
-TOLERANCE = 1e-4  # of the logits' norm in float32
-ROUNDED_TOLERANCE = 0.2  # in 16 bits
-# Of a model whose code cannot read what a batch is.
-MODEL_ERRORS = (
-    AttributeError,
-    LookupError,
-    NotImplementedError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-)
-KEY_SETTINGS = ("method", "steps")

@@ -22,7 +22,7 @@ ANSWER_TOKENS = 32  # of the prediction for a question without options
 
 
 @dataclass(frozen=True)
-class Batch:
+class PromptBatch:
     """Prompts to compute together, and the ids of their questions.
 
     The result is one entry of the store. `shared` holds the tokens that all prompts begin with.
@@ -35,7 +35,7 @@ class Batch:
 
 
 @dataclass(frozen=True)
-class PredictionBatch(Batch):
+class PredictionBatch(PromptBatch):
     """Questions whose answers to predict.
 
     `options[i]` is the question's number and the option that `prompts[i]` asks for; `open_ended`
@@ -61,12 +61,12 @@ class AttributionTeacher:
         self._ends = ends
         self._checked = False
 
-    def complete(self, batches: Iterable[Batch]) -> Iterator[tuple[Batch, list[Any]]]:
+    def complete(self, batches: Iterable[PromptBatch]) -> Iterator[tuple[PromptBatch, list[Any]]]:
         """Yield each batch with its result."""
         for batch in batches:
             yield batch, self.compute(batch)
 
-    def compute(self, batch: Batch) -> list[Any]:
+    def compute(self, batch: PromptBatch) -> list[Any]:
         """Return the words' scores and the delta of each prompt, or each question's prediction.
 
         Raises `UserError` if the first prompts show that the model cannot be scored in batches.

@@ -7,7 +7,7 @@ import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property, partial
-from itertools import chain, islice, starmap
+from itertools import chain, starmap
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,8 @@ from stages.distil.attribution.attributor import Attributor, Scores, random_scor
 from stages.distil.attribution.prompts import Prompt, encode_prompt, scored_text
 from stages.distil.attribution.teacher import (
     AttributionTeacher,
-    Batch,
     PredictionBatch,
+    PromptBatch,
     load_teacher,
     padding,
 )
@@ -31,6 +31,7 @@ from stages.distil.language.answers import same
 from stages.distil.language.chat import Chat
 from stages.distil.language.conclusions import without_conclusion
 from stages.distil.language.teacher_prompts import PromptFile
+from stages.distil.models.batching import in_parts
 from stages.distil.models.generation import missing_ends
 from stages.distil.models.hardware import precision
 from stages.distil.storage.examples import Example
@@ -50,7 +51,7 @@ WINDOW = 2048  # questions that are sorted by length together
 PREDICTED_TOGETHER = 64  # questions whose predictions are one entry of the store
 
 Reading = tuple[Example, str]  # a question and the rationale that the teacher reads after it, or ""
-Targets = list[tuple[Reading, str]]  # what the teacher reads, and the answer to attribute
+Chosen = list[tuple[Reading, str]]  # what the teacher reads, and the answer to attribute
 
 
 class WordScores:
@@ -127,7 +128,7 @@ class WordScores:
         with tqdm(
             total=total, desc="saliency", unit="row", file=sys.stderr, disable=on_cluster
         ) as progress:
-            for window in self._windows(examples()):
+            for window in in_parts(self._readings(examples()), WINDOW):
                 chosen = self._choose(window)
                 progress.update(len(window) - len(chosen))
                 prompts = self._prompts(chosen)
@@ -139,10 +140,10 @@ class WordScores:
     def _fill_store(self, examples: Callable[[], Iterable[Example]], total: int) -> None:
         """Have a cluster compute what the store lacks; predictions come first, if they count."""
 
-        def questions(window: list[Reading]) -> Iterator[Batch]:
-            return map(self._questions, _groups(window))
+        def questions(window: list[Reading]) -> Iterator[PromptBatch]:
+            return map(self._questions, in_parts(window, PREDICTED_TOGETHER))
 
-        def prompts(window: list[Reading]) -> Iterator[Batch]:
+        def prompts(window: list[Reading]) -> Iterator[PromptBatch]:
             chosen = self._choose(window)
             return self._batches(chosen, self._prompts(chosen))
 
@@ -151,25 +152,20 @@ class WordScores:
             passes["saliency"] = prompts
         for label, batches in passes.items():
             with tqdm(total=total, desc=label, unit="row", file=sys.stderr) as progress:
-                windows = self._windows(examples())
+                windows = in_parts(self._readings(examples()), WINDOW)
                 missing = self._missing(chain.from_iterable(map(batches, windows)), progress)
                 if first := next(missing, None):
                     for batch, result in self._pool.complete(chain([first], missing)):
                         self._keep(batch, result)
                         progress.update(len(batch.ids))
 
-    def _missing(self, batches: Iterable[Batch], progress: tqdm) -> Iterator[Batch]:
+    def _missing(self, batches: Iterable[PromptBatch], progress: tqdm) -> Iterator[PromptBatch]:
         for batch in batches:
             if self._store.select(batch.key) is None:
                 yield batch
             else:
                 self._store.hits += 1
                 progress.update(len(batch.ids))
-
-    def _windows(self, examples: Iterable[Example]) -> Iterator[list[Reading]]:
-        remaining = self._readings(examples)
-        while window := list(islice(remaining, WINDOW)):
-            yield window
 
     def _readings(self, examples: Iterable[Example]) -> Iterator[Reading]:
         """Yield what the teacher reads of each question, with a rationale if its words count.
@@ -201,7 +197,7 @@ class WordScores:
         }
 
     def _scores(
-        self, chosen: Targets, prompts: Sequence[Prompt], progress: tqdm
+        self, chosen: Chosen, prompts: Sequence[Prompt], progress: tqdm
     ) -> dict[str, Scores]:
         """Return the scores of each prompt by the question's id."""
         ids = [example.id for (example, _), _ in chosen]
@@ -214,23 +210,23 @@ class WordScores:
             progress.update(len(batch.ids))
         return scores
 
-    def _batches(self, chosen: Targets, prompts: Sequence[Prompt]) -> Iterator[Batch]:
+    def _batches(self, chosen: Chosen, prompts: Sequence[Prompt]) -> Iterator[PromptBatch]:
         """Yield the prompts in the batches to score together."""
         self._attributor.cache_prefix(prompts)
         for indices in self._attributor.batches(prompts):
             together = [prompts[i] for i in indices]
             key = self._attributor.key(self._identity, together)
             ids = [chosen[i][0][0].id for i in indices]
-            yield Batch(key, ids, self._attributor.shared, together)
+            yield PromptBatch(key, ids, self._attributor.shared, together)
 
-    def _result(self, batch: Batch) -> list[Any]:
+    def _result(self, batch: PromptBatch) -> list[Any]:
         """Return a batch's result, from the store if it is there."""
         if stored := self._store.select(batch.key):
             self._store.hits += self._cluster.engine is None  # else _missing has counted it
             return json.loads(stored[0])
         return self._keep(batch, self._teacher.compute(batch))
 
-    def _keep(self, batch: Batch, result: list[Any]) -> list[Any]:
+    def _keep(self, batch: PromptBatch, result: list[Any]) -> list[Any]:
         """Store a result and return it; raise `UserError` if a score is not finite."""
         if not isinstance(batch, PredictionBatch) and not all(
             isfinite(score) for words, _ in result for score in words
@@ -247,12 +243,12 @@ class WordScores:
         """Whether the teacher's own answers count."""
         return self._settings.target == "prediction" or self._settings.only_correct
 
-    def _choose(self, readings: Sequence[Reading]) -> Targets:
+    def _choose(self, readings: Sequence[Reading]) -> Chosen:
         """Return what to score, each with the answer to attribute."""
         if not self._predicts:
             return [(reading, reading[0].answer) for reading in readings]
-        chosen: Targets = []
-        for group in _groups(readings):
+        chosen: Chosen = []
+        for group in in_parts(readings, PREDICTED_TOGETHER):
             predictions = self._result(self._questions(group))
             for reading, prediction in zip(group, predictions, strict=True):
                 example = reading[0]
@@ -262,7 +258,7 @@ class WordScores:
                     chosen.append((reading, target))
         return chosen
 
-    def _prompts(self, chosen: Targets) -> list[Prompt]:
+    def _prompts(self, chosen: Chosen) -> list[Prompt]:
         return [self._prompt(reading, target) for reading, target in chosen]
 
     def _questions(self, readings: Sequence[Reading]) -> PredictionBatch:
@@ -288,8 +284,3 @@ class WordScores:
         conversation = self._wording.conversation(example)
         of = self._settings.of
         return encode_prompt(self._chat, conversation, example, label, rationale, of)
-
-
-def _groups(readings: Sequence[Reading]) -> Iterator[Sequence[Reading]]:
-    for start in range(0, len(readings), PREDICTED_TOGETHER):
-        yield readings[start : start + PREDICTED_TOGETHER]

@@ -1,7 +1,6 @@
 """The data card: what the assembled data set contains, in numbers."""
 
 from collections import Counter
-from dataclasses import dataclass, field
 from typing import Any
 
 import duckdb
@@ -10,53 +9,22 @@ from stages.distil.interface.catalogue import Hub
 from stages.distil.interface.escaping import for_markdown
 from stages.distil.interface.parameters import Parameters
 from stages.distil.storage import tables
+from stages.distil.storage.examples import SPLITS, kind_of
+from stages.distil.storage.lengths import Lengths
 
-BINS = 40
+MOST_KINDS = 50  # of rejected rows
 MOST_CLASSES = 20  # different answers; with more, the card counts positions among the options
-
-
-@dataclass
-class Lengths:
-    """Lengths of texts: `rows[n]` of them have n tokens."""
-
-    rows: Counter[int] = field(default_factory=Counter)
-
-    def quantile(self, share: float) -> int:
-        """Return the smallest length that is not exceeded by this share of the texts."""
-        left = share * self.rows.total()
-        for tokens in sorted(self.rows):
-            left -= self.rows[tokens]
-            if left <= 0:
-                return tokens
-        return 0
-
-    def histogram(self) -> list[tuple[int, int]]:
-        """Return at most BINS bins as (smallest length, number of texts)."""
-        width = max(1, -(-(max(self.rows, default=0) + 1) // BINS))
-        binned: Counter[int] = Counter()
-        for tokens, count in self.rows.items():
-            binned[tokens // width * width] += count
-        return sorted(binned.items())
-
-
-def read_lengths() -> dict[str, Lengths]:
-    """Return how long the train texts of each kind are, in the student's tokens."""
-    lengths: dict[str, Lengths] = {}
-    for row in tables.read_table(tables.LENGTHS):
-        lengths.setdefault(row["text"], Lengths()).rows[row["tokens"]] = row["rows"]
-    return lengths
 
 
 def describe(parameters: Parameters, lengths: dict[str, Lengths]) -> str:
     """Return the card as Markdown, with the front matter that `datasets` reads."""
     settings = parameters.data_set
-    splits = ("train", "validation", "test")
     configs = "".join(
-        f"  - split: {split}\n    path: distill/{split}/*.parquet\n" for split in splits
+        f"  - split: {split}\n    path: distill/{split}/*.parquet\n" for split in SPLITS
     )
     rows = {
         s: _select_one(f"SELECT count(*) FROM '{tables.distill_table(s)}/*.parquet'")
-        for s in splits
+        for s in SPLITS
     }
     licence = for_markdown(settings.licence or "not stated")
     origin: str = settings.source
@@ -68,7 +36,7 @@ def describe(parameters: Parameters, lengths: dict[str, Lengths]) -> str:
         f"Licence: {licence}.\n",
         "## Questions\n\n"
         + _table(["split", "questions"], [[s, f"{n:,}"] for s, n in rows.items()]),
-        "## Answers\n\n" + _answers(splits),
+        "## Answers\n\n" + _answers(),
         "## Train targets\n\n" + _targets(parameters, rows["train"]),
         "## Lengths\n\nTokens of the student, in train questions and their targets.\n\n"
         + _table(
@@ -89,7 +57,7 @@ def describe(parameters: Parameters, lengths: dict[str, Lengths]) -> str:
     return "\n".join(parts)
 
 
-def _answers(splits: tuple[str, ...]) -> str:
+def _answers() -> str:
     """Return the share of each answer or, if there are many, of each position in the options."""
     folder = tables.distill_table("train")
     distinct = _select_one(f"SELECT count(DISTINCT answer) FROM '{folder}/*.parquet'")
@@ -98,7 +66,7 @@ def _answers(splits: tuple[str, ...]) -> str:
     else:
         column, name = "list_position(options, answer)", "place of the answer among the options"
     shares: dict[Any, dict[str, float]] = {}
-    for split in splits:
+    for split in SPLITS:
         source = f"'{tables.distill_table(split)}/*.parquet'"
         counts = duckdb.execute(
             f"SELECT {column} AS kind, count(*) / sum(count(*)) OVER () FROM {source} GROUP BY kind"
@@ -108,10 +76,10 @@ def _answers(splits: tuple[str, ...]) -> str:
     if set(shares) <= {None, 0}:
         return f"Free-form; {distinct:,} different answers in train.\n"
     rows = [
-        [str(kind), *(f"{100 * by_split.get(split, 0):.1f} %" for split in splits)]
+        [str(kind), *(f"{100 * by_split.get(split, 0):.1f} %" for split in SPLITS)]
         for kind, by_split in sorted(shares.items(), key=lambda item: str(item[0]))
     ]
-    return _table([name, *splits], rows)
+    return _table([name, *SPLITS], rows)
 
 
 def _targets(parameters: Parameters, total: int) -> str:
@@ -151,14 +119,11 @@ def _near_copies(rows: dict[str, int]) -> str:
 
 
 def _rejected() -> str:
-    # Reasons that differ only in a value (an id, a number) are one kind.
-    counts = duckdb.execute(
-        "SELECT regexp_replace(reason, '''[^'']*''|[0-9][0-9,]*', '…', 'g') AS kind, count(*) AS n "
-        f"FROM '{tables.REJECTED}' GROUP BY kind ORDER BY n DESC, kind LIMIT 50"
-    ).fetchall()
+    counts = Counter(map(kind_of, tables.scan_column(tables.REJECTED, "reason")))
     if not counts:
         return "None.\n"
-    return _table(["reason", "rows"], [[kind, f"{n:,}"] for kind, n in counts])
+    most = sorted(counts.items(), key=lambda kind: (-kind[1], kind[0]))[:MOST_KINDS]
+    return _table(["reason", "rows"], [[kind, f"{n:,}"] for kind, n in most])
 
 
 def _table(header: list[str], rows: list[list[str]]) -> str:

@@ -20,10 +20,8 @@ from stages.distil.interface.method import Assemble, Saliency
 from stages.distil.language.answers import most_frequent
 from stages.distil.language.conclusions import concludes
 from stages.distil.language.quality import CONTRADICTS, OK
-from stages.distil.language.student_prompts import question_text
-from stages.distil.language.words import salient_words
+from stages.distil.language.words import option_spans, salient_words
 from stages.distil.storage.following import PLACE, Follower, ahead
-from stages.distil.storage.rationales import usefulness_table
 from stages.distil.storage.tables import (
     DISTILL,
     EXAMPLES,
@@ -33,6 +31,7 @@ from stages.distil.storage.tables import (
     USEFULNESS,
     rationale_table,
     scan_row_groups,
+    usefulness_table,
     with_scores,
 )
 
@@ -299,20 +298,10 @@ def _words(rows: pa.Table, questions: pa.Table, saliency: Saliency) -> pa.Array:
     """Return the salient words of each question, null for one without a row of SALIENCY."""
     words = pa.array([], NO_WORDS.type)
     if len(rows):
-        options = _option_spans(questions.take(rows[PLACE.name]))
+        options = option_spans(questions.take(rows[PLACE.name]))
         texts, scored = (rows[name].combine_chunks() for name in ("text", "words"))
         words = salient_words(texts, scored, options, saliency)
     return words.take(_row_numbers(rows, len(questions)))
-
-
-def _option_spans(questions: pa.Table) -> np.ndarray:
-    """Return (N, 2) the characters where the options of each question begin and end.
-
-    They are counted in the text of the question that teachers read.
-    """
-    columns = (questions[name].to_pylist() for name in ("question", "options"))
-    spans = [(len(asked), len(question_text(asked, o))) for asked, o in zip(*columns, strict=True)]
-    return np.array(spans)
 
 
 def _option_scores(rows: pa.Table, size: int) -> pa.ChunkedArray:

@@ -15,7 +15,7 @@ MOST = 50_000  # train questions that are compared
 COLUMNS = ("id", "split", "rationale", "status")
 
 
-class Written(NamedTuple):
+class Rationale(NamedTuple):
     """A teacher's rationale and its status (docs/teachers.md); the text may be empty."""
 
     teacher: str
@@ -27,7 +27,7 @@ class Lesson(NamedTuple):
     """A train question, and all that the teachers wrote for it, taught or not."""
 
     example: Example
-    rationales: list[Written]
+    rationales: list[Rationale]
 
 
 class Lessons:
@@ -55,9 +55,9 @@ class Lessons:
         return Lesson(example, rationales)
 
 
-def _written(teacher: str, name: str) -> list[Written]:
+def _written(teacher: str, name: str) -> list[Rationale]:
     """Return a teacher's rationales of the train question with this id."""
     rows = []
     for group in tables.scan_row_groups(tables.rationale_table(teacher), COLUMNS, "train"):
         rows += group.filter(pc.equal(group["id"], name)).to_pylist()
-    return [Written(teacher, row["status"] or "", row["rationale"] or "") for row in rows]
+    return [Rationale(teacher, row["status"] or "", row["rationale"] or "") for row in rows]

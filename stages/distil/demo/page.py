@@ -4,16 +4,15 @@ The page is served on 127.0.0.1 alone. Text from models and data sets is escaped
 policy lets a browser fetch nothing from elsewhere.
 """
 
-import argparse
 import os
 import sys
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stages.distil.interface.command import quiet_libraries
+from stages.distil.interface.command import command_line, quiet_libraries
 from stages.distil.interface.errors import UserError, one_line, report_errors
-from stages.distil.interface.escaping import html_templates
+from stages.distil.interface.escaping import cut, html_templates
 from stages.distil.language.answers import is_correct
 from stages.distil.language.appearance import as_text
 from stages.distil.storage import tables
@@ -114,8 +113,7 @@ def build(page: Page) -> Any:
 
 
 def _label(number: int, example: Example) -> str:
-    text = " ".join(example.question.split())
-    return f"{number + 1}. {text if len(text) <= LABEL else f'{text[:LABEL]} …'}"
+    return f"{number + 1}. {cut(' '.join(example.question.split()), LABEL)}"
 
 
 def serve(blocks: Any, wait: bool = True) -> str:
@@ -165,10 +163,7 @@ def run() -> None:
 
 def main() -> int:
     """Parse the command line, run, and return the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="stages/python -m stages.distil.demo.page", description=__doc__
-    )
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    parser = command_line("stages/python -m stages.distil.demo.page", __doc__)
     debug = parser.parse_args().debug
     quiet_libraries(debug)
     return report_errors("try", debug, run)

@@ -11,7 +11,6 @@ from stages.distil.encoding.samples import SOFT_LABELS, Branch, Sample, Window, 
 from stages.distil.interface.errors import UserError
 from stages.distil.interface.method import ANSWER, REASONING, SALIENCY, Student
 from stages.distil.language.control_tokens import added_tokens
-from stages.distil.language.quality import OK
 from stages.distil.language.student_prompts import (
     ANSWER_TASK,
     REASONING_TASK,
@@ -21,8 +20,8 @@ from stages.distil.language.student_prompts import (
     reasoning_text,
     text_before,
 )
+from stages.distil.weights.architecture import UNLIMITED
 
-UNLIMITED = 10**9  # a tokenizer without a limit reports a larger number
 Row = dict[str, Any]  # of `distill`
 
 
@@ -104,12 +103,11 @@ class Encoder:
         self._encoder_decoder = config.is_encoder_decoder
         self._head, tail = added_tokens(tokenizer)
         self._tail = tail if self._encoder_decoder else []  # a decoder's text goes on
-        self._prompt = settings.prompt
+        self._settings = settings
         self._shared = settings.shared_context
         self._after_answer = settings.form == "after_answer"
-        self._reasons = settings.reasons
         self._rationale_tasks = {
-            teacher: REASONING_TASK if self._reasons else rationale_task(number)
+            teacher: REASONING_TASK if settings.reasons else rationale_task(number)
             for number, teacher in enumerate(teachers, start=1)
         }
         self._end = [tokenizer.eos_token_id]
@@ -178,11 +176,12 @@ class Encoder:
         """Yield each target of a row."""
         yield _Text(ANSWER, ANSWER_TASK, row["answer"])
         for rationale in row["rationales"]:
-            if not (asks := self._rationale_tasks.get(rationale["teacher"])):
+            asks = self._rationale_tasks.get(rationale["teacher"])
+            if not asks or not self._settings.teaches(rationale["status"]):
                 continue
-            if not self._reasons:
+            if not self._settings.reasons:
                 yield _Text(rationale["teacher"], asks, rationale["text"])
-            elif rationale["status"] == OK:  # others may lead to another answer, or to none
+            else:
                 reasoning = reasoning_text(rationale["text"])
                 text = f"{reasoning} {row['answer']}"
                 yield _Text(rationale["teacher"], asks, text, reasoning=reasoning)
@@ -194,7 +193,7 @@ class Encoder:
 
     def _prefix(self, asks: str, answer: str) -> str:
         """Return the text between a question and a target; `asks` is the one that asks for it."""
-        if self._prompt.prefixes and self._encoder_decoder:
+        if self._settings.prompt.prefixes and self._encoder_decoder:
             return ""
         after = self._after_answer and asks != ANSWER_TASK
         return f"{ANSWER_TASK} {answer}{asks}" if after else asks
@@ -208,10 +207,10 @@ class Encoder:
         task = targets[0].task
         if task == SOFT_LABELS:
             task = ANSWER
-        elif self._reasons and task in self._rationale_tasks:
+        elif self._settings.reasons and task in self._rationale_tasks:
             task = REASONING
-        before = text_before(task, self._prompt)
-        options = options_text(row["options"], self._prompt)
+        before = text_before(task, self._settings.prompt)
+        options = options_text(row["options"], self._settings.prompt)
         return _Question(row["id"], before, before + row["question"] + options, options, targets)
 
     def _lay_out(self, questions: Sequence[_Question]) -> list[Sample]:
@@ -253,7 +252,7 @@ class Encoder:
         else:
             context, end = _common_start([tokens, *prompts]), []
             prefixes = [prompt[len(context) :] + self._tail for prompt in prompts]
-        asked = len(question.before.rstrip()) if self._prompt.prefixes else 0
+        asked = len(question.before.rstrip()) if self._settings.prompt.prefixes else 0
         options = len(question.text) - len(question.options)
         offsets = offsets[: len(context)]
         head = len(self._head) + sum(start < asked for start, _ in offsets)

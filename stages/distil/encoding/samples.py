@@ -6,6 +6,7 @@ It knows neither texts nor tokenizers: `Encoder` makes samples of texts.
 from collections import Counter
 from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from stages.distil.interface.errors import UserError
 from stages.distil.interface.method import ANSWER, SALIENCY
@@ -52,6 +53,11 @@ class Sample:
     def length(self) -> int:
         """The tokens that a decoder-only student reads: the question and all its branches."""
         return len(self.context) + sum(len(b.prefix) + len(b.target) - 1 for b in self.branches)
+
+    def with_branch(self, **changes: Any) -> "Sample":
+        """Return a sample of one branch with fields of this branch changed."""
+        [branch] = self.branches
+        return replace(self, branches=[replace(branch, **changes)])
 
 
 @dataclass(frozen=True)
@@ -100,7 +106,7 @@ class Window:
         Its branch has no target. Raises `UserError` if options and text alone are too long.
         """
         fitted = self.fit(with_room(sample, max_tokens), RESERVED)
-        return replace(fitted, branches=[replace(sample.branches[0], target=[])])
+        return fitted.with_branch(task=sample.branches[0].task, target=[])
 
     def _length(self, branch: Branch, sample: Sample) -> int:
         """Return how many tokens a branch adds to those of its question."""
@@ -136,8 +142,7 @@ def with_room(prompt: Sample, tokens: int, task: str = ANSWER) -> Sample:
 
     An answer has to fit; the target of another task may be left out.
     """
-    [branch] = prompt.branches
-    return replace(prompt, branches=[replace(branch, task=task, target=[0] * tokens)])
+    return prompt.with_branch(task=task, target=[0] * tokens)
 
 
 def with_drafts(prompt: Sample, drafts: Sequence[list[int]], shared: bool) -> list[Sample]:

@@ -4,7 +4,6 @@ import hashlib
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -108,9 +107,8 @@ def score_after_reasoning(
     for question, text in zip(questions, reasoned, strict=True):
         assert question.reasoning is not None
         prompt = window.fit_prompt(question.reasoning, question.reasoning_room(max_tokens))
-        [branch] = prompt.branches
-        written = branch.prefix + _until_answer(student, question, text)
-        asks = replace(prompt, branches=[replace(branch, task=ANSWER, prefix=written)])
+        written = prompt.branches[0].prefix + _until_answer(student, question, text)
+        asks = prompt.with_branch(task=ANSWER, prefix=written)
         drafts = with_drafts(asks, question.drafts, shared=False)
         samples.append([window.fit(sample) for sample in drafts])
     return [[option.score for option in read] for read in read_options(student, samples)]

@@ -10,8 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from stages.distil.interface.method import Saliency
-from stages.distil.language.student_prompts import question_text
-from stages.distil.language.words import find_words, salient_words, spread
+from stages.distil.language.words import find_words, option_spans, salient_words, spread
 from stages.distil.storage import tables
 from stages.distil.storage.following import with_questions
 
@@ -37,12 +36,8 @@ def scan_scored() -> Iterator[Scored]:
     )
     for rows, questions in blocks:
         texts, words = (pa.concat_arrays(rows[name].chunks) for name in ("text", "words"))
-        asked = zip(
-            questions["question"].to_pylist(), questions["options"].to_pylist(), strict=True
-        )
-        options = [(len(text), len(question_text(text, listed))) for text, listed in asked]
-        at = np.array(options, np.int64).reshape(-1, 2)
-        yield Scored(rows["id"].to_pylist(), texts, at, words, questions["answer"].to_pylist())
+        options, answers = option_spans(questions), questions["answer"].to_pylist()
+        yield Scored(rows["id"].to_pylist(), texts, options, words, answers)
 
 
 def overlap(blocks: Iterable[Scored], saliency: Saliency) -> dict[str, Any]:

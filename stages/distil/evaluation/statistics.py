@@ -1,29 +1,29 @@
 """Accuracy with intervals, accuracy by class, and F1 of words."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from math import sqrt
 from statistics import NormalDist
 
 FEWEST = 4  # questions per class, on average
 
 
-def wilson_interval(right: int, total: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Return the score interval of a proportion (Wilson, JASA 1927)."""
-    z = NormalDist().inv_cdf((1 + confidence) / 2)
+def wilson_interval(right: int, total: int) -> tuple[float, float]:
+    """Return the 95 % score interval of a proportion (Wilson, JASA 1927)."""
+    z = NormalDist().inv_cdf(0.975)
     share, spread = right / total, z * z / total
     middle = share + spread / 2
     half = z * sqrt(share * (1 - share) / total + spread / total / 4)
     return max(0.0, (middle - half) / (1 + spread)), min(1.0, (middle + half) / (1 + spread))
 
 
-def score(correct: Iterable[bool]) -> dict[str, float | int]:
-    """Return accuracy, its 95 % interval and the underlying counts."""
+def score(correct: Iterable[bool] | Mapping[bool, int]) -> dict[str, float | int]:
+    """Return accuracy, its 95 % interval and the underlying counts.
+
+    `correct` says of each answer whether it is right, or how many are right and wrong.
+    """
     counts = Counter(correct)
-    return _score(counts[True], counts.total())
-
-
-def _score(right: int, total: int) -> dict[str, float | int]:
+    right, total = counts[True], counts.total()
     low, high = wilson_interval(right, total)
     return {
         "accuracy": round(right / total, 6),
@@ -53,6 +53,5 @@ def by_class(correct: Iterable[bool], answers: Iterable[str]) -> dict[str, dict[
     if counts.total() < FEWEST * len(classes):
         return {}
     return {
-        name: _score(counts[name, True], counts[name, True] + counts[name, False])
-        for name in classes
+        name: score({right: counts[name, right] for right in (True, False)}) for name in classes
     }

@@ -9,9 +9,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from functools import cached_property
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +25,7 @@ from stages.distil.interface.parameters import Parameters
 from stages.distil.language.conclusions import without_conclusion
 from stages.distil.language.quality import OK
 from stages.distil.language.student_prompts import rationale_task, student_context, text_before
+from stages.distil.models.batching import in_parts
 from stages.distil.models.hardware import precision
 from stages.distil.models.loading import load_model
 from stages.distil.storage import tables, versions
@@ -88,7 +87,7 @@ class Scorer:
         with tqdm(
             total=total, desc=f"{self._teacher}: usefulness", unit="rationale", file=sys.stderr
         ) as bar:
-            while batch := list(islice(train, BATCH)):
+            for batch in in_parts(train, BATCH):
                 asked, texts = [], []
                 for row in batch:
                     while example is not None and example.id != row["id"]:
@@ -150,8 +149,7 @@ class Scorer:
             return
         texts = self._encoder.answers([row["rationales"][0]["text"] for row in rows])
         for prompt, text in zip(self._encoder.prompts(rows, REASONING), texts, strict=True):
-            [branch] = prompt.branches
-            yield replace(prompt, branches=[replace(branch, task=self._teacher, target=text)])
+            yield prompt.with_branch(task=self._teacher, target=text)
 
     def _gains(self, rows: Sequence[tuple[dict[str, str], str]]) -> list[float | None]:
         """Return log p(answer | question, rationale) − log p(answer | question) of each row.

@@ -4,7 +4,6 @@ McNemar's exact test uses the questions that only one of them answers correctly.
 difference is a bootstrap over questions.
 """
 
-import argparse
 import json
 import sys
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ import numpy as np
 from scipy import stats
 
 from stages.distil.evaluation.statistics import wilson_interval
+from stages.distil.interface.command import command_line
 from stages.distil.interface.errors import UserError, report_errors
 from stages.distil.interface.escaping import for_terminal
 from stages.distil.storage import tables
@@ -23,7 +23,6 @@ from stages.distil.storage.csv_files import TableRows, csv_text
 
 WORKSPACE = "workspace"
 RESAMPLES = 9_999
-TRAINING = Path("results/train/metrics.json")
 CHANGED = Path("results/changed.csv")
 SHOWN = 5  # changed questions that are printed
 
@@ -100,7 +99,7 @@ def read_predictions(name: str) -> TableRows:
         with TemporaryDirectory() as folder:
             copy = Path(folder) / tables.PREDICTIONS.name
             DVCFileSystem(rev=name).get_file(str(tables.PREDICTIONS), str(copy))
-            return list(tables.scan_table(copy))
+            return list(tables.scan_table(copy, tables.SCHEMAS[tables.PREDICTIONS]))
     except FileNotFoundError:
         raise UserError(
             f"{name}: {tables.PREDICTIONS} is not in DVC's cache; run `dvc pull`, or repeat the run"
@@ -116,7 +115,8 @@ def read_training(revision: str) -> dict[str, str]:
     """Return the epoch that a run kept and the steps that it took, as a table's metadata."""
     from dvc.api import DVCFileSystem
 
-    summary = json.loads(DVCFileSystem(rev=revision).read_text(str(TRAINING)))
+    file = tables.TRAINING / "metrics.json"
+    summary = json.loads(DVCFileSystem(rev=revision).read_text(str(file)))
     return {"epoch": str(summary["best_epoch"]), "steps": str(summary["step"])}
 
 
@@ -179,13 +179,10 @@ def compare(name_a: str, name_b: str) -> None:
 
 def main() -> None:
     """Run from the command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m stages.distil.experiments.compare", description=__doc__
-    )
+    parser = command_line("python -m stages.distil.experiments.compare", __doc__)
     sources = f"a folder with results/, an experiment, a revision, or {WORKSPACE}"
     parser.add_argument("a", metavar="A", help=sources)
     parser.add_argument("b", metavar="B", help=sources)
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     arguments = parser.parse_args()
     sys.exit(report_errors("compare", arguments.debug, lambda: compare(arguments.a, arguments.b)))
 

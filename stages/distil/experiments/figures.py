@@ -4,7 +4,6 @@ The answers of every run are stored in files to commit, so a stored run is never
 clone. Tables, plots and the case study depend on these answers alone.
 """
 
-import argparse
 import json
 import sys
 from collections.abc import Iterable
@@ -15,6 +14,7 @@ from stages.distil.experiments.compare import changed_questions, read_prediction
 from stages.distil.experiments.plan import MAIN, Figure, Grid, Run, plan
 from stages.distil.experiments.points import Point, table
 from stages.distil.experiments.queue import execute, finished
+from stages.distil.interface.command import command_line
 from stages.distil.interface.errors import UserError, report_errors
 from stages.distil.interface.escaping import for_markdown
 from stages.distil.interface.settings import load_settings
@@ -215,12 +215,9 @@ def make_figures(scale: str, jobs: int | None) -> None:
 
 def main() -> None:
     """Run from the command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m stages.distil.experiments.figures", description=__doc__
-    )
+    parser = command_line("python -m stages.distil.experiments.figures", __doc__)
     parser.add_argument("--scale", default="small", help=f"a file in {SCALES}/ (%(default)s)")
     parser.add_argument("--jobs", type=int, help="trainings at once (default: the scale's `jobs`)")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     chosen = parser.parse_args()
     if chosen.jobs is not None and chosen.jobs < 1:
         parser.error(f"--jobs: expected at least 1, found {chosen.jobs}")

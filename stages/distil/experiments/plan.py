@@ -146,16 +146,13 @@ def plan(grid: Grid) -> list[Run]:
 
 def _check_control(grid: Grid, control: str, method: str, original: Path) -> None:
     """Raise `UserError` unless a control differs from its method in exactly one parameter."""
-    ours, theirs = (
-        dict(
-            flat(
-                _apply_changes(
-                    (*grid.changes, *grid.methods[name]), original, f"method {name}"
-                ).model_dump(mode="json")
-            )
-        )
-        for name in (control, method)
-    )
+
+    def parameters_of(name: str) -> dict[str, Any]:
+        changes = (*grid.changes, *grid.methods[name])
+        applied = _apply_changes(changes, original, f"method {name}")
+        return dict(flat(applied.model_dump(mode="json")))
+
+    ours, theirs = parameters_of(control), parameters_of(method)
     different = sorted(k for k in ours | theirs if ours.get(k) != theirs.get(k))
     if len(different) != 1:
         raise UserError(

@@ -1,6 +1,5 @@
 """Set the parameters of a recipe in params.yaml: `make repro CONFIG=configs/thinking.yaml`."""
 
-import argparse
 import shutil
 import sys
 import tempfile
@@ -10,6 +9,7 @@ from typing import Any
 
 from pydantic import Field
 
+from stages.distil.interface.command import command_line
 from stages.distil.interface.errors import UserError, report_errors
 from stages.distil.interface.escaping import for_terminal
 from stages.distil.interface.parameters import Parameters
@@ -93,11 +93,8 @@ def flat(block: dict[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
 
 def main() -> int:
     """Parse the command line, run, and return the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m stages.distil.experiments.recipe", description=__doc__
-    )
+    parser = command_line("python -m stages.distil.experiments.recipe", __doc__)
     parser.add_argument("file", type=Path, help="a file such as configs/thinking.yaml")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     given = parser.parse_args()
     return report_errors("recipe", given.debug, lambda: set_recipe(given.file))
 

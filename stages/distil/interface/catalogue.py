@@ -233,9 +233,7 @@ class _Records(_AnyDataSet):
     def held_out(self, split: Split) -> int:
         """Return how many train questions are drawn for a split, which is then not read."""
         if isinstance(self.hold_out, HeldOut):
-            return {"validation": self.hold_out.validation, "test": self.hold_out.test}.get(
-                split, 0
-            )
+            return getattr(self.hold_out, split, 0)
         return self.hold_out if split == "validation" else 0
 
     def must_conclude(self, teacher: str) -> bool:

@@ -1,4 +1,4 @@
-"""Run a stage from the command line: parse arguments, time it, set the exit code."""
+"""The command line: its arguments, and running a stage, with its time and exit code."""
 
 import argparse
 import json
@@ -13,6 +13,7 @@ from pathlib import Path
 
 from stages.distil.interface.errors import one_line, report_errors
 from stages.distil.interface.parameters import Parameters, load_parameters
+from stages.distil.interface.paths import PARAMETERS
 from stages.distil.interface.processes import (
     end_on_signals,
     end_with_dvc,
@@ -21,6 +22,13 @@ from stages.distil.interface.processes import (
 )
 
 TIMES = Path("results/times")  # not a DVC output: times differ between runs
+
+
+def command_line(program: str, description: str) -> argparse.ArgumentParser:
+    """Return the parser of a program's arguments, of which `--debug` is one."""
+    parser = argparse.ArgumentParser(prog=program, description=description)
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    return parser
 
 
 def run_stage(
@@ -36,12 +44,11 @@ def run_stage(
     `OSError` becomes one line on stderr and exit code 1.
     """
     name = Path(sys.argv[0]).stem
-    parser = argparse.ArgumentParser(prog=f"python -m stages.{name}", description=description)
+    parser = command_line(f"python -m stages.{name}", description)
     if item:
         given = item_of_dvc(name)
         parser.add_argument(f"--{item[0]}", default=given, required=not given, help=item[1])
-    parser.add_argument("--params", default="params.yaml", help="parameter file (%(default)s)")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    parser.add_argument("--params", default=PARAMETERS, help="parameter file (%(default)s)")
     arguments = parser.parse_args()
     quiet_libraries(arguments.debug)
     end_on_signals(name)

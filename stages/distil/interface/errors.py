@@ -13,7 +13,7 @@ class UserError(Exception):
     """An error that the user can fix: one line with the place, the expectation and the fix."""
 
 
-def report_errors(name: str, debug: bool, action: Callable[[], None]) -> int:
+def report_errors(name: str, debug: bool, action: Callable[[], object]) -> int:
     """Run an action; print a `UserError` or `OSError` as one line; return the exit code.
 
     Ctrl-C, which until now ended the program (`stages/__init__.py`), interrupts the action.

@@ -32,6 +32,11 @@ def _escape(match: re.Match[str]) -> str:
     return match[0].encode("unicode_escape").decode()
 
 
+def cut(text: str, length: int) -> str:
+    """Return a text, of a longer one the first `length` characters and a mark."""
+    return text if len(text) <= length else f"{text[:length]} …"
+
+
 def for_markdown(text: str) -> str:
     """Return a text on one line without a meaning in Markdown, and in the HTML made of it."""
     return for_terminal(text).translate(_MARKDOWN)

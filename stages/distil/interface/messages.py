@@ -7,6 +7,8 @@ from typing import Any
 
 from pydantic_core import ErrorDetails
 
+from stages.distil.interface.escaping import cut
+
 EXPECTED = {  # what a value should be, by the type and context of pydantic's error
     "bool_parsing": "true or false",
     "bool_type": "true or false",
@@ -139,9 +141,7 @@ def _found(error: ErrorDetails) -> str:
     if isinstance(value, int) and value.bit_length() > LONGEST_FOUND:
         return "found a number that is too large"  # and for Python to write, perhaps
     text = repr(value) if isinstance(value, str) else str(value)
-    if len(text) > LONGEST_FOUND:
-        text = f"{text[:LONGEST_FOUND]} …"
-    text = {"None": "null", "True": "true", "False": "false"}.get(text, text)
+    text = {"None": "null", "True": "true", "False": "false"}.get(text, cut(text, LONGEST_FOUND))
     if isinstance(value, dict):
         return "found a mapping"
     if kind == "list_type" and isinstance(value, str):

@@ -149,16 +149,13 @@ class SoftLabels(Settings):
     temperature: Number = Field(1.0, gt=0, description="of both distributions")
 
 
-Choice = Literal["all", "best", "ratio", "shortest", "random"]
-
-
 class Assemble(Settings):
     """Which rationales and labels become training targets."""
 
     statuses: list[Literal["ok", "truncated", "repetitive", "contradicts", "inconclusive"]] = Field(
         min_length=1
     )
-    choose: Choice = Field(
+    choose: Literal["all", "best", "ratio", "shortest", "random"] = Field(
         "all",
         description="which of a question's rationales are taught: best, the most useful; ratio, "
         "those that suit the scorer; shortest; random",
@@ -225,7 +222,10 @@ class Student(Settings):
         return self.form == "before_answer"
 
     def teaches(self, status: str) -> bool:
-        """Return whether an assembled rationale of this status is taught; reasoning must be ok."""
+        """Return whether an assembled rationale of this status is taught.
+
+        What an answer follows must be `ok`: others may lead to another answer, or to none.
+        """
         return not self.reasons or status == "ok"
 
     @field_validator("direct")

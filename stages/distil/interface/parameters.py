@@ -41,15 +41,11 @@ from stages.distil.interface.optimizers import check_optimizer
 from stages.distil.interface.settings import Name, Seed, Settings, load_settings
 from stages.distil.interface.vllm_arguments import SET_ELSEWHERE, engine_arguments
 
-RESERVED = {
+CURVES = ("soft_labels", "mutual_information", "reasoned_answer", "total", "cut")  # and counts
+RESERVED = {  # names that no model may have
     **dict.fromkeys(("student", "adapter", "release"), "the pipeline writes this folder"),
-    **dict.fromkeys(
-        (
-            *("answer", "saliency", "rationale", "soft_labels", "mutual_information"),
-            *("reasoned_answer", "total", "cut"),
-        ),
-        "the training gives it a meaning",
-    ),
+    **dict.fromkeys((ANSWER, SALIENCY, REASONING, *CURVES), "the training gives it a meaning"),
+    **dict.fromkeys((GOLD, VOTE), "the name is reserved for a kind of label"),
 }
 
 
@@ -199,11 +195,6 @@ class Parameters(Settings):
 
     def _check_labels(self) -> None:
         labels = self.assemble.labels
-        for name in (GOLD, VOTE):
-            if name in self.models:
-                raise ValueError(
-                    f"models.{name}: the name is reserved for a kind of label; choose another"
-                )
         if labels == GOLD:
             return
         if labels != VOTE and labels not in self.teachers:
@@ -349,12 +340,7 @@ def load_parameters(path: str | Path) -> Parameters:
     return load_settings(path, Parameters)
 
 
-def check_parameters(path: str) -> None:
-    """Check a parameter file."""
-    load_parameters(path)
-
-
 if __name__ == "__main__":
     import sys
 
-    sys.exit(report_errors("parameters", False, lambda: check_parameters(sys.argv[1])))
+    sys.exit(report_errors("parameters", False, lambda: load_parameters(sys.argv[1])))

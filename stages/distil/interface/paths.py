@@ -23,6 +23,14 @@ def locate(path: Path) -> Path:
     return project / path
 
 
+def locate_folder(path: Path, key: str) -> Path:
+    """Return where the folder leads that a parameter names; raise `UserError` if it is missing."""
+    folder = locate(path)
+    if not folder.is_dir():
+        raise UserError(f"{path}: no such folder; set {key}")
+    return folder
+
+
 LONGEST_TEXT = 2**20  # bytes of a file of settings or of a prompt
 
 

@@ -9,6 +9,7 @@ import pyarrow as pa
 import regex
 
 from stages.distil.interface.method import Saliency
+from stages.distil.language.student_prompts import question_text
 
 # A word is letters and digits, each with its combining marks and joiners; hyphens, apostrophes or
 # points inside it join it.
@@ -66,13 +67,24 @@ def owners(words: Sequence[tuple[int, int]], tokens: Sequence[tuple[int, int]]) 
     return numbers
 
 
+def option_spans(questions: pa.Table) -> np.ndarray:
+    """Return (N, 2) the characters where the options of each question begin and end.
+
+    They are counted in the text of the question that teachers read. The questions have the columns
+    `question` and `options`.
+    """
+    columns = (questions[name].to_pylist() for name in ("question", "options"))
+    spans = [(len(asked), len(question_text(asked, o))) for asked, o in zip(*columns, strict=True)]
+    return np.array(spans, np.int64).reshape(-1, 2)
+
+
 def salient_words(
     texts: pa.StringArray, words: pa.ListArray, options: np.ndarray, saliency: Saliency
 ) -> pa.ListArray:
     """Return the words of each text that `saliency` chooses, in the text's order.
 
     A text is a question with its options and perhaps a rationale; `options` (N, 2) are the
-    characters where the options of each begin and end. `words` lists the words of each text in
+    `option_spans` of the questions. `words` lists the words of each text in
     their order: `start`, `end` (characters of the text) and `score`. The k largest absolute scores
     are taken of words that speak for the answer, stand outside the options, and are no English stop
     words, where `saliency` says so. A repeated word, in any case, counts once, with its larger

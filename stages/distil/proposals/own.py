@@ -1,6 +1,5 @@
 """Propose the entry of your own data set and write it into params.yaml: `make own DATA=FILE`."""
 
-import argparse
 import io
 import json
 import re
@@ -12,6 +11,7 @@ from typing import Any
 from ruamel.yaml import YAML, YAMLError
 
 from stages.distil.interface.catalogue import Fields, Files
+from stages.distil.interface.command import command_line
 from stages.distil.interface.errors import UserError, report_errors
 from stages.distil.interface.escaping import for_terminal
 from stages.distil.interface.messages import unknown_name
@@ -20,7 +20,8 @@ from stages.distil.interface.paths import PARAMETERS, read_text
 from stages.distil.interface.settings import check_settings
 from stages.distil.proposals.proposal import Proposal, propose
 from stages.distil.proposals.splits import NAMES
-from stages.distil.proposals.trials import ORDER, Mapped, Reading
+from stages.distil.proposals.trials import Mapped, Reading
+from stages.distil.questions.reading import ORDER
 from stages.distil.storage.examples import Example
 from stages.distil.storage.tables import write_text
 
@@ -96,8 +97,7 @@ def _given(settings: str) -> Mapped:
 
 def _show(name: str, proposal: Proposal, parameters: Parameters) -> None:
     """Print the entry, what it reads and refuses, and what the user should know."""
-    print("datasets:")
-    print(for_terminal(_yaml({name: proposal.entry}, indent=2), lines=True), end="")
+    print(for_terminal(_yaml({"datasets": {name: proposal.entry}}), lines=True), end="")
     _show_counts(proposal.reading)
     for number, question in enumerate(proposal.reading.questions, start=1):
         _show_question(number, question)
@@ -152,12 +152,12 @@ def _shown(text: str) -> str:
     return f"{line[: LONGEST_SHOWN // 2]} … {line[-LONGEST_SHOWN // 2 :]}"
 
 
-def _yaml(value: Any, indent: int = 0) -> str:
+def _yaml(value: Any) -> str:
     yaml = YAML()
     yaml.width = WIDTH
     stream = io.StringIO()
     yaml.dump(value, stream)
-    return "".join(f"{' ' * indent}{line}" for line in stream.getvalue().splitlines(keepends=True))
+    return stream.getvalue()
 
 
 def _show_choices(given: dict[str, str], settings: str, proposal: Proposal) -> None:
@@ -231,14 +231,11 @@ def _show_next(name: str, proposal: Proposal, parameters: Parameters) -> None:
 
 def main() -> int:
     """Parse the command line, run, and return the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m stages.distil.proposals.own", description=__doc__
-    )
+    parser = command_line("python -m stages.distil.proposals.own", __doc__)
     parser.add_argument("data", help="a file, or a folder with files of train, validation and test")
     parser.add_argument("--entry", default="", help="its name; that of the file by default")
     parser.add_argument("--set", default="", help="fields that you know, as in answer=label2")
     parser.add_argument("--yes", action="store_true", help="write the entry without asking")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     given = parser.parse_args()
     return report_errors(
         "own", given.debug, lambda: own(given.data, given.entry, given.set, given.yes)

@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from stages.distil.interface.catalogue import Files, Split
 from stages.distil.interface.errors import UserError
-from stages.distil.questions.files import COMPRESSIONS, FORMATS, LONGEST_JSON, find_files
+from stages.distil.questions.files import COMPRESSIONS, FORMATS, LONGEST_JSON, find_files, format_of
 
 NAMES: dict[Split, set[str]] = {
     "train": {"train", "training"},
@@ -78,7 +78,7 @@ def _data_files(folder: Path) -> list[Path]:
     for place, top in enumerate(_walk(folder)):
         if place >= MOST_FILES:
             raise UserError(f"{folder}: more than {MOST_FILES:,} files; name one folder of them")
-        (paths if _format(top) in FORMATS else others).append(top)
+        (paths if format_of(top) in FORMATS else others).append(top)
     if paths:
         return sorted(paths)
     found = ", ".join(sorted({path.suffix or path.name for path in others})[:5]) or "nothing"
@@ -101,13 +101,6 @@ def _walk(folder: Path) -> Iterator[Path]:
                 yield (Path(parent) / name).relative_to(folder)
 
 
-def _format(path: Path) -> str:
-    suffixes = [suffix.lower() for suffix in path.suffixes]
-    if suffixes and suffixes[-1] in COMPRESSIONS:
-        suffixes.pop()
-    return suffixes[-1] if suffixes else ""
-
-
 def _split_of(path: Path) -> tuple[Split, Path] | None:
     """Return the split that a file's name or folder names, and the folder that holds that name."""
     for place in range(len(path.parts) - 1, -1, -1):
@@ -128,7 +121,7 @@ def _of_one_file(folder: Path, paths: list[Path]) -> Layout:
 
 def _check_formats(folder: Path, split: Split, paths: list[Path]) -> None:
     """Raise `UserError` if a split's files seem to hold the same rows in two formats."""
-    formats = {_format(path) for path in paths}
+    formats = {format_of(path) for path in paths}
     if len(formats) > 1:
         listed = ", ".join(map(str, paths[:5]))
         raise UserError(
@@ -173,7 +166,7 @@ def rows_path(layout: Layout) -> str | None:
 
     Raises `UserError` if a file has several lists of rows, or none.
     """
-    paths = [path for own in layout.files.values() for path in own if _format(path) == ".json"]
+    paths = [path for own in layout.files.values() for path in own if format_of(path) == ".json"]
     if not paths:
         return None
     path = layout.folder / paths[0]

@@ -13,6 +13,7 @@ from stages.distil.interface.catalogue import Fields, Files, Split
 from stages.distil.interface.errors import UserError
 from stages.distil.questions import files
 from stages.distil.questions.fields import QuestionReader
+from stages.distil.questions.reading import ORDER
 from stages.distil.storage.examples import Example, Record, Rejected
 
 SAMPLE = 1_000  # rows of a split with which mappings are tried
@@ -20,7 +21,6 @@ MOST_ROWS = 50_000  # of each split, which the chosen mapping reads
 NEARLY = 0.01  # share of the rows by which a mapping may read fewer than the best one
 SHOWN = 3  # questions
 SHOWN_REFUSED = 5  # rows
-ORDER: tuple[Split, ...] = ("test", "validation", "train")  # as `reading` reads them
 
 Mapped = dict[str, Any]  # what an entry's `fields` sets
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from stages.distil.interface.catalogue import Fields, Files, Hub
 from stages.distil.interface.errors import UserError
+from stages.distil.interface.escaping import cut
 from stages.distil.language.answers import choose_option, final_value
 from stages.distil.language.appearance import appearance, fold_spaces
 from stages.distil.questions.letters import letter_of, split_letter, without_letters
@@ -210,14 +211,10 @@ def _rejected(record: Record, reason: str, repeated: bool = False) -> Rejected:
     return Rejected(
         record.source,
         record.row,
-        _cut(reason, LONGEST_REASON),
-        _cut(record.text, LONGEST_SHOWN),
+        cut(reason, LONGEST_REASON),
+        cut(record.text, LONGEST_SHOWN),
         repeated,
     )
-
-
-def _cut(text: str, length: int) -> str:
-    return text if len(text) <= length else f"{text[:length]} …"
 
 
 def _answer(

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from stages.distil.interface.catalogue import Files, RationaleFiles, Split
 from stages.distil.interface.errors import UserError, one_line
-from stages.distil.interface.paths import locate
+from stages.distil.interface.paths import locate, locate_folder
 from stages.distil.questions import delimited
 from stages.distil.storage.examples import Record, Unreadable
 
@@ -106,9 +106,7 @@ def find_files(settings: Files, split: Split) -> list[Path]:
 
     Their paths begin with the folder as it is written in the settings.
     """
-    folder = locate(settings.folder)
-    if not folder.is_dir():
-        raise UserError(f"{settings.folder}: no such folder; set datasets.*.folder")
+    locate_folder(settings.folder, "datasets.*.folder")
     declared = settings.splits.get(split)
     patterns = [declared] if isinstance(declared, str) else declared
     if patterns is None:
@@ -153,12 +151,16 @@ def own_files(settings: Files) -> list[Path]:
     return sorted(paths, key=lambda path: path.as_posix())
 
 
-def _read_file(path: Path, split: Split, rows: str | None) -> Iterator[Record]:
+def format_of(path: Path) -> str:
+    """Return a file's suffix in lower case, without that of a compression; empty if it has none."""
     suffixes = [suffix.lower() for suffix in path.suffixes]
-    compression = COMPRESSIONS.get(suffixes[-1]) if suffixes else None
-    if compression:
+    if suffixes and suffixes[-1] in COMPRESSIONS:
         suffixes.pop()
-    kind = suffixes[-1] if suffixes else ""
+    return suffixes[-1] if suffixes else ""
+
+
+def _read_file(path: Path, split: Split, rows: str | None) -> Iterator[Record]:
+    kind, compression = format_of(path), COMPRESSIONS.get(path.suffix.lower())
     if kind not in FORMATS:
         raise UserError(
             f"{path}: unknown format {kind or path.name!r}; expected {', '.join(FORMATS)}, "
@@ -235,7 +237,7 @@ def _json(stream: io.BufferedReader, path: Path, rows: str | None) -> Iterator[F
             f"{path}: its {where} is not a list of rows; set datasets.*.rows to the list's path"
         )
     for number, row in enumerate(value, start=1):
-        yield number, _json_text(row), row, ""
+        yield number, json_text(row), row, ""
 
 
 def _read_whole(stream: IO[bytes], path: Path, advice: str) -> bytes:
@@ -263,11 +265,12 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any] | Unreadable:
         return value
     keys = [key for key, _ in pairs]
     key = next(key for key in keys if keys.count(key) > 1)
-    text = ", ".join(f"{_json_text(key)}: {_json_text(field)}" for key, field in pairs)
+    text = ", ".join(f"{json_text(key)}: {json_text(field)}" for key, field in pairs)
     return Unreadable(f"key {key!r} occurs twice in an object", f"{{{text}}}")
 
 
-def _json_text(value: Any) -> str:
+def json_text(value: Any) -> str:
+    """Return a value as JSON, for people; what JSON does not know is written as its text."""
     if isinstance(value, Unreadable):
         return str(value)
     return json.dumps(value, default=str, ensure_ascii=False)
@@ -293,7 +296,7 @@ def _parquet(stream: pa.NativeFile, path: Path) -> Iterator[FileRow]:
         for batch in file.iter_batches(BATCH):
             for row in _batch_rows(batch):
                 number += 1
-                yield number, _json_text(row), row, ""
+                yield number, json_text(row), row, ""
 
 
 def _batch_rows(batch: pa.RecordBatch) -> Iterable[dict[str, Any]]:

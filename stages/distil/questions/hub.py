@@ -3,7 +3,6 @@
 Code that comes with a data set is never run.
 """
 
-import json
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -14,8 +13,8 @@ import pyarrow as pa
 
 from stages.distil.interface.catalogue import Hub
 from stages.distil.interface.errors import UserError, one_line
-from stages.distil.interface.paths import locate
-from stages.distil.questions.files import read_columns
+from stages.distil.interface.paths import locate, locate_folder
+from stages.distil.questions.files import json_text, read_columns
 from stages.distil.storage.examples import Record
 
 CACHE = Path(".cache/datasets")  # one folder per revision: `datasets` would reuse another revision
@@ -24,8 +23,8 @@ CACHE = Path(".cache/datasets")  # one folder per revision: `datasets` would reu
 def read(settings: Hub, split: str) -> Iterator[Record]:
     """Yield the records of a split in order; class labels stay numbers."""
     name = settings.id or str(settings.folder)
-    if settings.folder is not None and not locate(settings.folder).is_dir():
-        raise UserError(f"{settings.folder}: no such folder; set datasets.*.folder")
+    if settings.folder is not None:
+        locate_folder(settings.folder, "datasets.*.folder")
     part = getattr(settings.splits, split)
     rows = _load(settings, name, part)
     for number in range(len(rows)):
@@ -35,8 +34,7 @@ def read(settings: Hub, split: str) -> Iterator[Record]:
             value = read_columns(
                 {column: partial(rows[column].__getitem__, number) for column in rows.column_names}
             )
-        text = json.dumps(value, default=str, ensure_ascii=False)
-        yield Record(split, f"{name} {part}", number + 1, text, value)
+        yield Record(split, f"{name} {part}", number + 1, json_text(value), value)
 
 
 def _load(settings: Hub, name: str, part: str) -> Any:

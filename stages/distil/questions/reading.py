@@ -5,14 +5,14 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from stages.distil.interface.catalogue import Files, FileSizes, Gym, Hub, Kinship, Split
-from stages.distil.interface.errors import UserError
-from stages.distil.interface.paths import locate
+from stages.distil.interface.paths import locate, locate_folder
 from stages.distil.questions import files, gym, hub, kinship
 from stages.distil.questions.fields import QuestionReader
 from stages.distil.questions.sampling import choose_subset
 from stages.distil.storage.content import content
 from stages.distil.storage.examples import Example, Rejected
 
+ORDER: tuple[Split, ...] = ("test", "validation", "train")  # in which splits are read
 HELD_OUT: tuple[Split, ...] = ("test", "validation")  # a larger validation keeps the test
 
 
@@ -49,7 +49,7 @@ def _parts(
     """
     if not any(map(settings.held_out, HELD_OUT)) and settings.sizes == FileSizes():
         return None
-    ids: dict[Split, list[str]] = {"test": [], "validation": [], "train": []}
+    ids: dict[Split, list[str]] = {split: [] for split in ORDER}
     for split, row in _rows(settings, max_characters, Counter()):
         if isinstance(row, Example):
             ids[split].append(row.id)
@@ -78,8 +78,7 @@ def _rows(
     """Yield every row, with the split that it is read from."""
     reader = QuestionReader(settings, max_characters, tally)
     source = files if isinstance(settings, Files) else hub
-    order: tuple[Split, ...] = ("test", "validation", "train")
-    for split in order:
+    for split in ORDER:
         if not settings.held_out(split):
             yield from ((split, row) for row in reader.accept(source.read(settings, split)))
 
@@ -91,9 +90,7 @@ def data_set_content(settings: Kinship | Gym | Files | Hub) -> dict[str, str]:
     """
     if isinstance(settings, Kinship | Gym) or settings.folder is None:
         return {}
-    folder = locate(settings.folder)
-    if not folder.is_dir():
-        raise UserError(f"{settings.folder}: no such folder; set datasets.*.folder")
+    folder = locate_folder(settings.folder, "datasets.*.folder")
     if isinstance(settings, Files):
         return content(folder, map(locate, files.own_files(settings)))
     return content(folder, (file for file in sorted(folder.rglob("*")) if file.is_file()))

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from stages.distil.storage import tables
+from stages.distil.storage.lengths import read_lengths
 from stages.distil.storage.result_files import explain_damage, number, read_points
 
 Curves = dict[str, list[tuple[int, float]]]  # by name, as (step, value)
@@ -42,26 +42,13 @@ def read_tokens() -> list[dict[str, Any]]:
 
     `tokens` is their sum, `median` and `longest` are those of single texts.
     """
-    kinds: dict[str, list[tuple[int, int]]] = {}
-    for row in tables.read_table(tables.LENGTHS):
-        kinds.setdefault(row["text"], []).append((row["tokens"], row["rows"]))
     return [
         {
             "text": text,
-            "texts": sum(count for _, count in counts),
-            "tokens": sum(tokens * count for tokens, count in counts),
-            "median": _median(sorted(counts)),
-            "longest": max(tokens for tokens, _ in counts),
+            "texts": lengths.rows.total(),
+            "tokens": sum(tokens * count for tokens, count in lengths.rows.items()),
+            "median": lengths.quantile(0.5),
+            "longest": max(lengths.rows),
         }
-        for text, counts in kinds.items()
+        for text, lengths in read_lengths().items()
     ]
-
-
-def _median(counts: list[tuple[int, int]]) -> int:
-    """Return the smallest length that half of the texts do not exceed; `counts` is sorted."""
-    left = sum(count for _, count in counts) / 2
-    for tokens, count in counts:
-        left -= count
-        if left <= 0:
-            return tokens
-    raise ValueError("no text")

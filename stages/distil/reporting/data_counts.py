@@ -1,27 +1,27 @@
 """What the report says of the questions: how many, which rows were rejected, and near copies."""
 
 import heapq
-import re
 from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from stages.distil.storage import tables
+from stages.distil.storage.examples import SPLITS, kind_of
 
 KINDS = 20  # of rejected rows
 PAIRS = 5  # of near copies
 EXCERPT = 300  # characters of a rejected row
-VALUE = re.compile(r"'[^']*'|[0-9][0-9,]*")  # reasons that differ only in a value are one kind
 
 Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Rejected:
+class RejectedKind:
     """A kind of rejected rows: its reason without values, how many rows, and the first one."""
 
     reason: str
@@ -38,7 +38,7 @@ class DataCounts:
     """
 
     splits: dict[str, int]
-    rejected: list[Rejected]
+    rejected: list[RejectedKind]
     copies: dict[str, int]
     closest: list[tuple[str, float, str, str]]
 
@@ -46,7 +46,7 @@ class DataCounts:
 def count_data() -> DataCounts:
     """Count the questions, rejected rows and near copies; memory holds a block of each table."""
     counts = tables.count_examples()
-    order = [name for name in ("train", "validation", "test") if name in counts]
+    order = [name for name in SPLITS if name in counts]
     order += sorted(set(counts) - set(order))
     copies, closest = _near_copies()
     return DataCounts({name: counts[name] for name in order}, _rejected(), copies, closest)
@@ -68,32 +68,26 @@ def read_questions(keys: Collection[tuple[str, str]]) -> dict[tuple[str, str], R
     return rows
 
 
-def _rejected() -> list[Rejected]:
+def _rejected() -> list[RejectedKind]:
     """Return the most frequent kinds of rejected rows."""
     counts: Counter[str] = Counter()
     first: dict[str, Row] = {}
-    for row in tables.scan_table(tables.REJECTED, tables.SCHEMAS[tables.REJECTED]):
-        kind = VALUE.sub("…", row["reason"])
+    for row in tables.scan_table(tables.REJECTED):
+        kind = kind_of(row["reason"])
         counts[kind] += 1
         if kind not in first:
             text = row["text"]
             shortened = text if len(text) <= EXCERPT else text[:EXCERPT] + "…"
             first[kind] = row | {"text": shortened}
     order = sorted(counts, key=lambda kind: (-counts[kind], kind))[:KINDS]
-    return [Rejected(kind, counts[kind], first[kind]) for kind in order]
+    return [RejectedKind(kind, counts[kind], first[kind]) for kind in order]
 
 
 def _near_copies() -> tuple[dict[str, int], list[tuple[str, float, str, str]]]:
     """Return how many questions of each split are near copies, and the most similar pairs."""
-    copies: Counter[str] = Counter()
-    closest: list[tuple[float, int, Row]] = []
-    rows = tables.scan_table(tables.NEAR_COPIES, tables.SCHEMAS[tables.NEAR_COPIES])
-    for number, row in enumerate(rows):
-        copies[row["split"]] += 1
-        heapq.heappush(closest, (row["similarity"], -number, row))
-        if len(closest) > PAIRS:
-            heapq.heappop(closest)
-    pairs = [row for *_, row in sorted(closest, reverse=True)]
+    copies = Counter(tables.scan_column(tables.NEAR_COPIES, "split"))
+    rows = tables.scan_table(tables.NEAR_COPIES)
+    pairs = heapq.nlargest(PAIRS, rows, key=itemgetter("similarity"))  # the first of a tie
     keys = {(row["split"], row["id"]) for row in pairs}
     texts = read_questions(keys | {("train", row["train_id"]) for row in pairs})
     return dict(sorted(copies.items())), [

@@ -60,12 +60,11 @@ def find_failures(classes: Collection[str]) -> Failures:
 
     Memory holds one block of predictions, and counts.
     """
-    copies = tables.scan_table(tables.NEAR_COPIES, tables.SCHEMAS[tables.NEAR_COPIES])
+    copies = tables.scan_table(tables.NEAR_COPIES)
     copied = {row["id"] for row in copies if row["split"] == "test"}
     tally = _Tally()
     confident: list[tuple[float, int, Row]] = []
-    rows = tables.scan_table(tables.PREDICTIONS, tables.SCHEMAS[tables.PREDICTIONS])
-    for number, row in enumerate(rows):
+    for number, row in enumerate(tables.scan_table(tables.PREDICTIONS)):
         _count(tally, row, classes)
         tally.copies[row["id"] in copied, row["correct"]] += 1
         sure = confidence(row)
@@ -109,8 +108,9 @@ def _count(tally: _Tally, row: Row, classes: Collection[str]) -> None:
         tally.reasoning[row["reasoning_tokens"], right] += 1
 
 
-def _part(name: str, counts: dict[bool, int], instead: str = "") -> Part:
-    return Part(name, score(Counter(counts).elements()), instead)
+def _score(counts: Counter[tuple[Any, bool]], key: Any) -> dict[str, float | int]:
+    """Return the score on the questions that are counted under a key."""
+    return score({right: counts[key, right] for right in (True, False)})
 
 
 def _classes(tally: _Tally) -> list[Part]:
@@ -120,14 +120,13 @@ def _classes(tally: _Tally) -> list[Part]:
         wrong = tally.instead[name]
         most = min(wrong, key=lambda text: (-wrong[text], text), default="")
         instead = f"{most} ({wrong[most]})" if most else ""
-        counts = {right: tally.classes[name, right] for right in (True, False)}
-        parts.append(_part(name, counts, instead))
+        parts.append(Part(name, _score(tally.classes, name), instead))
     return sorted(parts, key=lambda part: part.score["accuracy"])
 
 
 def _places(counts: Counter[tuple[int, bool]]) -> list[Part]:
     return [
-        _part(f"option {place + 1}", {right: counts[place, right] for right in (True, False)})
+        Part(f"option {place + 1}", _score(counts, place))
         for place in sorted({place for place, _ in counts})
     ]
 
@@ -135,7 +134,7 @@ def _places(counts: Counter[tuple[int, bool]]) -> list[Part]:
 def _copies(counts: Counter[tuple[bool, bool]]) -> list[Part]:
     names = {True: "has a near copy", False: "has none"}
     return [
-        _part(name, {right: counts[copied, right] for right in (True, False)})
+        Part(name, _score(counts, copied))
         for copied, name in names.items()
         if counts[copied, True] + counts[copied, False]
     ]
@@ -156,7 +155,7 @@ def in_bins(counts: Counter[tuple[int, bool]], unit: str) -> list[Part]:
         lengths, of_bin = bins.pop()
         bins[-1][0].extend(lengths)
         bins[-1][1].update(of_bin)
-    return [_part(_span(lengths[0], lengths[-1], unit), of_bin) for lengths, of_bin in bins]
+    return [Part(_span(lengths[0], lengths[-1], unit), score(of_bin)) for lengths, of_bin in bins]
 
 
 def _span(first: int, last: int, unit: str) -> str:

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -54,14 +53,13 @@ class Results:
     methods: list[Methods]
 
 
-def read_results(parameters: Parameters, training: Path) -> Results:
+def read_results(parameters: Parameters) -> Results:
     """Read the results of a run; memory holds a block of each table.
 
-    `training` is the folder of the training's curves. Raises `UserError` if a stage has not run.
+    Raises `UserError` if a stage has not run.
     """
     metrics = read_metrics()
-    schema = tables.SCHEMAS[tables.PREDICTIONS]
-    predictions = list(islice(tables.scan_table(tables.PREDICTIONS, schema), ANSWERED))
+    predictions = list(islice(tables.scan_table(tables.PREDICTIONS), ANSWERED))
     failures = find_failures(metrics["student"].get("classes", {}))
     scored = next((_first(block, TAUGHT) for block in scan_scored()), NOTHING_SCORED)
     answered = [row["id"] for row in predictions + failures.confident]
@@ -78,8 +76,8 @@ def read_results(parameters: Parameters, training: Path) -> Results:
         teachers={name: read_written(name, shown) for name in parameters.teachers},
         taught=count_taught(parameters),
         scored=scored,
-        curves=read_curves(training / "plots/metrics"),
-        summary=read_summary(training / "metrics.json"),
+        curves=read_curves(tables.TRAINING / "plots/metrics"),
+        summary=read_summary(tables.TRAINING / "metrics.json"),
         tokens=read_tokens(),
         data=count_data(),
         methods=methods,

@@ -23,7 +23,7 @@ from stages.distil.interface.errors import UserError, report_errors
 from stages.distil.interface.escaping import for_markdown
 from stages.distil.interface.method import ANSWER, REASONING
 from stages.distil.interface.parameters import Parameters
-from stages.distil.interface.paths import LOCK
+from stages.distil.interface.paths import LOCK, PARAMETERS
 from stages.distil.interface.settings import check_settings, read_yaml
 from stages.distil.language.student_prompts import (
     ANSWER_TASK,
@@ -32,7 +32,8 @@ from stages.distil.language.student_prompts import (
     text_before,
 )
 from stages.distil.storage.result_files import read_metrics
-from stages.distil.weights.folders import RELEASE, STUDENT, whole_folder
+from stages.distil.storage.tables import whole_folder
+from stages.distil.weights.folders import RELEASE, STUDENT
 
 EXAMPLE = ("Which of these is a metal?", ["iron", "oak", "glass"])
 HF = ".venv/bin/hf"
@@ -56,7 +57,7 @@ def run_parameters() -> Parameters:
         raise UserError(f"{LOCK}: no such file; `dvc repro` writes it")
     check_outputs("train", "evaluate")
     stages = YAML(typ="safe").load(LOCK)["stages"]
-    values = read_yaml("params.yaml")
+    values = read_yaml(PARAMETERS)
     teachers = stages["train"]["params"]["params.yaml"]["teachers"]
     made_by = ["prepare", *(f"rationales@{teacher}" for teacher in teachers)]
     for stage in [*made_by, "finetune", "saliency", "assemble", "evaluate", "train"]:

@@ -5,7 +5,6 @@ TRL, axolotl and LLaMA-Factory read them. The lines suit any student: `student.f
 columns are there to choose lines by, or to weigh them.
 """
 
-import argparse
 import json
 import sys
 from collections import Counter
@@ -13,9 +12,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from stages.distil.interface.command import command_line
 from stages.distil.interface.errors import UserError, report_errors
 from stages.distil.interface.method import ANSWER, REASONING, SALIENCY
 from stages.distil.interface.parameters import Parameters, load_parameters
+from stages.distil.interface.paths import PARAMETERS
 from stages.distil.language.quality import OK
 from stages.distil.language.student_prompts import (
     ANSWER_TASK,
@@ -27,7 +28,6 @@ from stages.distil.language.student_prompts import (
     reasoning_text,
 )
 from stages.distil.storage import tables
-from stages.distil.weights.folders import whole_folder
 
 EXPORT = Path("data/export")
 Row = dict[str, Any]  # of `distill`
@@ -115,7 +115,7 @@ def export(form: str, per: str, parameters: Parameters) -> None:
     for split in splits:
         tables.check_exists(tables.distill_table(split))
     counts: dict[str, Counter[str]] = {}
-    with whole_folder(EXPORT) as folder:
+    with tables.whole_folder(EXPORT) as folder:
         for split, targets in splits.items():
             counts[split] = Counter()
             with (folder / f"{split}.jsonl").open("w", encoding="utf-8") as file:
@@ -157,7 +157,7 @@ def _taught(
     Raises `UserError` if the data set has rationales of other teachers than the parameters.
     """
     folder = tables.distill_table(split)
-    for row in tables.scan_table(folder, tables.SCHEMAS[tables.DISTILL]):
+    for row in tables.scan_table(folder):
         for rationale in row["rationales"]:
             if rationale["teacher"] not in parameters.teachers:
                 raise UserError(
@@ -169,13 +169,10 @@ def _taught(
 
 def main() -> None:
     """Run from the command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m stages.distil.reporting.sft", description=__doc__
-    )
+    parser = command_line("python -m stages.distil.reporting.sft", __doc__)
     parser.add_argument("--form", default="messages", help=" or ".join(FORMS))
     parser.add_argument("--per", default="target", help=f"a line per {' or '.join(LINES)}")
-    parser.add_argument("--params", default="params.yaml", help="parameter file (%(default)s)")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    parser.add_argument("--params", default=PARAMETERS, help="parameter file (%(default)s)")
     given = parser.parse_args()
     sys.exit(
         report_errors(

@@ -51,27 +51,27 @@ def print_summary() -> None:
 def _print_student(student: dict[str, Any]) -> None:
     """Print the student's ways of answering, and how well it writes what it was taught."""
     if "by_option" in student:
-        best = student["by_option"]
-        interval = f"{best['low']:.3f} to {best['high']:.3f}"
-        print(f"the student's most probable option: {best['accuracy']:.3f} ({interval})")
+        print(f"the student's most probable option: {_accuracy(student['by_option'])}")
     if "reasoned" in student:
         ways = {"directly": student["direct"]} if "direct" in student else {}
         for way, entry in (ways | {"reasoning first": student["reasoned"]}).items():
-            interval = f"{entry['low']:.3f} to {entry['high']:.3f}"
-            print(f"the student's answers, {way}: {entry['accuracy']:.3f} ({interval})")
+            print(f"the student's answers, {way}: {_accuracy(entry)}")
         reasoned = student["reasoned"]
         unanswered = f"{reasoned['unanswered']} of its texts give no answer"
         print(f"it reasons in {reasoned['tokens']} tokens on average; {unanswered}")
     if "voted" in student:
         voted = student["voted"]
-        interval = f"{voted['low']:.3f} to {voted['high']:.3f}"
-        print(f"the vote of {voted['samples']} drawn texts: {voted['accuracy']:.3f} ({interval})")
+        print(f"the vote of {voted['samples']} drawn texts: {_accuracy(voted)}")
     taught = {"salient words": student["words"]} if "words" in student else {}
     taught |= {"reasoning": student["reasoning"]} if "reasoning" in student else {}
     taught |= {f"rationale of {name}": e for name, e in student.get("rationales", {}).items()}
     for name, entry in taught.items():
         measured = f"F1 {entry['f1']:.3f} on {entry['questions']} train questions"
         print(f"the student's {name}: {measured}")
+
+
+def _accuracy(entry: dict[str, Any]) -> str:
+    return f"{entry['accuracy']:.3f} ({entry['low']:.3f} to {entry['high']:.3f})"
 
 
 def _read_times(file: Path) -> dict[str, float]:

@@ -1,10 +1,11 @@
 """Questions, as every source yields them and every stage reads them."""
 
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
-POOL = "pool"  # solved questions for prompts, separate from the three splits
-SPLITS = ("train", "validation", "test", POOL)
+SPLITS = ("train", "validation", "test")
+POOL = "pool"  # solved questions for prompts, separate from the splits
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,14 @@ class Unreadable:
 
     def __str__(self) -> str:
         return self.text
+
+
+VALUE = re.compile(r"'[^']*'|[0-9][0-9,]*")  # in a reason
+
+
+def kind_of(reason: str) -> str:
+    """Return a reason without its values: those that differ in an id or a number are one kind."""
+    return VALUE.sub("…", reason)
 
 
 @dataclass(frozen=True)

@@ -57,11 +57,15 @@ class Follower:
 
     def _out_of_order(self, place: int) -> UserError:
         assert self._waiting is not None
-        name = self._waiting["id"][place].as_py()
-        return UserError(
-            f"{self._path}: row {name!r} belongs to no question, or is not in the order of the "
-            "questions; delete the table and run `dvc repro`"
-        )
+        return out_of_order(self._path, self._waiting["id"][place].as_py())
+
+
+def out_of_order(path: Path, name: str) -> UserError:
+    """Return the error of a table with a row of this id in the wrong place."""
+    return UserError(
+        f"{path}: row {name!r} belongs to no question, or is not in the order of the questions; "
+        "delete the table and run `dvc repro`"
+    )
 
 
 def _positions(rows: pa.ChunkedArray, ids: pa.Array) -> np.ndarray:

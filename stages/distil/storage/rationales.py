@@ -3,10 +3,9 @@
 from collections.abc import Collection, Iterable, Iterator
 from itertools import groupby
 from operator import itemgetter
-from pathlib import Path
 
-from stages.distil.interface.errors import UserError
 from stages.distil.storage.examples import Example
+from stages.distil.storage.following import out_of_order
 from stages.distil.storage.tables import (
     RATIONALES,
     USEFULNESS,
@@ -14,11 +13,6 @@ from stages.distil.storage.tables import (
     scan_row_groups,
     write_text,
 )
-
-
-def usefulness_table(teacher: str) -> Path:
-    """Return the path of the usefulness of a teacher's rationales."""
-    return USEFULNESS / f"{teacher}.parquet"
 
 
 def make_folders(teachers: Collection[str]) -> None:
@@ -54,7 +48,4 @@ def accepted_rationales(
             name, rows = next(by_id, (None, iter(())))
         yield example, text
     if name is not None:
-        raise UserError(
-            f"{path}: row {name!r} belongs to no question, or is not in the order of the "
-            "questions; delete the table and run `dvc repro`"
-        )
+        raise out_of_order(path, name)

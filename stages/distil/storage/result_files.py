@@ -81,10 +81,10 @@ def explain_damage(path: Path | str, advice: str = RERUN) -> Iterator[None]:
         raise UserError(f"{path}: not as it was written ({reason}); {advice}") from error
 
 
-def read_metrics(path: Path = METRICS) -> dict[str, Any]:
+def read_metrics() -> dict[str, Any]:
     """Read the metrics that `evaluate` wrote; raise `UserError` if they are missing or damaged."""
-    with explain_damage(path):
-        metrics = json.loads(path.read_bytes())
+    with explain_damage(METRICS):
+        metrics = json.loads(METRICS.read_bytes())
         _Metrics.model_validate(metrics)
         return metrics
 

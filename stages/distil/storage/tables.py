@@ -30,6 +30,7 @@ ENCODED = Path("data/encoded")  # the same as one student's tokens
 LENGTHS = ENCODED / "lengths.parquet"
 PREDICTIONS = Path("results/predictions.parquet")
 METRICS = Path("results/metrics.json")
+TRAINING = Path("results/train")  # curves and summary of the training
 FIGURES = Path("results/figures")  # one folder per scale of `make figures`
 DATA_SETS = "data.json"  # in such a folder: the data sets of each figure's runs
 CARD = Path("data/README.md")  # the data card; `datasets` reads it too
@@ -207,27 +208,19 @@ def write_shards(folder: Path, batches: Iterable[pa.Table], schema: pa.Schema) -
 
     The folder appears under its name when everything is written. Memory holds one batch.
     """
-    staging = folder.with_name(folder.name + ".tmp")
-    shutil.rmtree(staging, ignore_errors=True)
-    staging.mkdir(parents=True)
     total = 0
-    try:
-        with ExitStack() as files:
-            file = files.enter_context(_writer(staging / "00000.parquet", schema))
-            for batch in batches:
-                while len(batch):
-                    if total and total % SHARD == 0:
-                        files.close()
-                        path = staging / f"{total // SHARD:05d}.parquet"
-                        file = files.enter_context(_writer(path, schema))
-                    part = batch.slice(0, SHARD - total % SHARD)
-                    file.write_table(part)
-                    total += len(part)
-                    batch = batch.slice(len(part))
-        shutil.rmtree(folder, ignore_errors=True)
-        staging.rename(folder)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
+    with whole_folder(folder) as staging, ExitStack() as files:
+        file = files.enter_context(_writer(staging / "00000.parquet", schema))
+        for batch in batches:
+            while len(batch):
+                if total and total % SHARD == 0:
+                    files.close()
+                    path = staging / f"{total // SHARD:05d}.parquet"
+                    file = files.enter_context(_writer(path, schema))
+                part = batch.slice(0, SHARD - total % SHARD)
+                file.write_table(part)
+                total += len(part)
+                batch = batch.slice(len(part))
     return total
 
 
@@ -243,7 +236,7 @@ def read_table(path: Path) -> list[dict[str, Any]]:
 
     Raises `UserError` if it is missing or its columns are not the declared ones.
     """
-    return list(scan_table(path, _schema_of(path)))
+    return list(scan_table(path))
 
 
 def open_table(path: Path) -> pq.ParquetFile:
@@ -296,24 +289,26 @@ def scan_row_groups(
                 yield group if pc.all(in_split).as_py() else group.filter(in_split)
 
 
-def scan_table(
-    path: Path, expected: pa.Schema | None = None, step: int = 1
-) -> Iterator[dict[str, Any]]:
-    """Yield every `step`-th row of a table, a file or a folder of them; memory holds one batch.
+def scan_column(path: Path, column: str) -> Iterator[Any]:
+    """Yield the values of a column of a file; memory holds those of one row group."""
+    for group in scan_row_groups(path, [column]):
+        yield from group[column].to_pylist()
 
-    Raises `UserError` if it is missing or its columns are not the expected ones.
+
+def scan_table(path: Path, schema: pa.Schema | None = None) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a table, a file or a folder of them; memory holds one row group.
+
+    The schema defaults to the one declared for it. Raises `UserError` if the table is missing or
+    its columns are others.
     """
-    start = 0  # the next row that is yielded, counted in the row group that is read next
+    expected = (schema or _schema_of(path)).names
     for file in _files(path):
         with open_table(file) as rows:
             columns = rows.schema_arrow.names
-            declared = [name for name in columns if name not in OPTIONAL]
-            if expected is not None and declared != expected.names:
-                raise _other_columns(file, expected.names, columns)
+            if [name for name in columns if name not in OPTIONAL] != expected:
+                raise _other_columns(file, expected, columns)
             for number in range(rows.num_row_groups):
-                group = _read_group(rows, file, number, columns)
-                yield from group[start::step].to_pylist()
-                start = (start - len(group)) % step
+                yield from _read_group(rows, file, number, columns).to_pylist()
 
 
 def row_groups(path: Path) -> list[tuple[Path, int, int]]:
@@ -343,15 +338,15 @@ def _read_group(file: pq.ParquetFile, path: Path, number: int, columns: Sequence
     return group
 
 
-def read_examples(*splits: str) -> list[Example]:
-    """Read the questions of the named splits, or of all splits."""
-    return list(scan_examples(*splits))
+def read_examples(split: str) -> list[Example]:
+    """Read the questions of a split."""
+    return list(scan_examples(split))
 
 
-def scan_examples(*splits: str) -> Iterator[Example]:
-    """Yield the questions of the named splits, or of all splits; memory holds one batch."""
-    for row in scan_table(EXAMPLES, SCHEMAS[EXAMPLES]):
-        if not splits or row["split"] in splits:
+def scan_examples(split: str) -> Iterator[Example]:
+    """Yield the questions of a split; memory holds one row group."""
+    for group in scan_row_groups(EXAMPLES, SCHEMAS[EXAMPLES].names, split):
+        for row in group.to_pylist():
             texts: dict[str, list[str]] = {}
             for rationale in row["rationales"]:
                 texts.setdefault(rationale["teacher"], []).append(rationale["text"])
@@ -367,10 +362,7 @@ def example_row(example: Example) -> dict[str, Any]:
 
 def count_examples() -> Counter[str]:
     """Return the number of questions of each split."""
-    counts: Counter[str] = Counter()
-    for group in scan_row_groups(EXAMPLES, ["split"]):
-        counts.update(group["split"].to_pylist())
-    return counts
+    return Counter(scan_column(EXAMPLES, "split"))
 
 
 def write_text(path: Path, text: str) -> None:
@@ -382,9 +374,28 @@ def write_text(path: Path, text: str) -> None:
         temporary.replace(path)
 
 
+@contextmanager
+def whole_folder(target: Path) -> Iterator[Path]:
+    """Yield an empty folder that replaces the target on success and is removed on failure."""
+    staging = target.with_name(f"{target.name}.tmp")
+    shutil.rmtree(staging, ignore_errors=True)
+    staging.mkdir(parents=True)
+    try:
+        yield staging
+        shutil.rmtree(target, ignore_errors=True)
+        os.replace(staging, target)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
 def rationale_table(teacher: str) -> Path:
     """Return the path of a teacher's rationales."""
     return RATIONALES / f"{teacher}.parquet"
+
+
+def usefulness_table(teacher: str) -> Path:
+    """Return the path of the usefulness of a teacher's rationales."""
+    return USEFULNESS / f"{teacher}.parquet"
 
 
 def distill_table(split: str) -> Path:

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from copy import deepcopy
-from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -126,7 +125,7 @@ def _write_in_turns(
     student: StudentModel,
     prompts: Sequence[Sample],
     max_tokens: int,
-    sampling: Sampling | None = None,
+    sampling: Sampling | None,
 ) -> list[list[int]]:
     """Return the tokens of long texts, without end-of-text.
 
@@ -140,7 +139,10 @@ def _write_in_turns(
         turn = min(max(done, FIRST_TURN), max_tokens - done)
         if student.model.config.is_encoder_decoder:  # a batch of it begins with the same tokens
             turn = max_tokens
-        asked = [_followed_by(prompts[n], texts[n]) for n in unfinished]
+        asked = [
+            prompts[n].with_branch(prefix=prompts[n].branches[0].prefix + texts[n])
+            for n in unfinished
+        ]
         draws = sampling and Sampling(
             sampling.temperature, [sampling.seeds[n] for n in unfinished], done
         )
@@ -150,11 +152,6 @@ def _write_in_turns(
         done += turn
         unfinished = [n for n in unfinished if len(texts[n]) == done]
     return texts
-
-
-def _followed_by(prompt: Sample, tokens: list[int]) -> Sample:
-    [branch] = prompt.branches
-    return replace(prompt, branches=[replace(branch, prefix=branch.prefix + tokens)])
 
 
 def read_reasoned(student: StudentModel, written: Sequence[list[int]]) -> list[Reasoned]:

@@ -374,7 +374,7 @@ def peak_memory() -> int:
 # The whole training
 
 
-class Curves(TrainerCallback):
+class CurveWriter(TrainerCallback):
     """Writes curves with DVCLive; a resumed run also writes its earlier epochs.
 
     `losses` gets those of the losses and of the validation, which are the same in every run, and
@@ -418,7 +418,7 @@ class _LogEachEpoch(TrainerCallback):
 
 
 def train_student(
-    student: StudentModel, data: TrainingData, setup: TrainingSetup, curves: Curves | None
+    student: StudentModel, data: TrainingData, setup: TrainingSetup, curves: CurveWriter | None
 ) -> tuple[int, float, dict[str, Tensor] | None]:
     """Train on the samples of every question; leave the weights of the best epoch in the student.
 
@@ -492,7 +492,7 @@ def train_student(
     return *trainer.best_epoch(), weights
 
 
-def _callbacks(settings: Train, curves: Curves | None) -> Iterator[TrainerCallback]:
+def _callbacks(settings: Train, curves: CurveWriter | None) -> Iterator[TrainerCallback]:
     yield _LogEachEpoch()
     if curves:
         yield curves

@@ -12,11 +12,10 @@ from typing import Annotated, Protocol
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass as checked_dataclass
 
-from stages.distil.language.quality import CONTENT_FILTER, LENGTH
+from stages.distil.language.quality import CONTENT_FILTER, LENGTH, TOO_LONG
 from stages.distil.language.teacher_prompts import Conversation
 from stages.distil.language.thinking import split_thought
 
-TOO_LONG = "too_long"
 TokenCount = Annotated[int, Field(strict=True, ge=0, lt=2**31)]
 
 

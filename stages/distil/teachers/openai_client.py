@@ -14,9 +14,9 @@ import httpx2
 
 from stages.distil.interface.catalogue import ServerModel
 from stages.distil.interface.errors import UserError
-from stages.distil.language.quality import CONTENT_FILTER
+from stages.distil.language.quality import CONTENT_FILTER, TOO_LONG
 from stages.distil.teachers import openai_replies as replies
-from stages.distil.teachers.backend import TOO_LONG, Completion, Request
+from stages.distil.teachers.backend import Completion, Request
 from stages.distil.teachers.openai_transport import FailedError, Transport
 from stages.distil.teachers.pace import LONGEST_WAIT, Pace
 from stages.distil.teachers.secret import Secret

@@ -16,9 +16,9 @@ from pydantic import (
     ValidationError,
 )
 
-from stages.distil.language.quality import CONTENT_FILTER, LENGTH
+from stages.distil.language.quality import CONTENT_FILTER, LENGTH, TOO_LONG
 from stages.distil.language.thinking import join_thought
-from stages.distil.teachers.backend import TOO_LONG, Completion, TokenCount
+from stages.distil.teachers.backend import Completion, TokenCount
 
 # What servers call the same reasons.
 FINISH_REASONS = {

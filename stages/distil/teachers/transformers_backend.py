@@ -1,7 +1,6 @@
 """Teachers on transformers' `generate`: for encoder-decoder models such as FLAN-T5."""
 
 from collections.abc import Iterable, Iterator
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -9,18 +8,19 @@ import torch
 from torch.nn import functional
 
 from stages.distil.language.chat import Chat
-from stages.distil.models.batching import by_length, of_one_length, pad
+from stages.distil.language.quality import LENGTH, TOO_LONG
+from stages.distil.models.batching import by_length, in_parts, of_one_length, pad
 from stages.distil.models.generation import end_tokens, generate, logits_at
 from stages.distil.models.hardware import explain_out_of_memory, pass_tokens
 from stages.distil.models.layers import carries_state, context_length
 from stages.distil.models.loading import load_model
-from stages.distil.teachers.backend import TOO_LONG, Completion, Request
+from stages.distil.teachers.backend import Completion, Request
+from stages.distil.weights.architecture import UNLIMITED
 
 IN_FLIGHT = 512  # requests that are sorted by length and batched together
 BATCH_TOKENS = 8192  # per batch on a CPU: rows × (longest prompt + longest text)
 EncodedPrompt = tuple[Request, list[int], str]  # its prompt's tokens, and a thought's mark
 EncodedReply = tuple[Request, list[int], list[int]]  # the tokens of its prompt and of its reply
-UNLIMITED = 10**9  # tokenizers without a limit declare one above this
 
 
 class Generator:
@@ -52,8 +52,7 @@ class Generator:
 
     def complete(self, requests: Iterable[Request]) -> Iterator[tuple[Request, Completion]]:
         """Yield each request with its completion, short prompts first among IN_FLIGHT requests."""
-        remaining = iter(requests)
-        while window := list(islice(remaining, IN_FLIGHT)):
+        for window in in_parts(requests, IN_FLIGHT):
             encoded: list[EncodedPrompt] = []
             replies: list[EncodedReply] = []
             for request in window:
@@ -147,10 +146,8 @@ class Generator:
             text = opening + self._chat.with_marks(text, written)
             if (cut := self._ends.cut(text)) is not None:
                 text, stopped = cut, True
-            yield (
-                request,
-                Completion(text, "stop" if stopped else "length", len(tokens), len(written)),
-            )
+            reason = "stop" if stopped else LENGTH
+            yield request, Completion(text, reason, len(tokens), len(written))
 
 
 def _batches(encoded: list[EncodedPrompt], budget: int) -> Iterator[list[EncodedPrompt]]:

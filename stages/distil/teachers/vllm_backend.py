@@ -10,10 +10,11 @@ import psutil
 
 from stages.distil.interface.errors import UserError
 from stages.distil.language.chat import Chat
+from stages.distil.language.quality import TOO_LONG
 from stages.distil.models.generation import missing_ends
 from stages.distil.models.hardware import device
 from stages.distil.models.layers import context_length
-from stages.distil.teachers.backend import TOO_LONG, Completion, Request
+from stages.distil.teachers.backend import Completion, Request
 from stages.distil.weights.architecture import check_model, load_config
 from stages.distil.weights.folders import count_parameters
 
@@ -53,7 +54,7 @@ class Engine:
         `template` the variables of the chat template.
         """
         self._folder = folder
-        self._context = min(context, _context_length(folder) or context)
+        self._context = min(context, context_length(load_config(folder)) or context)
         llm = start_vllm(folder, self._context, dtype, arguments or {})
         self._engine = llm.llm_engine
         self._chat = Chat(folder.name, llm.get_tokenizer(), template)
@@ -161,10 +162,6 @@ def _use_whole_machine(folder: Path, dtype: str, workers: int) -> None:
     weights = count_parameters(folder) * (4 if dtype == "float32" else 2)
     free = (psutil.virtual_memory().available - weights) / workers
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(max(1, min(16, int(free / 4 / GIB)))))
-
-
-def _context_length(folder: Path) -> int | None:
-    return context_length(load_config(folder))
 
 
 def _advice(error: BaseException) -> str:

@@ -16,9 +16,10 @@ from tqdm import tqdm
 
 from stages.distil.interface.errors import UserError
 from stages.distil.language.appearance import as_text
+from stages.distil.language.quality import TOO_LONG
 from stages.distil.language.teacher_prompts import Conversation
 from stages.distil.storage.store import Store
-from stages.distil.teachers.backend import TOO_LONG, Backend, Completion, Request
+from stages.distil.teachers.backend import Backend, Completion, Request
 
 GENERATIONS = Path(".cache/generations/generations.sqlite")  # `make clean` keeps it
 COLUMNS = {

@@ -3,21 +3,21 @@
 The run is a DVC experiment in its own folder; it changes no file of the workspace.
 """
 
-import argparse
 import io
 import sys
 from pathlib import Path
 
 from ruamel.yaml import YAML
 
-from stages.distil.experiments.queue import dvc, set_params
+from stages.distil.experiments.queue import TARGET, dvc, set_params
 from stages.distil.experiments.recipe import Recipe
+from stages.distil.interface.command import command_line
 from stages.distil.interface.errors import UserError, report_errors
 from stages.distil.interface.parameters import Parameters
+from stages.distil.interface.paths import LOCK, PARAMETERS
 from stages.distil.interface.settings import check_settings, load_settings
-from stages.distil.storage.tables import METRICS
+from stages.distil.storage.tables import METRICS, TRAINING
 from stages.distil.verification.verify import (
-    LOCK,
     committed_text,
     compare_locks,
     compare_losses,
@@ -27,10 +27,9 @@ from stages.distil.verification.verify import (
 
 PROFILE = Path("configs/check.yaml")
 REFERENCE = Path("results/check")  # the results that a run is compared with
-LOSSES = Path("results/train/plots/metrics/loss/total.tsv")
+LOSSES = TRAINING / "plots/metrics/loss/total.tsv"
 COMPARED = (LOCK, METRICS, LOSSES)
 EXPERIMENT = "check"
-TARGET = "evaluate"
 NOT_RUN = ("card", "report")
 
 
@@ -48,7 +47,7 @@ def read_results() -> dict[Path, str]:
 
     files = DVCFileSystem(rev=EXPERIMENT)
     texts = {path: files.read_text(str(path)) for path in COMPARED}
-    values = YAML(typ="safe", pure=True).load(files.read_text("params.yaml"))
+    values = YAML(typ="safe", pure=True).load(files.read_text(str(PARAMETERS)))
     texts[LOCK] = profile_stages(texts[LOCK], check_settings(values, Parameters, PROFILE))
     return texts
 
@@ -103,11 +102,8 @@ def check(keep: bool) -> None:
 
 def main() -> None:
     """Run from the command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m stages.distil.verification.check", description=__doc__
-    )
+    parser = command_line("python -m stages.distil.verification.check", __doc__)
     parser.add_argument("--keep", action="store_true", help=f"replace {REFERENCE}, do not compare")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     chosen = parser.parse_args()
     sys.exit(report_errors("check", chosen.debug, lambda: check(chosen.keep)))
 

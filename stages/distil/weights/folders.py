@@ -1,8 +1,6 @@
-"""A model's folder: its path, atomic creation, and identification of its weights."""
+"""A model's folder: its path, writing it, and identification of its weights."""
 
 import hashlib
-import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from stages.distil.interface.catalogue import FolderModel, Model
 from stages.distil.interface.errors import UserError, one_line
-from stages.distil.interface.paths import locate
+from stages.distil.interface.paths import locate_folder
 from stages.distil.storage.content import content, file_digest
 
 if TYPE_CHECKING:  # importing transformers takes seconds
@@ -26,20 +24,6 @@ RELEASE = MODELS / "release"  # the student with its card
 def model_folder(name: str) -> Path:
     """Return the folder of a fetched model."""
     return MODELS / name
-
-
-@contextmanager
-def whole_folder(target: Path) -> Iterator[Path]:
-    """Yield an empty folder that replaces the target on success and is removed on failure."""
-    staging = target.with_name(f"{target.name}.tmp")
-    shutil.rmtree(staging, ignore_errors=True)
-    staging.mkdir(parents=True)
-    try:
-        yield staging
-        shutil.rmtree(target, ignore_errors=True)
-        os.replace(staging, target)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
 
 
 def count_parameters(folder: Path) -> int:
@@ -92,9 +76,7 @@ def model_content(source: Model) -> dict[str, str]:
     """
     if not isinstance(source, FolderModel):
         return {}
-    folder = locate(source.path)
-    if not folder.is_dir():
-        raise UserError(f"{source.path}: no such folder; set models.*.path")
+    folder = locate_folder(source.path, "models.*.path")
     return content(folder, (file for file in sorted(folder.iterdir()) if file.is_file()))
 
 

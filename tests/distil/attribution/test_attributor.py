@@ -329,8 +329,3 @@ def test_a_prompt_without_the_question_is_reported(request):
     conversation = Conversation("", (), "Something else", "Answer:")
     with pytest.raises(UserError, match="rationales.prompts.answer: expected the question"):
         encode_prompt(Chat("", tokenizer), conversation, EXAMPLES[0], "aunt")
-
-
-def test_a_folder_without_a_model_is_reported(tmp_path):
-    with pytest.raises(UserError, match="no model there"):
-        load_model(tmp_path, "float32")

@@ -8,7 +8,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from stages.distil.demo.asking import Asker
-from stages.distil.demo.nearest import Lessons, Written
+from stages.distil.demo.nearest import Lessons, Rationale
 from stages.distil.demo.page import Page, run
 from stages.distil.interface.errors import UserError
 from stages.distil.interface.parameters import load_parameters
@@ -117,8 +117,8 @@ def test_the_nearest_train_question_comes_with_all_that_teachers_wrote(train, ti
     lesson = lessons.nearest("Which colour has the train ball number 6?")
     assert (lesson.example.id, lesson.example.answer) == ("train-6", "red")
     assert lesson.rationales == [
-        Written("one", "ok", "Ball 6 of train is red."),
-        Written("two", "contradicts", "It must be blue."),
+        Rationale("one", "ok", "Ball 6 of train is red."),
+        Rationale("two", "contradicts", "It must be blue."),
     ]
     assert lessons.nearest("and what of ball number 4?").example.id == "train-4"
     assert Lessons([]).nearest("ball number 4").rationales == []

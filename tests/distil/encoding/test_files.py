@@ -10,15 +10,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from stages.distil.encoding import files
-from stages.distil.encoding.files import (
-    Job,
-    digest,
-    encode_splits,
-    read_asked,
-    read_taught,
-    read_window,
-)
+from stages.distil.encoding import files, writing
+from stages.distil.encoding.files import read_asked, read_taught, read_window, training_digest
+from stages.distil.encoding.writing import Job, encode_splits
 from stages.distil.interface.errors import UserError
 from stages.distil.interface.method import Student
 from stages.distil.storage import tables
@@ -117,7 +111,7 @@ def test_the_files_do_not_depend_on_the_number_of_processes(encode, tiny_model, 
 
 
 def test_few_questions_are_not_worth_a_second_process(encode, tiny_model, monkeypatch):
-    monkeypatch.setattr(files, "ProcessPoolExecutor", None)  # would be called
+    monkeypatch.setattr(writing, "ProcessPoolExecutor", None)  # would be called
     encode(tiny_model, processes=None)
     assert list(read_asked("test"))
 
@@ -142,21 +136,21 @@ def test_lengths_are_counted_kind_by_kind(encode, tiny_model):
 
 def test_the_digest_is_that_of_what_a_training_reads(encode, tiny_model):
     encode(tiny_model)
-    first = digest()
+    first = training_digest()
     changed = [ROWS[0] | {"answer": "red"}, *ROWS[1:]]
     write_distill("test", changed)
     job = Job(tiny_model, Student(model="tiny"), tuple(TEACHERS), MAX_TOKENS, REASONED)
     encode_splits(job, 1)
-    assert digest() == first
+    assert training_digest() == first
     for split in ("train", "validation"):
         write_distill(split, changed)
         encode_splits(job, 1)
-        assert digest() != first
+        assert training_digest() != first
         write_distill(split, SCORED, scores=True)
     encode_splits(job, 1)
-    assert digest() == first
+    assert training_digest() == first
     tables.write_text(files.WINDOW, json.dumps(asdict(read_window()) | {"limit": 9}))
-    assert digest() != first
+    assert training_digest() != first
 
 
 def test_what_is_missing_is_reported(tmp_path, monkeypatch):
@@ -173,7 +167,7 @@ def test_a_failure_leaves_the_earlier_files_and_no_new_ones(encode, tiny_model, 
     def fail(*_):
         raise OSError("disk full")
 
-    monkeypatch.setattr(files, "_write_lengths", fail)
+    monkeypatch.setattr(writing, "_write_lengths", fail)
     with pytest.raises(OSError, match="disk full"):
         encode(tiny_model, ROWS[:1])
     assert contents() == before
@@ -183,7 +177,7 @@ def test_a_failure_leaves_the_earlier_files_and_no_new_ones(encode, tiny_model, 
 STOPPED = """
 import sys, time
 from pathlib import Path
-from stages.distil.encoding import files
+from stages.distil.encoding import files, writing
 from stages.distil.interface.method import Student
 
 def stop(*_):
@@ -191,8 +185,8 @@ def stop(*_):
     time.sleep(600)
 
 files.PART = 1
-files._write_lengths = stop
-files.encode_splits(files.Job(Path(sys.argv[1]), Student(model="tiny"), ("one",), 4, 8), 2)
+writing._write_lengths = stop
+writing.encode_splits(writing.Job(Path(sys.argv[1]), Student(model="tiny"), ("one",), 4, 8), 2)
 """
 
 

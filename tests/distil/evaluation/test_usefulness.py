@@ -6,7 +6,6 @@ import torch
 from stages.distil.evaluation.usefulness import COLUMNS, Scorer
 from stages.distil.models.loading import load_model
 from stages.distil.storage import tables
-from stages.distil.storage.rationales import usefulness_table
 from stages.distil.storage.store import Store
 from stages.usefulness import usefulness
 
@@ -66,7 +65,7 @@ def written(choose: str, scoring, family) -> tuple:
 def test_usefulness_is_the_gain_in_the_answers_log_probability(scoring, family, monkeypatch):
     parameters, examples = written("best", scoring, family)
     usefulness(parameters, "tiny")
-    rows = tables.read_table(usefulness_table("tiny"))
+    rows = tables.read_table(tables.usefulness_table("tiny"))
     model, tokenizer = load_model(family, "float32", gradients=False)
     expected = []
     for n, (_, _, body) in TEXTS.items():
@@ -89,7 +88,7 @@ def test_usefulness_is_the_gain_in_the_answers_log_probability(scoring, family, 
         with pytest.raises(TypeError):
             list(Scorer(parameters, "tiny", empty).rows())
     usefulness(parameters, "tiny")
-    assert tables.read_table(usefulness_table("tiny")) == rows
+    assert tables.read_table(tables.usefulness_table("tiny")) == rows
 
 
 def ratio(model, tokenizer, context: str, asks: str, text: str) -> float:
@@ -136,7 +135,7 @@ def test_the_rank_surprisal_ratio_is_that_of_each_token(
     student = parameters.student.model_copy(update={"prompt": prompt, "form": form})
     parameters = parameters.model_copy(update={"teachers": ["tiny"], "student": student})
     usefulness(parameters, "tiny")
-    rows = tables.read_table(usefulness_table("tiny"))
+    rows = tables.read_table(tables.usefulness_table("tiny"))
     model, tokenizer = load_model(family, "float32", gradients=False)
     expected = []
     for n, (text, status, _) in TEXTS.items():
@@ -152,7 +151,7 @@ def test_the_rank_surprisal_ratio_is_that_of_each_token(
     assert len({str(value) for value in expected}) == 4
     monkeypatch.setattr("stages.distil.evaluation.usefulness.load_model", None)
     usefulness(parameters, "tiny")
-    assert tables.read_table(usefulness_table("tiny")) == rows
+    assert tables.read_table(tables.usefulness_table("tiny")) == rows
     prompt = parameters.student.prompt.model_copy(update={"options": "lettered"})
     student = parameters.student.model_copy(update={"prompt": prompt})
     with pytest.raises(TypeError):  # another prompt needs the weights again
@@ -167,7 +166,7 @@ def test_a_teacher_without_an_accepted_rationale_has_no_usefulness(scoring, tiny
         [row | {"rationale": "", "status": "empty"} for row in rows],
     )
     usefulness(parameters, "tiny")
-    found = tables.read_table(usefulness_table("tiny"))
+    found = tables.read_table(tables.usefulness_table("tiny"))
     assert [row["usefulness"] for row in found] == [None] * len(TEXTS)
 
 
@@ -176,5 +175,5 @@ def test_what_nothing_reads_is_not_measured(scoring, tiny_model, monkeypatch, ca
     parameters, _ = written(choose, scoring, tiny_model)
     monkeypatch.setattr("stages.distil.evaluation.usefulness.load_model", None)
     usefulness(parameters, "tiny")
-    assert tables.read_table(usefulness_table("tiny")) == []
+    assert tables.read_table(tables.usefulness_table("tiny")) == []
     assert "not measured" in capsys.readouterr().out

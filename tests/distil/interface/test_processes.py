@@ -26,7 +26,7 @@ WAITING = """
 import sys, time
 from pathlib import Path
 from stages.distil.interface.command import run_stage
-from stages.distil.weights.folders import whole_folder
+from stages.distil.storage.tables import whole_folder
 def wait(parameters):
     with whole_folder(Path("models/partial")):
         Path("started").write_text("yes")

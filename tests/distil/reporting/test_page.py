@@ -10,7 +10,7 @@ import pytest
 from stages.distil.evaluation.statistics import score
 from stages.distil.interface.method import STATUSES
 from stages.distil.interface.parameters import load_parameters
-from stages.distil.reporting.data_counts import DataCounts, Rejected
+from stages.distil.reporting.data_counts import DataCounts, RejectedKind
 from stages.distil.reporting.failures import Failures, Part
 from stages.distil.reporting.lessons import Taught, Written
 from stages.distil.reporting.other_runs import read_methods
@@ -116,7 +116,9 @@ def results() -> Results:
         data=DataCounts(
             splits={"train": 2, "test": 3},
             rejected=[
-                Rejected("answer: …", 4, {"source": EVIL, "row": 1, "reason": EVIL, "text": EVIL})
+                RejectedKind(
+                    "answer: …", 4, {"source": EVIL, "row": 1, "reason": EVIL, "text": EVIL}
+                )
             ],
             copies={"test": 1},
             closest=[("test", 0.875, EVIL, EVIL)],

@@ -166,7 +166,7 @@ def test_texts_written_in_turns_are_those_written_at_once(family, monkeypatch):
     assert len({len(text) for text in expected}) > 1
     for first in (1, len(min(expected, key=len)) + 1, 24):
         monkeypatch.setattr(answering, "FIRST_TURN", first)
-        assert answering._write_in_turns(student, prompts, 24) == expected
+        assert answering._write_in_turns(student, prompts, 24, None) == expected
 
 
 def test_only_weights_change_their_precision_for_long_texts(family):

@@ -8,7 +8,7 @@ import torch
 from stages.distil.encoding.samples import Branch, Sample, Window
 from stages.distil.interface.method import Train
 from stages.distil.student.losses import CrossEntropy, MutualInformation
-from stages.distil.student.training import Curves, Steps, survey
+from stages.distil.student.training import CurveWriter, Steps, survey
 from tests.students import ROWS, TASKS, load, taught
 
 LOSSES = [CrossEntropy("answer"), CrossEntropy("one")]
@@ -175,7 +175,7 @@ class Live:
 
 def test_speeds_and_losses_are_written_apart():
     losses, speed = Live(), Live()
-    curves = Curves(losses, speed)
+    curves = CurveWriter(losses, speed)
     logs = {"loss": 3.0, "loss/one": 1.0, "speed/tokens_per_second": 9.0, "learning_rate": 0.1}
     curves.on_log(None, SimpleNamespace(global_step=5, epoch=1.0), None, logs)
     curves.on_log(None, SimpleNamespace(global_step=6, epoch=1.2), None, {"eval_accuracy": 0.5})
@@ -193,6 +193,6 @@ def test_a_resumed_training_writes_its_earlier_curves():
         {"loss": 3.0, "speed/tokens_per_second": 9.0, "step": 2},
         {"eval_accuracy": 0.5, "step": 4},
     ]
-    Curves(losses, speed).on_train_begin(None, SimpleNamespace(log_history=history), None)
+    CurveWriter(losses, speed).on_train_begin(None, SimpleNamespace(log_history=history), None)
     assert losses.logged == [("loss/total", 2, 3.0), ("validation/accuracy", 4, 0.5)]
     assert speed.logged == [("tokens_per_second", 2, 9.0)]

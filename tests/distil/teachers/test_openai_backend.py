@@ -11,10 +11,11 @@ import pytest
 
 from stages.distil.interface.catalogue import ServerModel
 from stages.distil.interface.errors import UserError
+from stages.distil.language.quality import TOO_LONG
 from stages.distil.language.teacher_prompts import Conversation
 from stages.distil.teachers import openai_backend as server
 from stages.distil.teachers import openai_client, openai_transport, pace
-from stages.distil.teachers.backend import TOO_LONG, Request
+from stages.distil.teachers.backend import Request
 from tests.openai_server import Fault, Teacher, refusal, serve
 
 KEY = "sk-very-secret"

@@ -10,10 +10,11 @@ from transformers import AutoTokenizer
 from stages.distil.interface.catalogue import FolderModel
 from stages.distil.interface.method import Rationales
 from stages.distil.language.chat import Chat
+from stages.distil.language.quality import TOO_LONG
 from stages.distil.language.teacher_prompts import Conversation
 from stages.distil.storage import tables
 from stages.distil.teachers import transformers_backend
-from stages.distil.teachers.backend import TOO_LONG, Request
+from stages.distil.teachers.backend import Request
 from stages.distil.teachers.selection import backend_of, identity, renderer
 from stages.distil.teachers.transformers_backend import BATCH_TOKENS, Generator, _batches
 from tests import families

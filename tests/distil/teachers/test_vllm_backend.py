@@ -14,10 +14,11 @@ from stages.distil.interface.errors import UserError
 from stages.distil.interface.parameters import load_parameters
 from stages.distil.interface.vllm_arguments import SPEED_ONLY, engine_arguments
 from stages.distil.language.chat import Chat, Ends
+from stages.distil.language.quality import TOO_LONG
 from stages.distil.language.teacher_prompts import Conversation
 from stages.distil.models.generation import missing_ends
 from stages.distil.teachers import vllm_backend as engine
-from stages.distil.teachers.backend import TOO_LONG, Completion, Request
+from stages.distil.teachers.backend import Completion, Request
 from stages.distil.teachers.selection import identity
 from stages.distil.teachers.vllm_backend import Engine, _advice
 from tests.conftest import PARAMS

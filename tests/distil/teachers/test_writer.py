@@ -6,8 +6,9 @@ import pytest
 from pydantic import ValidationError
 
 from stages.distil.interface.errors import UserError
+from stages.distil.language.quality import TOO_LONG
 from stages.distil.language.teacher_prompts import Conversation
-from stages.distil.teachers.backend import TOO_LONG, Completion, Request
+from stages.distil.teachers.backend import Completion, Request
 from stages.distil.teachers.writer import MOST_ASKED, CachedWriter, Generations, WritingTask
 
 

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, MixtralConfig, Qwen2_5_VLConfig
 
 from stages.distil.attribution.word_scores import WordScores
-from stages.distil.encoding.files import Job, encode_splits
+from stages.distil.encoding.writing import Job, encode_splits
 from stages.distil.evaluation.usefulness import Scorer
 from stages.distil.interface.catalogue import FolderModel
 from stages.distil.interface.errors import UserError
