@@ -99,7 +99,11 @@ def read_predictions(name: str) -> TableRows:
         with TemporaryDirectory() as folder:
             copy = Path(folder) / tables.PREDICTIONS.name
             DVCFileSystem(rev=name).get_file(str(tables.PREDICTIONS), str(copy))
-            return list(tables.scan_table(copy, tables.SCHEMAS[tables.PREDICTIONS]))
+            try:
+                return list(tables.scan_table(copy, tables.SCHEMAS[tables.PREDICTIONS]))
+            except UserError as error:
+                found = str(error).replace(str(copy), str(tables.PREDICTIONS)).partition(";")[0]
+                raise UserError(f"{name}: {found}; repeat the run") from None
     except FileNotFoundError:
         raise UserError(
             f"{name}: {tables.PREDICTIONS} is not in DVC's cache; run `dvc pull`, or repeat the run"
