@@ -6,6 +6,8 @@ from math import comb
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -135,3 +137,10 @@ def test_revisions_are_compared_and_unknown_ones_reported(tmp_path):
     assert done.returncode == 1
     assert done.stderr.startswith("compare: error: nowhere: no such folder, experiment or revisi")
     assert len(done.stderr.splitlines()) == 1
+    pq.write_table(pa.table({"id": ["test-0"]}), tmp_path / tables.PREDICTIONS)
+    call("dvc", "add", "-q", str(tables.PREDICTIONS))
+    call("git", "commit", "-qam", "another version's columns")
+    done = run(tmp_path, "HEAD", "HEAD~1")
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"compare: error: HEAD: {tables.PREDICTIONS}: expected columns ")
+    assert done.stderr.endswith("found id; repeat the run\n")
