@@ -20,8 +20,8 @@ from stages.distil.models.generation import logits_at
 from stages.distil.models.hardware import device, explain_out_of_memory
 
 Measure = Callable[[Tensor, Tensor], Tensor]
-HEAD_BYTES = 2**28  # of the float32 logits that are computed at once
-PARTS = 4  # if they would take more, a part takes HEAD_BYTES / PARTS
+HEAD_BYTES = 2**29  # of the float32 logits that are computed at once
+PARTS = 8  # if they would take more, a part takes HEAD_BYTES / PARTS
 UNCHANGED = 12_345.678  # no logit is that large, so what a model does to logits changes it
 _CHANGES_LOGITS: WeakSet[PreTrainedModel] = WeakSet()
 TOLERANCE = 2e-5  # of the logits' norm; SmolLM2's differ by 1e-6, of rounding, in float32
