@@ -20,7 +20,7 @@ MEMORY_SHARE = 0.4  # of the GPU memory beside the weights that a pass may fill
 WIDTH = 512  # row length in tokens for which the estimate counts attention
 MOST_TOKENS = 65_536  # per pass; more are not faster
 LARGE = 16 << 20  # bytes of a tensor that gets memory of its own where a pass does not fit
-MALLOPT = {"M_MMAP_MAX": (-4, 65_536), "M_MMAP_THRESHOLD": (-3, LARGE)}  # of glibc's malloc.h
+M_MMAP_THRESHOLD, M_MMAP_MAX = -3, -4  # of glibc's malloc.h
 
 
 def device() -> str:
@@ -132,8 +132,8 @@ def return_large_memory() -> None:
     """
     library = ctypes.CDLL(None)
     if hasattr(library, "mallopt"):
-        for option, value in MALLOPT.values():
-            library.mallopt(option, value)
+        library.mallopt(M_MMAP_MAX, 65_536)  # tensors at once
+        library.mallopt(M_MMAP_THRESHOLD, LARGE)
 
 
 def _memory() -> int:
